@@ -1,0 +1,33 @@
+// Errors. Everything that is the world's fault (a missing file, a wrong key, a full disk) is
+// thrown as Error with a text that names the file, key or rank and says what to do next. Only
+// run_job() catches, inside the MPI session, so that no rank is ever left waiting.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace smalltalk {
+
+class Error : public std::runtime_error {
+ public:
+  explicit Error(const std::string& what) : std::runtime_error(what) {}
+};
+
+// Exit codes of the program, for batch systems to act on.
+inline constexpr int kExitDone = 0;
+inline constexpr int kExitFailure = 1;
+inline constexpr int kExitUsage = 2;
+inline constexpr int kExitRequeue = 75;  // saved, start me again (EX_TEMPFAIL of sysexits.h)
+
+// States an invariant of our own code; a failure is a bug, not bad input.
+#define ST_CHECK(condition)                                                              \
+  do {                                                                                   \
+    if (!(condition)) ::smalltalk::check_failed(#condition, __FILE__, __LINE__);         \
+  } while (false)
+
+[[noreturn]] inline void check_failed(const char* condition, const char* file, int line) {
+  throw Error(std::string("internal error: ") + condition + " does not hold (" + file + ":" +
+              std::to_string(line) + ")");
+}
+
+}  // namespace smalltalk
