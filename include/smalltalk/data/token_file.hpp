@@ -1,0 +1,62 @@
+// tokens.h5: the documents of one split, tokenised, each followed by the end token, laid end to
+// end. Format (version 1):
+//   /tokens           uint16 (V <= 65536) or uint32 [num_tokens], contiguous: can be memory-mapped
+//   /document_ends    uint64 [num_documents], one past the last token of each document (its end token)
+//   /document_domains uint16 [num_documents], index into the attribute `domains` (0: unknown)
+//   attributes: format, version, vocab_size, end_token, tokenizer_hash, content_hash, domains
+// Sequence i of length S is tokens [i S, i S + S], S + 1 of them: the last is only a target.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace smalltalk {
+
+struct TokenFileInfo {
+  int64_t num_tokens = 0;
+  int64_t num_documents = 0;
+  int64_t vocab_size = 0;
+  int64_t token_bytes = 2;
+  int64_t end_token = 2;
+  std::string tokenizer_hash;
+  std::string content_hash;  // XXH3 of the token bytes
+  int64_t text_bytes = 0;    // UTF-8 bytes of the documents, for bits per byte
+};
+
+// Read-only memory map; any number of threads may read.
+class TokenFile {
+ public:
+  // Errors: missing, not a token file, another version, truncated.
+  explicit TokenFile(const std::filesystem::path& path);
+  ~TokenFile();
+  TokenFile(TokenFile&&) noexcept;
+
+  const TokenFileInfo& info() const;
+  const std::filesystem::path& path() const;
+  int64_t num_sequences(int64_t seq_length) const;  // (num_tokens - 1) / S
+  // Copies tokens [first, first + out.size()). REQUIRES them to exist (else Error).
+  void read(int64_t first, std::span<int64_t> out) const;
+  std::vector<uint64_t> document_ends() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The documents' domain labels. For reporting only: nothing that trains or routes may call this
+// (ci/check_layers.py holds that).
+struct Domains {
+  std::vector<std::string> names;       // names[0] is "unknown"
+  std::vector<uint16_t> of_document;    // [num_documents]
+  std::vector<uint64_t> document_ends;  // [num_documents]
+};
+Domains read_domains(const std::filesystem::path& path);
+// The domain that holds most tokens of each sequence, ties by index. [num_sequences]
+std::vector<uint16_t> sequence_domains(const Domains& domains, int64_t num_sequences,
+                                       int64_t seq_length);
+
+}  // namespace smalltalk
