@@ -1,0 +1,78 @@
+// The MPI session of a process, and communicators. The only code that knows MPI is src/comm.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/collectives.hpp"
+
+namespace smalltalk {
+
+// A group of ranks. Blocking collectives; move-only. Sizes beyond 2^31 elements are cut into pieces.
+// Freed before the session ends.
+class Communicator {
+ public:
+  Communicator(Communicator&&) noexcept;
+  Communicator& operator=(Communicator&&) noexcept;
+  ~Communicator();
+
+  int rank() const;
+  int size() const;
+  const std::string& name() const;
+
+  void barrier();
+  void broadcast(std::span<std::byte> bytes, int root);
+  void all_reduce_sum(std::span<float> values);
+  void all_reduce_sum(std::span<double> values);
+  int64_t all_reduce_max(int64_t value);
+  void reduce_scatter_sum(std::span<const float> in, std::span<float> out);
+  void all_gather(std::span<const float> mine, std::span<float> all);
+  // Blocks of any length, joined in rank order; every rank gets all.
+  std::vector<float> all_gather_v(std::span<const float> mine);
+  std::vector<std::string> all_gather_strings(const std::string& mine);
+
+  // The ranks that give the same color, ordered by key. The name is for the ledger and messages.
+  Communicator split(int color, int key, const std::string& name);
+
+ private:
+  friend class Session;
+  struct Impl;
+  explicit Communicator(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// A communicator as plain functions. The communicator must outlive them.
+HostCollectives host_collectives(Communicator& communicator);
+
+// Between construction and destruction MPI is up. Works without mpirun as a world of one.
+class Session {
+ public:
+  Session(int* argc, char*** argv);
+  ~Session();
+  Session(const Session&) = delete;
+
+  Communicator& world();
+  // For each rank of the world, the index of its node, nodes numbered in the order of their first
+  // rank. [world size]
+  const std::vector<int>& node_of_rank() const;
+  int local_rank() const;  // among the ranks of this node: picks the GPU
+  [[noreturn]] void abort(int exit_code);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Runs `body` inside a session. An exception is printed as "[job rank r] error: text" and ends all
+// ranks with exit code 1 within seconds, whatever they are waiting for; nobody is left hanging. If
+// every rank is going to throw the same text (bad input that each found alone), it is printed once.
+// Returns body's exit code; ranks that return different codes make the world exit with the largest.
+int run_session(int argc, char** argv, const std::string& job,
+                const std::function<int(Session&)>& body);
+
+}  // namespace smalltalk

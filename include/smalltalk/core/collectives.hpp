@@ -1,0 +1,34 @@
+// The collectives of a group of ranks as plain functions over host memory, so that code which needs
+// them knows no MPI, and a test passes lambdas. Defaults are those of a group of one. All ranks of
+// the group must call the same functions in the same order with the same sizes.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <string>
+
+namespace smalltalk {
+
+struct HostCollectives {
+  int rank = 0;
+  int size = 1;
+  // values <- sum over ranks, the same bits on every rank.
+  std::function<void(std::span<float> values)> all_reduce_sum = [](std::span<float>) {};
+  // out <- this rank's block of the sum of `in`; in.size() == size * out.size().
+  std::function<void(std::span<const float> in, std::span<float> out)> reduce_scatter_sum =
+      [](std::span<const float> in, std::span<float> out) {
+        std::copy(in.begin(), in.end(), out.begin());
+      };
+  // all <- the blocks of all ranks in order; all.size() == size * mine.size().
+  std::function<void(std::span<const float> mine, std::span<float> all)> all_gather =
+      [](std::span<const float> mine, std::span<float> all) {
+        std::copy(mine.begin(), mine.end(), all.begin());
+      };
+  std::function<void(std::span<std::byte> bytes, int root)> broadcast = [](std::span<std::byte>,
+                                                                            int) {};
+  std::function<void()> barrier = [] {};
+};
+
+}  // namespace smalltalk

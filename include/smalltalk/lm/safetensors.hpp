@@ -1,0 +1,37 @@
+// The safetensors format: u64 header length, JSON header, data. Float32 (and reading of bfloat16
+// and float16) tensors of any shape, with string metadata. Readers check everything a header says
+// against the file: shapes, offsets without holes or overlap, duplicate names, sizes.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace smalltalk {
+
+struct TensorView {
+  std::vector<int64_t> shape;
+  std::span<const float> values;
+};
+
+struct SafetensorsFile {
+  struct Tensor {
+    std::vector<int64_t> shape;
+    std::vector<float> values;
+  };
+  std::map<std::string, Tensor> tensors;
+  std::map<std::string, std::string> metadata;
+};
+
+// Atomic. Metadata always carries {"format": "pt"}, which transformers 4 insists on.
+void write_safetensors(const std::filesystem::path& path,
+                       const std::map<std::string, TensorView>& tensors,
+                       const std::map<std::string, std::string>& metadata);
+SafetensorsFile read_safetensors(const std::filesystem::path& path);
+// Header only, as JSON text, for `inspect`.
+std::string describe_safetensors(const std::filesystem::path& path);
+
+}  // namespace smalltalk

@@ -1,0 +1,64 @@
+// A decoder-only transformer: token embedding; L blocks of pre-norm RMSNorm, rotary attention
+// (half-split layout, grouped heads) and feed-forward (SwiGLU, or the paper's two matrices with
+// squared ReLU); final RMSNorm; output projection, tied or not. No biases, no dropout. Weights have
+// Hugging Face's Llama names and layout, so that export is a rename (ArceeForCausalLM for relu2).
+// All parameters are views into one flat buffer.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "smalltalk/core/experiment.hpp"
+
+namespace smalltalk {
+
+class Transformer {
+ public:
+  // Random weights, a function of `seed` alone (not of ranks, threads or device): N(0, init_std),
+  // output projections of the residual branches divided by sqrt(2 L), norms one.
+  Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed);
+  ~Transformer();
+  Transformer(Transformer&&) noexcept;
+  Transformer& operator=(Transformer&&) noexcept;
+
+  // From a folder with config.json and model.safetensors, as save() or transformers writes it.
+  static Transformer load(const std::filesystem::path& folder, const DeviceConfig& device);
+  // Writes model.safetensors (float32, with `metadata`) and config.json, each atomically.
+  void save(const std::filesystem::path& folder,
+            const std::map<std::string, std::string>& metadata) const;
+
+  const ModelConfig& config() const;
+  int64_t num_parameters() const;
+
+  // Log-likelihoods in nats of `count` rows of `row_tokens` tokens [count, row_tokens]; the first
+  // token of a row is given, not scored. head[i] sums the targets at positions 1 .. split - 1, tail[i]
+  // the others (tail may be empty if split == row_tokens). No autograd; rows are worked on in blocks
+  // of `block_rows` always filled up to that shape, so that a row's result depends neither on how
+  // many rows are asked for nor on who asks. REQUIRES ids in [0, V) (else Error naming the row).
+  void log_likelihoods(std::span<const int64_t> tokens, int64_t count, int64_t row_tokens,
+                       int64_t split, int64_t block_rows, std::span<double> head,
+                       std::span<double> tail) const;
+
+  // Parameters by name, and logits [rows, row_tokens, V] in float32: for tests and export.
+  std::map<std::string, std::span<const float>> parameters() const;  // CPU models only
+  std::vector<float> logits(std::span<const int64_t> tokens, int64_t count,
+                            int64_t row_tokens) const;
+
+  struct Impl;  // src/lm/transformer_impl.hpp, for the training loop
+  Impl& impl() { return *impl_; }
+  const Impl& impl() const { return *impl_; }
+
+ private:
+  explicit Transformer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Compute threads of this process and allocator settings that keep freed memory (fresh pages are
+// slow). Call once, before the first model.
+void configure_runtime(const DeviceConfig& device, int local_rank);
+
+}  // namespace smalltalk
