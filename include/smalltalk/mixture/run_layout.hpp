@@ -1,0 +1,44 @@
+// Where everything lies in a run folder. The one place that knows these names.
+//
+//   experiment.toml                 the resolved experiment
+//   tokens/tokenizer.model  tokens/train.h5  tokens/validation.h5  tokens/test.h5
+//   rounds/round-001.h5 ...         the assignment of each round of the EM
+//   routing.jsonl                   one line a round, see router_em.hpp
+//   routers/<e>/                    config.json, model.safetensors, metrics.jsonl, round-<t>.safetensors
+//   shards.h5  sharding.json        the experts' shards and what the assignment did
+//   random_shards.h5                of the control
+//   experts/<e>/                    config.json, model.safetensors, metrics.jsonl, training.json
+//   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/   the same files
+//   evaluation/<split>/*.h5         log-likelihoods per sequence of each model, routers' scores
+//   ledger/rank-<r>.json            what each rank sent, see comm/ledger.hpp
+//   seconds.json                    wall time of the stages
+//   results.json  report.html
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace smalltalk {
+
+struct RunLayout {
+  std::filesystem::path root;
+
+  std::filesystem::path experiment() const { return root / "experiment.toml"; }
+  std::filesystem::path tokenizer() const { return root / "tokens" / "tokenizer.model"; }
+  std::filesystem::path tokens(const std::string& split) const {
+    return root / "tokens" / (split + ".h5");
+  }
+  std::filesystem::path round(int64_t round) const;
+  std::filesystem::path routing_log() const { return root / "routing.jsonl"; }
+  std::filesystem::path router(int64_t e) const { return root / "routers" / std::to_string(e); }
+  std::filesystem::path shards() const { return root / "shards.h5"; }
+  std::filesystem::path random_shards() const { return root / "random_shards.h5"; }
+  std::filesystem::path sharding_report() const { return root / "sharding.json"; }
+  std::filesystem::path model(const std::string& unit) const { return root / unit; }
+  std::filesystem::path evaluation(const std::string& split, const std::string& cell) const;
+  std::filesystem::path ledger(int rank) const;
+  std::filesystem::path results() const { return root / "results.json"; }
+  std::filesystem::path report() const { return root / "report.html"; }
+};
+
+}  // namespace smalltalk
