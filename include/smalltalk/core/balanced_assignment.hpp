@@ -18,7 +18,7 @@ using Assignment = std::vector<uint16_t>;  // [N], the expert of each sequence
 // Capacity of each expert, [E]; they sum to N.
 std::vector<int64_t> balanced_capacities(int64_t num_sequences, int64_t num_experts);
 
-// REQUIRES all scores finite and N >= E (else Error naming the sequence and expert).
+// REQUIRES all scores finite and E <= N <= 2^32 (else Error naming the sequence and expert).
 // -0 counts as +0. Cost: O(N log N + N E) time, O(N) memory beside the scores.
 Assignment balanced_assignment(const ScoreMatrix& scores);
 

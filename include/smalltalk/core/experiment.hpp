@@ -123,8 +123,8 @@ Experiment load_experiment(const std::filesystem::path& file,
 // The resolved experiment as TOML text; load_experiment() of it gives the same experiment.
 std::string to_toml(const Experiment& experiment);
 
-// A hash (XXH3, 16 hex digits) of all that decides what is computed: log_interval, save_interval,
-// device.threads and device.flops_per_second do not count.
+// A hash (XXH3, 16 hex digits) of all that decides what is computed: name, log_interval,
+// save_interval, device.threads and device.flops_per_second do not count.
 std::string experiment_hash(const Experiment& experiment);
 
 // One line per key with its default and meaning, for --help-experiment.

@@ -14,6 +14,7 @@ void set_log_prefix(std::string prefix);
 void set_log_muted(bool muted);
 void log_info(std::string_view line);
 void log_warning(std::string_view line);
+void log_error(std::string_view line);
 
 double now_seconds();  // monotonic
 
@@ -38,6 +39,8 @@ class Progress {
   std::string note_;
   int64_t total_;
   int64_t done_ = 0;
+  int64_t first_done_ = -1;  // of the first update
+  double first_time_ = 0;
   double start_;
   double last_print_;
   bool terminal_;

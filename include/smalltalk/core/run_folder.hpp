@@ -2,7 +2,7 @@
 // beside its place, flushed to disk, and renamed, so that a name either is not there or is whole.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <filesystem>
 #include <functional>
 #include <span>

@@ -1,0 +1,120 @@
+#include "smalltalk/core/experiment.hpp"
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+#include "smalltalk/core/run_folder.hpp"
+
+namespace smalltalk {
+namespace {
+
+// A field as a TOML value. Floats get the shortest digits that read back as the same number.
+
+std::string toml_value(int64_t value) { return std::to_string(value); }
+std::string toml_value(uint64_t value) { return std::to_string(value); }
+std::string toml_value(bool value) { return value ? "true" : "false"; }
+
+std::string toml_value(double value) {
+  std::string text = fmt::format("{}", value);
+  if (text.find_first_of(".en") == std::string::npos) text += ".0";  // not an integer
+  return text;
+}
+
+std::string toml_value(const std::string& value) {
+  std::string text = "\"";
+  for (const char c : value) {
+    if (c == '"' || c == '\\') {
+      text += '\\';
+      text += c;
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
+      text += fmt::format("\\u{:04X}", static_cast<unsigned>(c));
+    } else {
+      text += c;
+    }
+  }
+  return text + "\"";
+}
+
+std::string toml_value(const std::vector<std::string>& values) {
+  std::string text = "[";
+  for (const std::string& value : values) {
+    if (text.size() > 1) text += ", ";
+    text += toml_value(value);
+  }
+  return text + "]";
+}
+
+std::string toml_value(FeedForward value) { return toml_value(to_string(value)); }
+std::string toml_value(Decay value) { return toml_value(to_string(value)); }
+
+// "section.key" -> "section"; "" at the top level.
+std::string section_of(const std::string& key) {
+  const size_t dot = key.find('.');
+  return dot == std::string::npos ? "" : key.substr(0, dot);
+}
+
+// The names of what may change between two runs of the same computation.
+bool decides_nothing(std::string_view key) {
+  return key == "name" || key.ends_with(".log_interval") || key.ends_with(".save_interval") ||
+         key == "device.threads" || key == "device.flops_per_second";
+}
+
+}  // namespace
+
+ModelConfig ModelConfig::resolved() const {
+  ModelConfig model = *this;
+  if (model.num_kv_heads == 0) model.num_kv_heads = num_heads;
+  if (model.intermediate_size == 0) {
+    const int64_t two_thirds = (8 * hidden_size + 2) / 3;
+    model.intermediate_size =
+        feed_forward == FeedForward::relu2 ? 4 * hidden_size : (two_thirds + 7) / 8 * 8;
+  }
+  return model;
+}
+
+std::string to_toml(const Experiment& experiment) {
+  Experiment copy = experiment;  // visit_fields() hands out references that can be written to
+  std::string text;
+  std::string section;
+  visit_fields(copy, [&](const std::string& key, const auto& field, const char*) {
+    if (section_of(key) != section) {
+      section = section_of(key);
+      text += "\n[" + section + "]\n";
+    }
+    const std::string name = section.empty() ? key : key.substr(section.size() + 1);
+    text += name + " = " + toml_value(field) + "\n";
+  });
+  return text;
+}
+
+std::string experiment_hash(const Experiment& experiment) {
+  Experiment copy = experiment;
+  std::string text;
+  visit_fields(copy, [&](const std::string& key, const auto& field, const char*) {
+    if (!decides_nothing(key)) text += key + " = " + toml_value(field) + "\n";
+  });
+  return hash_text(text);
+}
+
+std::string experiment_help() {
+  Experiment defaults;
+  std::string text;
+  std::string section;
+  visit_fields(defaults, [&](const std::string& key, const auto& field, const char* help) {
+    if (section_of(key) != section) {
+      section = section_of(key);
+      text += "\n";
+    }
+    text += fmt::format("{:<48} {}\n", key + " = " + toml_value(field), help);
+  });
+  return text;
+}
+
+std::string to_string(FeedForward value) {
+  return value == FeedForward::swiglu ? "swiglu" : "relu2";
+}
+
+std::string to_string(Decay value) { return value == Decay::constant ? "constant" : "cosine"; }
+
+}  // namespace smalltalk
