@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include <string_view>
 
 #include "smalltalk/core/run_folder.hpp"
@@ -70,6 +72,9 @@ ModelConfig ModelConfig::resolved() const {
     model.intermediate_size =
         feed_forward == FeedForward::relu2 ? 4 * hidden_size : (two_thirds + 7) / 8 * 8;
   }
+  const double root = std::sqrt(static_cast<double>(hidden_size));
+  if (model.init_std == 0) model.init_std = 0.5 / root;
+  if (model.embedding_std == 0) model.embedding_std = 1 / root;
   return model;
 }
 

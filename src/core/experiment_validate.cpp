@@ -43,7 +43,8 @@ void validate_model(const std::string& section, const ModelConfig& m) {
           m.num_heads);
   positive(section + ".rope_theta", m.rope_theta);
   positive(section + ".rms_norm_eps", m.rms_norm_eps);
-  positive(section + ".init_std", m.init_std);
+  not_negative(section + ".init_std", m.init_std);
+  not_negative(section + ".embedding_std", m.embedding_std);
 }
 
 void validate_train(const std::string& section, const TrainConfig& t) {

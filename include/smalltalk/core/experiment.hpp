@@ -30,7 +30,8 @@ struct ModelConfig {
   bool tie_embeddings = true;
   double rope_theta = 10000;
   double rms_norm_eps = 1e-5;
-  double init_std = 0.02;  // residual output projections: init_std / sqrt(2 L)
+  double init_std = 0;       // 0: 0.5 / sqrt(H); residual output projections: / sqrt(2 L) more
+  double embedding_std = 0;  // 0: 1 / sqrt(H), so that tied logits start with deviation 1
 
   // The zeros above replaced by what they stand for.
   ModelConfig resolved() const;

@@ -19,7 +19,10 @@ void visit_model_fields(const std::string& section, ModelConfig& model, F&& f) {
   f(section + ".tie_embeddings", model.tie_embeddings, "one matrix for input and output tokens");
   f(section + ".rope_theta", model.rope_theta, "base of the rotary frequencies");
   f(section + ".rms_norm_eps", model.rms_norm_eps, "added inside the root of RMSNorm");
-  f(section + ".init_std", model.init_std, "standard deviation of the initial weights");
+  f(section + ".init_std", model.init_std,
+    "standard deviation of the initial matrices; 0: 0.5 / sqrt(H)");
+  f(section + ".embedding_std", model.embedding_std,
+    "standard deviation of the initial embedding; 0: 1 / sqrt(H)");
 }
 
 template <typename F>

@@ -13,16 +13,17 @@ double forward_flops(const ModelConfig& model, int64_t sequences, int64_t length
 // Forward and backward: three times the forward pass.
 double train_flops(const ModelConfig& model, int64_t sequences, int64_t length);
 
-// What one run costs. Routers are billed for the prefix tokens that they really see; the paper
-// bills S, an upper bound, which `router_train_upper` holds.
+// What one run costs. The paper bills S tokens per sequence for training a router, though it sees
+// M: an upper bound.
 struct MixtureFlops {
-  double router_train = 0;        // all routers, all rounds
-  double router_train_upper = 0;  // the same billed at S tokens per sequence, as the paper does
+  double router_train = 0;        // all routers, all rounds, at M tokens per sequence
+  double router_train_upper = 0;  // the same at S tokens per sequence, as the paper bills it
   double router_scoring = 0;      // E-steps of the EM
   double sharding = 0;            // scoring the experts' training sequences
   double expert_train = 0;        // all experts
   double inference_per_sequence = 0;  // one expert over S tokens and all routers over M
-  double total() const { return router_train + router_scoring + sharding + expert_train; }
+  // What a dense model is matched with: the paper's upper bound for the routers, which favours it.
+  double total() const { return router_train_upper + router_scoring + sharding + expert_train; }
 };
 // num_sharded is the number of sequences of the training corpus.
 MixtureFlops mixture_flops(const Experiment& experiment, int64_t num_sharded);

@@ -10,7 +10,8 @@
 //   experts/<e>/                    config.json, model.safetensors, metrics.jsonl, training.json
 //   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/   the same files
 //   evaluation/<split>/*.h5         log-likelihoods per sequence of each model, routers' scores
-//   ledger/rank-<r>.json            what each rank sent, see comm/ledger.hpp
+//   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
+//   queue/<start>/                  claims of work after the shards, one folder per start of launch
 //   seconds.json                    wall time of the stages
 //   results.json  report.html
 #pragma once
@@ -36,7 +37,8 @@ struct RunLayout {
   std::filesystem::path sharding_report() const { return root / "sharding.json"; }
   std::filesystem::path model(const std::string& unit) const { return root / unit; }
   std::filesystem::path evaluation(const std::string& split, const std::string& cell) const;
-  std::filesystem::path ledger(int rank) const;
+  std::filesystem::path ledger_folder() const { return root / "ledger"; }
+  std::filesystem::path queue(const std::string& start, const std::string& work) const;
   std::filesystem::path results() const { return root / "results.json"; }
   std::filesystem::path report() const { return root / "report.html"; }
 };

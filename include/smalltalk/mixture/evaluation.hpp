@@ -1,0 +1,32 @@
+// Evaluation as independent cells: (model, split) gives the log-likelihood of every sequence, cached
+// in a file; everything after is arithmetic on the cache. A cell needs one model in memory and no
+// other rank; any process may compute any cell.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/experiment.hpp"
+#include "smalltalk/mixture/run_layout.hpp"
+#include "smalltalk/mixture/units.hpp"
+
+namespace smalltalk {
+
+struct EvalCell {
+  std::string split;  // "validation" or "test"
+  std::string unit;   // a model's folder below the run, or "routers": the score matrix of all
+};
+
+// All cells of a run: each unit and the routers on both splits.
+std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);
+bool cell_complete(const RunLayout& layout, const EvalCell& cell);
+// REQUIRES the cell's models to be complete. Writes layout.evaluation(split, unit): scores [N, 2]
+// (nats over targets inside the prefix and after it) or [N, E] for the routers.
+void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell);
+
+// Arithmetic on the complete cells: results.json (schema in the README). `units` as trained.
+void write_results(const Experiment& experiment, const RunLayout& layout,
+                   const std::vector<TrainUnit>& units);
+
+}  // namespace smalltalk

@@ -1,0 +1,129 @@
+#include "estimate.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/flops.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/data/documents.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// Before the corpus is tokenised: bytes of text per token, a little under what is usual, so that
+// the estimate errs on the large side. Compressed text is taken as four times its size.
+constexpr double kBytesPerToken = 2.0;
+
+int64_t guess_tokens(const std::vector<std::string>& inputs) {
+  double bytes = 0;
+  for (const fs::path& file : expand_inputs(inputs)) {
+    const std::string suffix = file.extension().string();
+    const bool compressed = suffix == ".gz" || suffix == ".zst";
+    bytes += static_cast<double>(fs::file_size(file)) * (compressed ? 4 : 1);
+  }
+  return static_cast<int64_t>(bytes / kBytesPerToken);
+}
+
+// The nearest folder that exists: the run folder itself may not yet.
+fs::path existing_parent(fs::path path) {
+  path = fs::absolute(path);
+  while (!fs::exists(path) && path.has_parent_path()) path = path.parent_path();
+  return path;
+}
+
+// Floats that one token leaves behind in one block for the backward pass.
+double activation_floats(const ModelConfig& model) {
+  const ModelConfig m = model.resolved();
+  return static_cast<double>(m.num_layers) *
+         static_cast<double>(8 * m.hidden_size + 4 * m.intermediate_size);
+}
+
+}  // namespace
+
+Estimate estimate(const Run& run) {
+  Experiment experiment = run.experiment;
+  Estimate result;
+  int64_t tokens = 0;
+  if (fs::exists(run.layout.tokens("train"))) {
+    const TokenFile file(run.layout.tokens("train"));
+    tokens = file.info().num_tokens;
+    experiment.data.vocab_size = file.info().vocab_size;
+    result.sequences_known = true;
+  } else {
+    tokens = guess_tokens(experiment.data.train);
+  }
+  for (ModelConfig* model : {&experiment.router_model, &experiment.expert_model}) {
+    if (model->vocab_size == 0) model->vocab_size = experiment.data.vocab_size;
+  }
+  result.num_sequences = std::max<int64_t>(1, (tokens - 1) / experiment.data.seq_length);
+  result.flops = mixture_flops(experiment, result.num_sequences);
+  const std::vector<TrainUnit> units = train_units(experiment, result.num_sequences);
+  for (const TrainUnit& unit : units) {
+    if (unit.model != "mixture") result.baseline_flops += unit_flops(experiment, unit);
+  }
+
+  const auto expert = static_cast<double>(parameter_count(experiment.expert_model));
+  const auto router = static_cast<double>(parameter_count(experiment.router_model));
+  const auto group = static_cast<double>(std::max(run.plan.group_size, 1));
+  const TrainConfig& train = experiment.expert_train;
+  const double micro = train.micro_batch_size > 0
+                           ? static_cast<double>(train.micro_batch_size)
+                           : static_cast<double>(train.batch_size) / group;
+  // Weights and gradients whole, AdamW's two moments shared out over the group.
+  result.memory_per_device_bytes =
+      4 * (2 * expert + 2 * expert / group +
+           micro * static_cast<double>(experiment.data.seq_length) *
+               activation_floats(experiment.expert_model));
+
+  const auto rounds = static_cast<double>(experiment.mixture.rounds);
+  const auto n = static_cast<double>(experiment.mixture.sequences_per_round);
+  const auto experts = static_cast<double>(experiment.mixture.experts);
+  const auto corpus = static_cast<double>(result.num_sequences);
+  result.gather_bytes = 4 * experts * (n * (rounds - 1) + corpus);
+  result.disk_bytes = static_cast<double>(tokens) * 2 * 1.1 +
+                      static_cast<double>(units.size()) * expert * 4 * 4 +  // model, checkpoint
+                      experts * router * 4 * 7 +                            // and two rounds' states
+                      corpus * 10 * 2 + rounds * n * 18;                    // shard files
+  result.seconds = (result.flops.total() + result.baseline_flops) /
+                   (experiment.device.flops_per_second * static_cast<double>(run.plan.ranks.size()));
+  return result;
+}
+
+std::string describe(const Estimate& e) {
+  std::string text;
+  const auto line = [&](const char* what, const std::string& value) {
+    text += fmt::format("  {:<34} {}\n", what, value);
+  };
+  text += "estimate\n";
+  line("training sequences", fmt::format("{}{}", e.num_sequences,
+                                         e.sequences_known ? "" : " (guessed from the text's size)"));
+  line("FLOPs, routers (training)", human_count(e.flops.router_train_upper));
+  line("FLOPs, routers (scoring)", human_count(e.flops.router_scoring));
+  line("FLOPs, sharding", human_count(e.flops.sharding));
+  line("FLOPs, experts", human_count(e.flops.expert_train));
+  line("FLOPs, baselines and controls", human_count(e.baseline_flops));
+  line("memory per device", human_bytes(e.memory_per_device_bytes));
+  line("disk", human_bytes(e.disk_bytes));
+  line("scores gathered by each rank", human_bytes(e.gather_bytes));
+  line("bytes between groups after shards", "0");
+  line("time at device.flops_per_second", human_duration(e.seconds));
+  return text;
+}
+
+void require_disk_space(const Run& run) {
+  const double needed = estimate(run).disk_bytes;
+  const fs::path where = existing_parent(run.layout.root);
+  const auto free = static_cast<double>(fs::space(where).available);
+  if (free < needed) {
+    throw Error(fmt::format("{} has {} of free space and the run needs about {}: choose another "
+                            "--out",
+                            where.string(), human_bytes(free), human_bytes(needed)));
+  }
+}
+
+}  // namespace smalltalk

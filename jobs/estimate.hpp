@@ -1,0 +1,26 @@
+// What a run will take, from its experiment alone: printed by `launch --dry-run`.
+#pragma once
+
+#include <string>
+
+#include "pipeline.hpp"
+
+namespace smalltalk {
+
+struct Estimate {
+  MixtureFlops flops;
+  double baseline_flops = 0;
+  double memory_per_device_bytes = 0;  // weights, gradients, optimiser, activations of an expert
+  double disk_bytes = 0;               // tokens, checkpoints, models, shards
+  double gather_bytes = 0;             // received by each rank, over all rounds and the sharding
+  double seconds = 0;                  // at device.flops_per_second per rank
+  int64_t num_sequences = 0;           // of the training corpus
+  bool sequences_known = false;        // else guessed from the size of the text
+};
+
+Estimate estimate(const Run& run);
+std::string describe(const Estimate& estimate);
+// Error if the file system of the run folder has not that much room.
+void require_disk_space(const Run& run);
+
+}  // namespace smalltalk

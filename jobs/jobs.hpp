@@ -1,0 +1,22 @@
+// The jobs of the suite, one file each. add_X_job() adds the subcommand and its options to the
+// command line; its callback sets `run` to the work, which returns the exit code.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace smalltalk {
+
+using JobRun = std::function<int()>;
+
+void add_prepare_job(CLI::App& app, JobRun& run);
+void add_route_job(CLI::App& app, JobRun& run);
+void add_shard_job(CLI::App& app, JobRun& run);
+void add_train_job(CLI::App& app, JobRun& run);
+void add_launch_job(CLI::App& app, JobRun& run);
+void add_evaluate_job(CLI::App& app, JobRun& run);
+void add_report_job(CLI::App& app, JobRun& run);
+void add_inspect_job(CLI::App& app, JobRun& run);
+void add_bench_job(CLI::App& app, JobRun& run);
+
+}  // namespace smalltalk

@@ -1,0 +1,114 @@
+// launch: the whole run in one mpirun. Everyone talks until the shards are written; after that each
+// group trains its experts alone, takes baselines and evaluation from a queue of files, and whoever
+// finishes last writes the results.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <iostream>
+
+#include "estimate.hpp"
+#include "jobs.hpp"
+#include "pipeline.hpp"
+#include "smalltalk/comm/ledger.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/lm/transformer.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// Trains the group's own experts, then baselines that no other group has claimed. Returns when
+// there is nothing left to claim.
+void train_all(const Run& run, Session& session, Communicator& group, const std::string& start) {
+  const int rank = session.world().rank();
+  const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];
+  const HostCollectives collectives = host_collectives(group);
+  const std::vector<TrainUnit> units = train_units(
+      run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
+  const auto train = [&](const TrainUnit& unit) {
+    train_unit(run.experiment, run.tokens, run.layout, unit, collectives, run.provenance,
+               [&] { write_ledger(run.layout, start, rank, group.name()); });
+  };
+  set_ledger_phase("experts");
+  for (const int e : role.experts) train(units[static_cast<size_t>(e)]);
+
+  set_ledger_phase("baselines");
+  for (const TrainUnit& unit : units) {
+    if (unit.rows == Rows::shard || unit_complete(run.layout, unit)) continue;
+    // The group's first rank decides for the group.
+    std::byte mine{0};
+    if (group.rank() == 0 && claim(run.layout.queue(start, unit.name), fmt::format("rank {}", rank))) {
+      mine = std::byte{1};
+    }
+    group.broadcast({&mine, 1}, 0);
+    if (mine != std::byte{0}) train(unit);
+  }
+}
+
+int launch(const RunOptions& options, bool dry_run, Session& session) {
+  Communicator& world = session.world();
+  const int rank = world.rank();
+  set_log_muted(rank != 0);
+  set_ledger_phase("start");
+  Run run = read_run(options, session);
+  configure_runtime(run.experiment.device, session.local_rank());
+  if (dry_run) {
+    if (rank == 0) std::cout << to_string(run.plan) << describe(estimate(run)) << std::flush;
+    require_disk_space(run);
+    return kExitDone;
+  }
+  claim_run_folder(run, session);
+  require_disk_space(run);
+  if (rank == 0) std::cerr << to_string(run.plan) << std::flush;
+  const std::string start = agree_on_start(session);
+
+  set_ledger_phase("prepare");
+  prepare_tokens_of(run, session);
+  open_tokens(run);
+  set_ledger_phase("route");
+  route(run, session);
+  set_ledger_phase("shard");
+  shard(run, session);
+
+  // From here on nobody talks outside its group.
+  const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];
+  const bool spare = role.group < 0;
+  Communicator group = world.split(spare ? run.plan.num_groups + rank : role.group, rank,
+                                   fmt::format("group {}", role.group));
+  set_log_muted(group.rank() != 0);
+  set_log_prefix(spare ? fmt::format("launch spare rank {}", rank)
+                       : fmt::format("launch group {}", role.group));
+  if (!spare) train_all(run, session, group, start);
+  set_ledger_phase("evaluate");
+  const bool last = evaluate_from_queue(run, start);
+  write_ledger(run.layout, start, rank, group.name());
+  if (last) log_info(fmt::format("wrote {} and {}", run.layout.results().string(), run.layout.report().string()));
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_launch_job(CLI::App& app, JobRun& run) {
+  auto* job = app.add_subcommand(
+      "launch", "The whole run: tokens, routers, shards, experts, baselines, evaluation, report");
+  auto options = std::make_shared<RunOptions>();
+  auto dry_run = std::make_shared<bool>(false);
+  add_run_options(*job, *options);
+  job->add_flag("--dry-run", *dry_run,
+                "Print who does what, FLOPs, memory, disk, traffic and time; compute nothing");
+  job->footer("Start it under mpirun or srun; with the same --out it goes on where it was.\n"
+              "  mpirun -n 4 smalltalk launch jobs/tiny.toml --out runs/tiny");
+  job->callback([&run, options, dry_run] {
+    run = [options, dry_run] {
+      return run_session(0, nullptr, "launch",
+                         [&](Session& session) { return launch(*options, *dry_run, session); });
+    };
+  });
+}
+
+}  // namespace smalltalk

@@ -1,0 +1,56 @@
+// smalltalk: asynchronous mixtures of language models, as a suite of batch jobs.
+#include <cstdlib>
+#include <iostream>
+
+#include "jobs.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/experiment.hpp"
+
+namespace {
+
+// Before MPI is up, the launcher's environment tells which process speaks for all.
+bool speaks_for_all() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"}) {
+    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace smalltalk;
+  CLI::App app(
+      "Trains a mixture of language models that do not talk: tiny routers learn by balanced EM\n"
+      "which expert likes a sequence's beginning best, then every expert trains alone.\n\n"
+      "  mpirun -n 4 smalltalk launch jobs/tiny.toml --out runs/tiny\n");
+  app.require_subcommand(0, 1);
+  bool experiment_keys = false;
+  app.add_flag("--help-experiment", experiment_keys, "Print all keys of an experiment file");
+  JobRun run;
+  add_launch_job(app, run);
+  add_prepare_job(app, run);
+  add_route_job(app, run);
+  add_shard_job(app, run);
+  add_train_job(app, run);
+  add_evaluate_job(app, run);
+  add_report_job(app, run);
+  add_inspect_job(app, run);
+  add_bench_job(app, run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return speaks_for_all() ? app.exit(error) : kExitDone;
+    if (speaks_for_all()) app.exit(error);
+    return kExitUsage;
+  }
+  if (experiment_keys) {
+    std::cout << experiment_help();
+    return kExitDone;
+  }
+  if (!run) {
+    if (speaks_for_all()) std::cout << app.help();
+    return kExitUsage;
+  }
+  return run();
+}

@@ -1,0 +1,306 @@
+#include "pipeline.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "smalltalk/comm/ledger.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/random.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/data/prepare.hpp"
+#include "smalltalk/data/shard_file.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/mixture/evaluation.hpp"
+#include "smalltalk/mixture/report.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+void add_run_options(CLI::App& job, RunOptions& options) {
+  job.add_option("experiment", options.experiment, "Experiment file (TOML)")->required();
+  job.add_option("--out", options.out, "Run folder; the same folder again continues the run")
+      ->required();
+  job.add_option("--set", options.overrides,
+                 "Override a key of the experiment: section.key=value (repeatable)")
+      ->allow_extra_args(false);
+}
+
+Run read_run(const RunOptions& options, Session& session) {
+  Run run;
+  run.experiment = load_experiment(options.experiment, options.overrides);
+  run.layout.root = options.out;
+  run.experiment_hash = experiment_hash(run.experiment);
+  run.plan = plan_ranks(session.node_of_rank(), static_cast<int>(run.experiment.mixture.experts),
+                        static_cast<int>(run.experiment.mixture.group_size),
+                        run.experiment.expert_train.batch_size);
+  return run;
+}
+
+void claim_run_folder(Run& run, Session& session) {
+  require_writable(run.layout.root);
+  const fs::path file = run.layout.experiment();
+  if (fs::exists(file)) {
+    const Experiment before = load_experiment(file, {});
+    if (experiment_hash(before) != run.experiment_hash) {
+      throw Error(fmt::format("{} holds another experiment (see its experiment.toml): choose "
+                              "another --out, or delete that folder",
+                              run.layout.root.string()));
+    }
+  }
+  session.world().barrier();  // everyone has looked before anyone writes
+  if (session.world().rank() == 0) write_text_atomically(file, to_toml(run.experiment));
+}
+
+void prepare_tokens_of(const Run& run, Session& session) {
+  const double start = now_seconds();
+  const DataConfig& data = run.experiment.data;
+  const fs::path tokenizer = run.layout.tokenizer();
+  Communicator& world = session.world();
+  const bool missing = !fs::exists(tokenizer);
+  world.barrier();
+  if (missing && world.rank() == 0) {
+    if (data.tokenizer.empty()) {
+      train_tokenizer(data.train, data.vocab_size, data.tokenizer_sample_bytes, tokenizer);
+    } else {
+      const Tokenizer given(data.tokenizer);  // refuses what is not a tokenizer
+      write_text_atomically(tokenizer, read_text(data.tokenizer));
+    }
+  }
+  world.barrier();
+  const std::vector<std::pair<std::string, const std::vector<std::string>*>> splits = {
+      {"train", &data.train}, {"validation", &data.validation}, {"test", &data.test}};
+  for (const auto& [split, inputs] : splits) {
+    PrepareOptions options;
+    options.inputs = *inputs;
+    options.tokenizer = tokenizer;
+    options.out = run.layout.tokens(split);
+    options.max_bad_fraction = data.max_bad_fraction;
+    options.rank = world.rank();
+    options.num_ranks = world.size();
+    options.barrier = [&world] { world.barrier(); };
+    const PrepareReport report = prepare_tokens(options);
+    if (report.already_complete) continue;
+    log_info(fmt::format("{}: {} documents, {} tokens, {} tokens/s", split,
+                         report.info.num_documents, human_count(static_cast<double>(report.info.num_tokens)),
+                         human_count(static_cast<double>(report.info.num_tokens) / report.seconds)));
+  }
+  if (world.rank() == 0 && missing) {
+    record_seconds(run.layout, "prepare", now_seconds() - start);
+  }
+  world.barrier();
+}
+
+void open_tokens(Run& run) {
+  Experiment& experiment = run.experiment;
+  const Tokenizer tokenizer(run.layout.tokenizer());
+  for (const std::string split : {"train", "validation", "test"}) {
+    const TokenFile file(run.layout.tokens(split));
+    if (file.info().tokenizer_hash != tokenizer.hash()) {
+      throw Error(fmt::format("{} was made with another tokenizer ({}) than {} ({}): delete it and "
+                              "run prepare again",
+                              file.path().string(), file.info().tokenizer_hash,
+                              run.layout.tokenizer().string(), tokenizer.hash()));
+    }
+    if (split != "train" && file.num_sequences(experiment.data.seq_length) < 1) {
+      throw Error(fmt::format("{} holds less than one sequence of {} tokens", file.path().string(),
+                              experiment.data.seq_length));
+    }
+  }
+  run.tokens = std::make_shared<TokenFile>(run.layout.tokens("train"));
+  const int64_t num_sequences = run.tokens->num_sequences(experiment.data.seq_length);
+  if (num_sequences < experiment.mixture.experts) {
+    throw Error(fmt::format("mixture.experts = {} but {} holds only {} sequences of {} tokens: add "
+                            "text, or lower mixture.experts or data.seq_length",
+                            experiment.mixture.experts, run.tokens->path().string(), num_sequences,
+                            experiment.data.seq_length));
+  }
+  experiment.router_model.vocab_size = tokenizer.vocab_size();
+  experiment.expert_model.vocab_size = tokenizer.vocab_size();
+  run.provenance = {{"tokens", run.tokens->info().content_hash},
+                    {"tokenizer", tokenizer.hash()},
+                    {"experiment", run.experiment_hash},
+                    {"seed", std::to_string(experiment.seed)}};
+}
+
+namespace {
+
+// Binds the plan of the ranks to the collectives that the EM is handed.
+RouterHosting hosting_of(const Run& run, Communicator& world, Communicator& block) {
+  const RankPlan& plan = run.plan;
+  const RankRole& role = plan.ranks[static_cast<size_t>(world.rank())];
+  std::vector<GatherPiece> layout;
+  for (const RankRole& other : plan.ranks) {
+    layout.push_back({other.scores_routers, other.score_part, other.score_parts});
+  }
+  RouterHosting hosting;
+  hosting.trains = role.trains_routers;
+  hosting.scores = role.scores_routers;
+  hosting.score_part = role.score_part;
+  hosting.score_parts = role.score_parts;
+  hosting.leader = world.rank() == 0;
+  hosting.block = host_collectives(block);
+  hosting.gather_scores = [layout, &world, experts = plan.num_experts](
+                              int64_t n, std::span<const float> mine) {
+    return join_scores(n, experts, layout, world.all_gather_v(mine));
+  };
+  hosting.barrier = [&world] { world.barrier(); };
+  return hosting;
+}
+
+// The ranks that score with the same router; a rank with several routers shares them with nobody.
+Communicator split_blocks(const Run& run, Communicator& world) {
+  const RankRole& role = run.plan.ranks[static_cast<size_t>(world.rank())];
+  const int color = role.score_parts > 1 ? role.scores_routers.at(0)
+                                         : run.plan.num_experts + world.rank();
+  return world.split(color, world.rank(), "router block");
+}
+
+}  // namespace
+
+void route(const Run& run, Session& session) {
+  const double start = now_seconds();
+  Communicator& world = session.world();
+  Communicator block = split_blocks(run, world);
+  const bool complete = fs::exists(run.layout.router(0) / "model.safetensors");
+  train_routers(run.experiment, *run.tokens, run.layout, hosting_of(run, world, block),
+                run.provenance);
+  if (world.rank() == 0 && !complete) {
+    record_seconds(run.layout, "route", now_seconds() - start);
+  }
+}
+
+void shard(const Run& run, Session& session) {
+  const double start = now_seconds();
+  Communicator& world = session.world();
+  const bool complete = fs::exists(run.layout.shards()) && fs::exists(run.layout.sharding_report()) &&
+                        fs::exists(run.layout.random_shards());
+  world.barrier();  // everyone has looked before anyone writes
+  if (complete) {
+    log_info("shards are complete");
+    return;
+  }
+  Provenance made_from = run.provenance;
+  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
+    const fs::path weights = run.layout.router(e) / "model.safetensors";
+    if (!fs::exists(weights)) {
+      throw Error(fmt::format("{} is missing: run route first", weights.string()));
+    }
+    made_from[fmt::format("router {}", e)] = hash_file(weights);
+  }
+  Communicator block = split_blocks(run, world);
+  shard_corpus(run.experiment, *run.tokens, run.layout, hosting_of(run, world, block), made_from);
+  if (world.rank() == 0) {
+    const int64_t n = run.tokens->num_sequences(run.experiment.data.seq_length);
+    const int64_t experts = run.experiment.mixture.experts;
+    write_shards(run.layout.random_shards(),
+                 make_shards(random_assignment(n, experts,
+                                               derive_seed(run.experiment.seed, "random shards")),
+                             experts, {}, run.provenance));
+    record_seconds(run.layout, "shard", now_seconds() - start);
+  }
+  world.barrier();
+}
+
+TrainUnit find_unit(const Run& run, const std::string& name) {
+  std::string known;
+  for (const TrainUnit& unit :
+       train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length))) {
+    if (unit.name == name) return unit;
+    known += " " + unit.name;
+  }
+  throw Error(fmt::format("there is no model {} in this experiment; it has:{}", name, known));
+}
+
+bool evaluate_from_queue(const Run& run, const std::string& start) {
+  const std::string me = fmt::format("process {}", getpid());
+  const std::vector<TrainUnit> units = train_units(
+      run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
+  const auto trained = [&](const std::string& name) {
+    return name == "routers" || fs::exists(run.layout.model(name) / "training.json");
+  };
+  const std::vector<EvalCell> cells = eval_cells(units);
+  // A model that is still in training is left to the group that trains it, which comes here next:
+  // nobody waits for anybody.
+  for (const EvalCell& cell : cells) {
+    if (cell_complete(run.layout, cell) || !trained(cell.unit)) continue;
+    if (!claim(run.layout.queue(start, cell.split + "-" + cell.unit), me)) continue;
+    evaluate_cell(run.experiment, run.layout, cell);
+  }
+  for (const EvalCell& cell : cells) {
+    if (!cell_complete(run.layout, cell)) return false;
+  }
+  if (!claim(run.layout.queue(start, "results"), me)) return false;
+  write_results(run.experiment, run.layout, units);
+  write_text_atomically(run.layout.report(), render_report(run.layout.root));
+  return true;
+}
+
+std::string agree_on_start(Session& session) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  // The same length on every rank, so that one broadcast does.
+  std::string start = fmt::format(
+      "{:016x}-{:08x}",
+      std::chrono::duration_cast<std::chrono::milliseconds>(now).count(), getpid());
+  session.world().broadcast(std::as_writable_bytes(std::span(start)), 0);
+  return start;
+}
+
+void record_seconds(const RunLayout& layout, const std::string& stage, double seconds) {
+  const fs::path file = layout.root / "seconds.json";
+  json all = fs::exists(file) ? json::parse(read_text(file)) : json::object();
+  all[stage] = seconds;
+  write_text_atomically(file, all.dump(2) + "\n");
+}
+
+void write_ledger(const RunLayout& layout, const std::string& start, int rank,
+                  const std::string& own_group) {
+  json entries = json::array();
+  int64_t gathers = 0;
+  for (const LedgerEntry& entry : ledger_entries()) {
+    entries.push_back({{"phase", entry.phase},
+                       {"communicator", entry.communicator},
+                       {"call", entry.call},
+                       {"calls", entry.calls},
+                       {"bytes", entry.bytes}});
+    if (entry.communicator == "world" && entry.call == "MPI_Allgatherv") gathers += entry.calls;
+  }
+  int64_t calls = 0;
+  int64_t bytes = 0;
+  for (const std::string phase : {"experts", "baselines", "evaluate"}) {
+    const LedgerEntry outside = ledger_outside(phase, own_group);
+    calls += outside.calls;
+    bytes += outside.bytes;
+  }
+  const json ledger = {{"rank", rank},
+                       {"entries", entries},
+                       {"collectives", gathers},
+                       {"world_calls_after_shards", calls},
+                       {"world_bytes_after_shards", bytes}};
+  write_text_atomically(layout.ledger_folder() / fmt::format("{}-rank-{}.json", start, rank),
+                        ledger.dump(2) + "\n");
+}
+
+int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
+              const std::function<void(Run&, Session&, const std::string& start)>& body) {
+  return run_session(0, nullptr, job, [&](Session& session) {
+    set_log_muted(session.world().rank() != 0);
+    Run run = read_run(options, session);
+    configure_runtime(run.experiment.device, session.local_rank());
+    claim_run_folder(run, session);
+    if (needs_tokens) open_tokens(run);
+    const std::string start = agree_on_start(session);
+    set_ledger_phase(job);
+    body(run, session, start);
+    return kExitDone;
+  });
+}
+
+}  // namespace smalltalk

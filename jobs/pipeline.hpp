@@ -1,0 +1,77 @@
+// The stages that `launch` strings together and the other jobs run one by one: one code path.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "smalltalk/comm/rank_plan.hpp"
+#include "smalltalk/comm/session.hpp"
+#include "smalltalk/core/experiment.hpp"
+#include "smalltalk/data/token_file.hpp"
+#include "smalltalk/mixture/router_em.hpp"
+#include "smalltalk/mixture/run_layout.hpp"
+#include "smalltalk/mixture/units.hpp"
+
+namespace smalltalk {
+
+// What every job that works on a run is told.
+struct RunOptions {
+  std::string experiment;              // file
+  std::string out;                     // run folder
+  std::vector<std::string> overrides;  // --set section.key=value
+};
+void add_run_options(CLI::App& job, RunOptions& options);
+
+// A run as a job sees it. Opening it is collective.
+struct Run {
+  Experiment experiment;
+  RunLayout layout;
+  RankPlan plan;
+  std::string experiment_hash;
+  std::shared_ptr<const TokenFile> tokens;  // training tokens, once open_tokens() was called
+  Provenance provenance;                    // what everything after the tokens is made from
+};
+
+// Loads and checks the experiment, plans the ranks. Writes nothing.
+Run read_run(const RunOptions& options, Session& session);
+// Proves that the run folder can be written to and holds no other experiment; writes
+// experiment.toml. Collective.
+void claim_run_folder(Run& run, Session& session);
+
+// Tokenizer and the three token files, those that are missing. Collective.
+void prepare_tokens_of(const Run& run, Session& session);
+// Opens the training tokens, checks that all token files are of one tokenizer and that the corpus
+// is large enough; sets vocab_size and provenance.
+void open_tokens(Run& run);
+
+void route(const Run& run, Session& session);
+void shard(const Run& run, Session& session);  // shards.h5, random_shards.h5
+
+// The training units of a run, by name; Error naming the known ones.
+TrainUnit find_unit(const Run& run, const std::string& name);
+
+// Evaluates what is complete and unclaimed, then writes results.json and report.html if nothing is
+// missing. Needs no other rank. Returns true if this process wrote the results.
+bool evaluate_from_queue(const Run& run, const std::string& start);
+
+// A name for this start of a job, the same on all ranks: claims of an earlier start do not count.
+std::string agree_on_start(Session& session);
+
+// Appends the seconds of a stage to seconds.json.
+void record_seconds(const RunLayout& layout, const std::string& stage, double seconds);
+
+// A job of one stage: opens the run under MPI, then calls `body` on every rank with all that comes
+// before it in place. Returns the exit code.
+int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
+              const std::function<void(Run&, Session&, const std::string& start)>& body);
+
+// Writes this rank's ledger file. `own_group` is the only communicator allowed after the shards.
+void write_ledger(const RunLayout& layout, const std::string& start, int rank,
+                  const std::string& own_group);
+
+}  // namespace smalltalk

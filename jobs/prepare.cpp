@@ -1,0 +1,126 @@
+// prepare: from text to token files.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "jobs.hpp"
+#include "pipeline.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/data/prepare.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+struct PrepareJob {
+  RunOptions run;
+  std::vector<std::string> inputs;
+  std::string tokenizer;
+  int64_t vocab_size = 0;
+  int64_t sample_bytes = 10'000'000;
+  double max_bad_fraction = 0;
+  bool json = false;
+};
+
+// One token file from the files named on the command line.
+int prepare_inputs(const PrepareJob& job, Session& session) {
+  Communicator& world = session.world();
+  set_log_muted(world.rank() != 0);
+  if (job.tokenizer.empty()) throw Error("say --tokenizer FILE (and --vocab-size V to train it)");
+  const bool missing = !fs::exists(job.tokenizer);
+  if (missing && job.vocab_size == 0) {
+    throw Error(fmt::format("{} does not exist: name a SentencePiece model, or give --vocab-size "
+                            "to train one there",
+                            job.tokenizer));
+  }
+  world.barrier();
+  if (missing && world.rank() == 0) {
+    train_tokenizer(job.inputs, job.vocab_size, job.sample_bytes, job.tokenizer);
+  }
+  world.barrier();
+  PrepareOptions options;
+  options.inputs = job.inputs;
+  options.tokenizer = job.tokenizer;
+  options.out = job.run.out;
+  options.max_bad_fraction = job.max_bad_fraction;
+  options.rank = world.rank();
+  options.num_ranks = world.size();
+  options.barrier = [&world] { world.barrier(); };
+  const PrepareReport report = prepare_tokens(options);
+  const double rate = static_cast<double>(report.info.num_tokens) / report.seconds;
+  if (world.rank() == 0) {
+    if (job.json) {
+      std::cout << nlohmann::json{{"documents", report.info.num_documents},
+                                  {"tokens", report.info.num_tokens},
+                                  {"text_bytes", report.info.text_bytes},
+                                  {"bad_utf8", report.bad.bad_utf8},
+                                  {"empty", report.bad.empty},
+                                  {"broken_json", report.bad.broken_json},
+                                  {"seconds", report.seconds},
+                                  {"tokens_per_second", rate},
+                                  {"already_complete", report.already_complete}}
+                       .dump()
+                << std::endl;
+    }
+    log_info(report.already_complete
+                 ? fmt::format("{} is complete", job.run.out)
+                 : fmt::format("{}: {} documents ({} left out), {} tokens, {} tokens/s",
+                               job.run.out, report.info.num_documents, report.bad.bad(),
+                               human_count(static_cast<double>(report.info.num_tokens)),
+                               human_count(rate)));
+  }
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_prepare_job(CLI::App& app, JobRun& run) {
+  auto* sub = app.add_subcommand("prepare", "Turn text into token files");
+  auto job = std::make_shared<PrepareJob>();
+  auto* experiment = sub->add_option(
+      "experiment", job->run.experiment,
+      "Experiment file: prepares the tokenizer and the token files of a run folder");
+  sub->add_option("--out", job->run.out, "Run folder, or with --input the token file to write")
+      ->required();
+  sub->add_option("--set", job->run.overrides, "Override a key of the experiment (repeatable)")
+      ->allow_extra_args(false);
+  sub->add_option("--input", job->inputs,
+                  "Text without an experiment: .jsonl (key \"text\"), .txt, also .gz and .zst; "
+                  "files, folders, globs")
+      ->excludes(experiment);
+  sub->add_option("--tokenizer", job->tokenizer, "SentencePiece model to use (or to train)");
+  sub->add_option("--vocab-size", job->vocab_size, "Train the tokenizer with so many pieces");
+  sub->add_option("--sample-bytes", job->sample_bytes, "Text that the tokenizer is trained on")
+      ->capture_default_str();
+  sub->add_option("--max-bad-fraction", job->max_bad_fraction,
+                  "Tolerated share of broken or empty documents")
+      ->capture_default_str();
+  sub->add_flag("--json", job->json, "Print the figures as one JSON line");
+  sub->footer("  mpirun -n 4 smalltalk prepare jobs/tiny.toml --out RUN\n"
+              "  smalltalk prepare --input 'text/*.jsonl.zst' --tokenizer t.model "
+              "--vocab-size 32000 --out tokens.h5");
+  sub->callback([&run, job] {
+    run = [job] {
+      if (job->run.experiment.empty() == job->inputs.empty()) {
+        std::cerr << "prepare: give an experiment file or --input, not both and not neither\n";
+        return kExitUsage;
+      }
+      if (!job->inputs.empty()) {
+        return run_session(0, nullptr, "prepare",
+                           [&](Session& session) { return prepare_inputs(*job, session); });
+      }
+      return run_stage(job->run, "prepare", false, [](Run& opened, Session& session, auto&) {
+        prepare_tokens_of(opened, session);
+        open_tokens(opened);
+      });
+    };
+  });
+}
+
+}  // namespace smalltalk

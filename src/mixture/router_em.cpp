@@ -1,0 +1,293 @@
+#include "smalltalk/mixture/router_em.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/random.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/data/sampler.hpp"
+#include "smalltalk/lm/safetensors.hpp"
+#include "smalltalk/lm/trainer.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// How many sequences of round 1 are scored again in every round, to see how many change their mind.
+constexpr int64_t kProbeSequences = 256;
+
+fs::path round_state(const RunLayout& layout, int64_t e, int64_t round) {
+  return layout.router(e) / fmt::format("round-{:03}.safetensors", round);
+}
+
+bool routers_complete(const Experiment& experiment, const RunLayout& layout) {
+  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
+    if (!fs::exists(layout.router(e) / "model.safetensors")) return false;
+  }
+  return true;
+}
+
+// The last round whose state every router has saved; 0 if there is none.
+int64_t last_common_round(const Experiment& experiment, const RunLayout& layout) {
+  for (int64_t round = experiment.mixture.rounds; round > 0; --round) {
+    bool all = true;
+    for (int64_t e = 0; e < experiment.mixture.experts && all; ++e) {
+      all = fs::exists(round_state(layout, e, round));
+    }
+    if (all) return round;
+  }
+  return 0;
+}
+
+struct Router {
+  std::unique_ptr<Transformer> model;
+  std::unique_ptr<Trainer> trainer;  // only on the rank that trains it
+};
+
+// Gives the other ranks of a block the weights that its first rank trained.
+void share_weights(const HostCollectives& block, Transformer& model) {
+  if (block.size == 1) return;
+  for (const auto& [name, values] : model.parameters()) {
+    // The spans are views of the model's own buffer, which this function is the one to refill.
+    auto* data = reinterpret_cast<std::byte*>(const_cast<float*>(values.data()));
+    block.broadcast({data, values.size_bytes()}, 0);
+  }
+}
+
+ScoreMatrix score_chunk(const std::map<int, Router>& routers, const TokenFile& tokens,
+                        const Experiment& experiment, const RouterHosting& hosting,
+                        std::span<const uint64_t> ids) {
+  const auto n = static_cast<int64_t>(ids.size());
+  const auto [first, last] = part_of(n, hosting.score_part, hosting.score_parts);
+  const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
+  std::vector<float> mine;
+  for (const int e : hosting.scores) {
+    const std::vector<float> scores =
+        score_prefixes(*routers.at(e).model, tokens, part, experiment.data.seq_length,
+                       experiment.mixture.prefix_tokens);
+    mine.insert(mine.end(), scores.begin(), scores.end());
+  }
+  return hosting.gather_scores(n, mine);
+}
+
+ScoreMatrix first_rows(const ScoreMatrix& scores, int64_t from, int64_t count) {
+  ScoreMatrix part(count, scores.num_experts());
+  const auto width = static_cast<size_t>(scores.num_experts());
+  std::copy_n(scores.values().begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(from) * width),
+              static_cast<size_t>(count) * width, part.values().begin());
+  return part;
+}
+
+nlohmann::json stats_json(const AssignmentStats& stats) {
+  return {{"displaced", stats.displaced},
+          {"mean_score", stats.mean_score},
+          {"mean_best_score", stats.mean_best_score},
+          {"argmax_counts", stats.argmax_counts},
+          {"assigned_counts", stats.assigned_counts}};
+}
+
+// Writes the log up to the given round again, so that a repeated round has one line.
+void append_routing_line(const fs::path& path, int64_t round, const nlohmann::json& line) {
+  std::string text;
+  if (fs::exists(path)) {
+    std::ifstream in(path);
+    for (std::string old; std::getline(in, old);) {
+      if (nlohmann::json::parse(old).at("round").get<int64_t>() < round) text += old + "\n";
+    }
+  }
+  write_text_atomically(path, text + line.dump() + "\n");
+}
+
+TrainConfig router_training(const Experiment& experiment, int64_t steps_per_round) {
+  TrainConfig config = experiment.router_train;
+  config.steps = steps_per_round * experiment.mixture.rounds;
+  config.save_interval = 0;  // saved once a round, by train_routers
+  return config;
+}
+
+}  // namespace
+
+std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequences,
+                                  int64_t round, int64_t* epoch) {
+  const int64_t n = experiment.mixture.sequences_per_round;
+  if (n > num_sequences) {
+    throw Error(fmt::format(
+        "mixture.sequences_per_round = {} but the training tokens hold only {} sequences of {} "
+        "tokens: lower it or add text",
+        n, num_sequences, experiment.data.seq_length));
+  }
+  const int64_t rounds_per_epoch = num_sequences / n;
+  *epoch = (round - 1) / rounds_per_epoch;
+  const int64_t first = (round - 1) % rounds_per_epoch * n;
+  const Permutation order(static_cast<uint64_t>(num_sequences),
+                          derive_seed(experiment.seed, "router chunks",
+                                      static_cast<uint64_t>(*epoch)));
+  std::vector<uint64_t> ids(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    ids[static_cast<size_t>(i)] = order(static_cast<uint64_t>(first + i));
+  }
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+void train_routers(const Experiment& experiment, const TokenFile& tokens, const RunLayout& layout,
+                   const RouterHosting& hosting, const Provenance& provenance) {
+  const int64_t num_experts = experiment.mixture.experts;
+  const int64_t rounds = experiment.mixture.rounds;
+  const int64_t num_sequences = tokens.num_sequences(experiment.data.seq_length);
+  const int64_t steps_per_round = experiment.mixture.sequences_per_round / num_experts /
+                                  experiment.router_train.batch_size;
+  ST_CHECK(steps_per_round >= 1);
+  if (routers_complete(experiment, layout)) {
+    log_info("routers are complete");
+    return;
+  }
+
+  // All ranks must agree on where to go on before anyone writes.
+  const int64_t done = last_common_round(experiment, layout);
+  hosting.barrier();
+
+  std::map<int, Router> routers;
+  const TrainConfig config = router_training(experiment, steps_per_round);
+  for (const int e : hosting.scores) {
+    Router router;
+    router.model = std::make_unique<Transformer>(
+        experiment.router_model, experiment.device,
+        derive_seed(experiment.seed, "router init", static_cast<uint64_t>(e)));
+    if (std::find(hosting.trains.begin(), hosting.trains.end(), e) != hosting.trains.end()) {
+      TrainOptions options;
+      options.name = fmt::format("router {}", e);
+      options.folder = layout.router(e);
+      options.provenance = provenance;
+      router.trainer = std::make_unique<Trainer>(*router.model, config, options);
+      if (done > 0) router.trainer->load(round_state(layout, e, done));
+    }
+    if (done > 0) share_weights(hosting.block, *router.model);
+    routers.emplace(e, std::move(router));
+  }
+  if (done > 0) log_info(fmt::format("routers go on after round {} of {}", done, rounds));
+
+  int64_t epoch = 0;
+  std::vector<uint64_t> probe = round_chunk(experiment, num_sequences, 1, &epoch);
+  probe.resize(std::min(probe.size(), static_cast<size_t>(kProbeSequences)));
+  Assignment probe_before;
+
+  for (int64_t round = done + 1; round <= rounds; ++round) {
+    const double start = now_seconds();
+    const int64_t epoch_before = epoch;
+    const std::vector<uint64_t> chunk = round_chunk(experiment, num_sequences, round, &epoch);
+    const auto n = static_cast<int64_t>(chunk.size());
+    if (epoch > epoch_before) {
+      log_info(fmt::format("round {}: no new sequences are left, epoch {} begins", round,
+                           epoch + 1));
+    }
+    nlohmann::json line = {{"round", round}, {"epoch", epoch}, {"sequences", n},
+                           {"random", round == 1}, {"probe", probe.size()}};
+
+    // E-step: the whole chunk and the probe in one collective.
+    Assignment assignment;
+    if (round == 1) {
+      assignment = random_assignment(n, num_experts, derive_seed(experiment.seed, "random start"));
+    } else {
+      std::vector<uint64_t> ids = chunk;
+      ids.insert(ids.end(), probe.begin(), probe.end());
+      const ScoreMatrix all = score_chunk(routers, tokens, experiment, hosting, ids);
+      const ScoreMatrix scores = first_rows(all, 0, n);
+      assignment = balanced_assignment(scores);
+      line.update(stats_json(assignment_stats(scores, assignment)));
+      const Assignment probe_now =
+          argmax_assignment(first_rows(all, n, static_cast<int64_t>(probe.size())));
+      if (!probe_before.empty()) {
+        int64_t changed = 0;
+        for (size_t i = 0; i < probe_now.size(); ++i) changed += probe_now[i] != probe_before[i];
+        line["changed"] = changed;
+      }
+      probe_before = probe_now;
+    }
+    Provenance made_from = provenance;
+    made_from["round"] = std::to_string(round);
+    const Shards parts = make_shards(assignment, num_experts, chunk, made_from);
+    if (hosting.leader) write_shards(layout.round(round), parts);
+
+    // M-step: one pass of each router over its part, prefixes only.
+    for (const int e : hosting.trains) {
+      const auto part = parts.of_expert(e);
+      const auto view = std::shared_ptr<const TokenFile>(&tokens, [](const TokenFile*) {});
+      RowSource rows = shuffled_rows(
+          view, {part.begin(), part.end()}, experiment.data.seq_length,
+          experiment.mixture.prefix_tokens,
+          derive_seed(experiment.seed, "router order", static_cast<uint64_t>(e),
+                      static_cast<uint64_t>(round)));
+      const int64_t base = (round - 1) * steps_per_round * config.batch_size;
+      RowSource this_round = rows;
+      this_round.read = [rows, base](int64_t first, int64_t count, std::span<int64_t> out) {
+        rows.read(first - base, count, out);
+      };
+      Trainer& trainer = *routers.at(e).trainer;
+      trainer.run(this_round, round * steps_per_round);
+      trainer.save(round_state(layout, e, round));
+    }
+    for (const int e : hosting.scores) share_weights(hosting.block, *routers.at(e).model);
+    line["seconds"] = now_seconds() - start;
+    if (hosting.leader) {
+      append_routing_line(layout.routing_log(), round, line);
+      log_info(round == 1
+                   ? fmt::format("round 1 of {}: {} sequences dealt out at random, {}", rounds, n,
+                                 human_duration(line["seconds"].get<double>()))
+                   : fmt::format("round {} of {}: mean score {:.3f} (best {:.3f}), {} of {} "
+                                 "displaced, {}",
+                                 round, rounds, line["mean_score"].get<double>(),
+                                 line["mean_best_score"].get<double>(),
+                                 line["displaced"].get<int64_t>(), n,
+                                 human_duration(line["seconds"].get<double>())));
+    }
+    // The state before the last is dropped only when all ranks have the new one.
+    hosting.barrier();
+    for (const int e : hosting.trains) fs::remove(round_state(layout, e, round - 1));
+  }
+  for (const int e : hosting.trains) {
+    std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
+    metadata["router"] = std::to_string(e);
+    routers.at(e).model->save(layout.router(e), metadata);
+  }
+  hosting.barrier();
+  for (const int e : hosting.trains) fs::remove(round_state(layout, e, rounds));
+}
+
+void shard_corpus(const Experiment& experiment, const TokenFile& tokens, const RunLayout& layout,
+                  const RouterHosting& hosting, const Provenance& provenance) {
+  const double start = now_seconds();
+  std::map<int, Router> routers;
+  for (const int e : hosting.scores) {
+    routers[e].model = std::make_unique<Transformer>(
+        Transformer::load(layout.router(e), experiment.device));
+  }
+  std::vector<uint64_t> ids(
+      static_cast<size_t>(tokens.num_sequences(experiment.data.seq_length)));
+  std::iota(ids.begin(), ids.end(), uint64_t{0});
+  const ScoreMatrix scores = score_chunk(routers, tokens, experiment, hosting, ids);
+  const Assignment assignment = balanced_assignment(scores);
+  if (hosting.leader) {
+    const AssignmentStats stats = assignment_stats(scores, assignment);
+    write_shards(layout.shards(),
+                 make_shards(assignment, experiment.mixture.experts, {}, provenance));
+    nlohmann::json report = stats_json(stats);
+    report["sequences"] = ids.size();
+    report["seconds"] = now_seconds() - start;
+    write_text_atomically(layout.sharding_report(), report.dump(2) + "\n");
+    log_info(fmt::format("sharded {} sequences: mean score {:.3f} (best {:.3f}), {} displaced",
+                         ids.size(), stats.mean_score, stats.mean_best_score, stats.displaced));
+  }
+  hosting.barrier();
+}
+
+}  // namespace smalltalk
