@@ -126,7 +126,7 @@ void open_tokens(Run& run) {
   experiment.expert_model.vocab_size = tokenizer.vocab_size();
   run.provenance = {{"tokens", run.tokens->info().content_hash},
                     {"tokenizer", tokenizer.hash()},
-                    {"experiment", run.experiment_hash},
+                    {"routing", routing_hash(experiment)},
                     {"seed", std::to_string(experiment.seed)}};
 }
 

@@ -57,9 +57,17 @@ std::string section_of(const std::string& key) {
 }
 
 // The names of what may change between two runs of the same computation.
+// Keys that decide which sequences an expert gets, but not how it is trained.
+bool decides_routing(std::string_view key) {
+  return key == "seed" || key.starts_with("data.") || key.starts_with("router.") ||
+         (key.starts_with("mixture.") && key != "mixture.group_size") ||
+         key == "device.device" || key == "device.precision";
+}
+
 bool decides_nothing(std::string_view key) {
   return key == "name" || key.ends_with(".log_interval") || key.ends_with(".save_interval") ||
-         key == "device.threads" || key == "device.flops_per_second";
+         key == "device.threads" || key == "device.flops_per_second" || key == "baselines.dense" ||
+         key == "baselines.dense_large_batch" || key == "baselines.random_shards";
 }
 
 }  // namespace
@@ -93,13 +101,25 @@ std::string to_toml(const Experiment& experiment) {
   return text;
 }
 
-std::string experiment_hash(const Experiment& experiment) {
-  Experiment copy = experiment;
+namespace {
+
+template <typename Counts>
+std::string hash_of_keys(Experiment experiment, Counts counts) {
   std::string text;
-  visit_fields(copy, [&](const std::string& key, const auto& field, const char*) {
-    if (!decides_nothing(key)) text += key + " = " + toml_value(field) + "\n";
+  visit_fields(experiment, [&](const std::string& key, const auto& field, const char*) {
+    if (!decides_nothing(key) && counts(key)) text += key + " = " + toml_value(field) + "\n";
   });
   return hash_text(text);
+}
+
+}  // namespace
+
+std::string experiment_hash(const Experiment& experiment) {
+  return hash_of_keys(experiment, [](std::string_view) { return true; });
+}
+
+std::string routing_hash(const Experiment& experiment) {
+  return hash_of_keys(experiment, decides_routing);
 }
 
 std::string experiment_help() {

@@ -65,12 +65,12 @@ std::vector<uint64_t> unit_sequences(const RunLayout& layout, const TrainUnit& u
   if (unit.rows == Rows::all) return {};
   const fs::path path = unit.rows == Rows::shard ? layout.shards() : layout.random_shards();
   const Shards shards = read_shards(path);
-  for (const auto* key : {"tokens", "experiment"}) {
+  for (const auto* key : {"tokens", "routing"}) {
     const auto expected = provenance.find(key);
     const auto found = shards.provenance.find(key);
     if (expected != provenance.end() &&
         (found == shards.provenance.end() || found->second != expected->second)) {
-      throw Error(fmt::format("{} was made from other {}: run shard again in a new run folder",
+      throw Error(fmt::format("{} was made from other {}: start again in a new run folder",
                               path.string(), key));
     }
   }
@@ -96,6 +96,7 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   // The control differs from the experts in its shards alone: same weights, same keys of the order.
   const auto index = static_cast<uint64_t>(unit.expert + 1);  // 0: dense
   std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
+  metadata["experiment"] = experiment_hash(experiment);
   metadata["unit"] = unit.name;
 
   Transformer model(experiment.expert_model, experiment.device,

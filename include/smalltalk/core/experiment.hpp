@@ -125,8 +125,12 @@ Experiment load_experiment(const std::filesystem::path& file,
 std::string to_toml(const Experiment& experiment);
 
 // A hash (XXH3, 16 hex digits) of all that decides what is computed: name, log_interval,
-// save_interval, device.threads and device.flops_per_second do not count.
+// save_interval, device.threads, device.flops_per_second and the choice of baselines do not count.
 std::string experiment_hash(const Experiment& experiment);
+
+// The same over the keys that decide which expert gets which sequence ([data], [mixture], [router],
+// seed): runs that differ in their experts alone can share tokens, routers and shards.
+std::string routing_hash(const Experiment& experiment);
 
 // One line per key with its default and meaning, for --help-experiment.
 std::string experiment_help();

@@ -1,0 +1,106 @@
+#include "report_format.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <map>
+
+namespace smalltalk::report {
+
+std::string escape_html(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (const char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      case '\'': out += "&#39;"; break;
+      default: out += c;
+    }
+  }
+  return out;
+}
+
+const nlohmann::json& at(const nlohmann::json& value, std::string_view path) {
+  static const nlohmann::json kNull;
+  const nlohmann::json* here = &value;
+  while (!path.empty()) {
+    const size_t slash = path.find('/');
+    const std::string key(path.substr(0, slash));
+    if (!here->is_object()) return kNull;
+    const auto found = here->find(key);
+    if (found == here->end()) return kNull;
+    here = &*found;
+    path = slash == std::string_view::npos ? std::string_view() : path.substr(slash + 1);
+  }
+  return *here;
+}
+
+std::optional<double> number_at(const nlohmann::json& value, std::string_view path) {
+  const nlohmann::json& found = at(value, path);
+  if (!found.is_number()) return std::nullopt;
+  const auto number = found.get<double>();
+  return std::isfinite(number) ? std::optional(number) : std::nullopt;
+}
+
+std::string text_at(const nlohmann::json& value, std::string_view path) {
+  const nlohmann::json& found = at(value, path);
+  return found.is_string() ? found.get<std::string>() : std::string();
+}
+
+std::string figure(double value) {
+  const double size = std::abs(value);
+  if (size == 0) return "0";
+  if (size >= 1e6 || size < 1e-4) return fmt::format("{:.3g}", value);
+  if (size >= 1000) return whole(value);
+  if (size >= 100) return fmt::format("{:.1f}", value);
+  if (size >= 1) return fmt::format("{:.2f}", value);
+  return fmt::format("{:.3g}", value);
+}
+
+std::string whole(double value) {
+  const std::string digits = fmt::format("{:.0f}", std::abs(value));
+  std::string out = value <= -0.5 ? "-" : "";
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
+    out += digits[i];
+  }
+  return out;
+}
+
+std::string percent(double share) {
+  const double value = 100 * share;
+  if (value != 0 && std::abs(value) < 0.1) return fmt::format("{:.2g} %", value);
+  return fmt::format("{:.1f} %", value);
+}
+
+std::string power_of_ten(double value) {
+  if (std::abs(value) < 1e4) return whole(value);
+  auto exponent = static_cast<int>(std::floor(std::log10(std::abs(value))));
+  double mantissa = value / std::pow(10.0, exponent);
+  if (std::abs(mantissa) >= 9.995) {  // would print as 10.00
+    mantissa /= 10;
+    ++exponent;
+  }
+  static const char* const kDigits[] = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
+  std::string raised;
+  for (const char digit : std::to_string(exponent)) raised += kDigits[digit - '0'];
+  return fmt::format("{:.2f} × 10{}", mantissa, raised);
+}
+
+std::string learning_rate(double value) { return fmt::format("{:.3g}", value); }
+
+std::string model_label(const std::string& model) {
+  static const std::map<std::string, std::string> kLabels = {
+      {"mixture", "Mixture"},
+      {"dense", "Dense"},
+      {"dense_large_batch", "Dense, large batch"},
+      {"random_shards", "Random shards"},
+      {"tfidf_kmeans", "TF-IDF + k-means shards"}};
+  const auto found = kLabels.find(model);
+  return found == kLabels.end() ? model : found->second;
+}
+
+}  // namespace smalltalk::report
