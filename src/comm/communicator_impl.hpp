@@ -1,0 +1,33 @@
+// The handle behind a Communicator; shared by its source files and the session.
+#pragma once
+
+#include <string>
+
+#include "mpi_call.hpp"
+#include "smalltalk/comm/session.hpp"
+
+namespace smalltalk {
+
+struct Communicator::Impl {
+  // Takes ownership of `handle` and names it, for the ledger and for MPI's own messages.
+  Impl(MPI_Comm handle, const std::string& name);
+  ~Impl();
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  void check(int result, const char* call) const { check_mpi(result, call, name); }
+
+  MPI_Comm comm;
+  std::string name;
+  int rank = 0;
+  int size = 1;
+};
+
+// values <- sum over the ranks of comm. For three ranks and more the sum is taken in rank order by
+// code of ours, so that its bits depend on the number of ranks and on nothing else: not on how they
+// are spread over nodes, not on which algorithm MPI picks. Moves what a ring all-reduce moves.
+// Memory: a buffer of at most 16 MiB (float).
+template <typename T>
+void all_reduce_in_rank_order(MPI_Comm comm, const std::string& name, std::span<T> values);
+
+}  // namespace smalltalk
