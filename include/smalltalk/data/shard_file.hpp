@@ -26,7 +26,7 @@ struct Shards {
   Provenance provenance;
 
   int64_t num_experts() const { return static_cast<int64_t>(offsets.size()) - 1; }
-  std::span<const uint64_t> of_expert(int64_t expert) const;  // its sequence ids, ascending
+  std::span<const uint64_t> of_expert(int64_t index) const;  // its sequence ids, ascending
 };
 
 // Groups an assignment by expert. `chunk` [N] ascending ids, or empty for 0 .. N - 1.

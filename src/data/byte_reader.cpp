@@ -1,0 +1,148 @@
+#include "byte_reader.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "smalltalk/core/error.hpp"
+
+namespace smalltalk {
+namespace {
+
+class PlainReader {
+ public:
+  explicit PlainReader(const std::filesystem::path& path, int64_t offset = 0) : path_(path) {
+    file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file_ < 0 || (offset > 0 && ::lseek(file_, offset, SEEK_SET) < 0)) {
+      const int reason = errno;
+      if (file_ >= 0) ::close(file_);  // no destructor runs for a constructor that throws
+      errno = reason;
+      fail();
+    }
+    ::posix_fadvise(file_, offset, 0, POSIX_FADV_SEQUENTIAL);
+  }
+  ~PlainReader() { ::close(file_); }
+  PlainReader(const PlainReader&) = delete;
+  PlainReader& operator=(const PlainReader&) = delete;
+
+  size_t read(std::span<char> out) {
+    while (true) {
+      const ssize_t got = ::read(file_, out.data(), out.size());
+      if (got >= 0) return static_cast<size_t>(got);
+      if (errno != EINTR) fail();
+    }
+  }
+
+ private:
+  [[noreturn]] void fail() {
+    throw Error(path_.string() + ": cannot be read: " + std::strerror(errno));
+  }
+  std::filesystem::path path_;
+  int file_ = -1;
+};
+
+class GzipReader {
+ public:
+  explicit GzipReader(const std::filesystem::path& path) : path_(path) {
+    PlainReader probe(path);  // for its messages: gzopen() has none
+    unsigned char magic[2] = {};
+    const size_t got = probe.read({reinterpret_cast<char*>(magic), 2});
+    if (got < 2 || magic[0] != 0x1f || magic[1] != 0x8b) {
+      throw Error(path.string() + ": not a gzip file, or truncated");
+    }
+    file_ = gzopen64(path.c_str(), "rb");
+    if (file_ == nullptr) throw Error(path.string() + ": cannot be read");
+    gzbuffer(file_, 1 << 18);
+  }
+  ~GzipReader() { gzclose(file_); }
+  GzipReader(const GzipReader&) = delete;
+  GzipReader& operator=(const GzipReader&) = delete;
+
+  size_t read(std::span<char> out) {
+    const size_t limit = std::min<size_t>(out.size(), size_t{1} << 30);
+    const int got = gzread(file_, out.data(), static_cast<unsigned>(limit));
+    // A stream that ends too early gives what it has, without a negative result.
+    int code = Z_OK;
+    const char* message = gzerror(file_, &code);
+    if (got < 0 || code == Z_BUF_ERROR) {
+      throw Error(path_.string() + ": damaged or truncated gzip stream (" + message + ")");
+    }
+    return static_cast<size_t>(got);
+  }
+
+ private:
+  std::filesystem::path path_;
+  gzFile file_ = nullptr;
+};
+
+class ZstdReader {
+ public:
+  explicit ZstdReader(const std::filesystem::path& path)
+      : path_(path), file_(path), stream_(ZSTD_createDStream(), ZSTD_freeDStream) {
+    ZSTD_initDStream(stream_.get());
+    ZSTD_DCtx_setParameter(stream_.get(), ZSTD_d_windowLogMax, 31);  // files of zstd --long
+  }
+
+  size_t read(std::span<char> out) {
+    ZSTD_outBuffer output{out.data(), out.size(), 0};
+    while (output.pos == 0) {
+      if (input_.pos == input_.size && !pending_output_) {
+        const size_t got = file_.read(buffer_);
+        if (got == 0) {
+          if (left_in_frame_ != 0) fail("it ends too early");
+          return 0;
+        }
+        input_ = {buffer_.data(), got, 0};
+      }
+      left_in_frame_ = ZSTD_decompressStream(stream_.get(), &output, &input_);
+      if (ZSTD_isError(left_in_frame_)) fail(ZSTD_getErrorName(left_in_frame_));
+      // A full output buffer may leave more inside the decoder than input is left.
+      pending_output_ = output.pos == output.size && left_in_frame_ != 0;
+    }
+    return output.pos;
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& reason) {
+    throw Error(path_.string() + ": damaged or truncated zstd stream (" + reason + ")");
+  }
+  std::filesystem::path path_;
+  PlainReader file_;
+  std::unique_ptr<ZSTD_DStream, size_t (*)(ZSTD_DStream*)> stream_;
+  std::vector<char> buffer_ = std::vector<char>(ZSTD_DStreamInSize());
+  ZSTD_inBuffer input_{nullptr, 0, 0};
+  size_t left_in_frame_ = 1;  // an empty file is no zstd file
+  bool pending_output_ = false;
+};
+
+template <typename Reader, typename... Args>
+ByteReader make_reader(Args&&... args) {
+  auto reader = std::make_shared<Reader>(std::forward<Args>(args)...);
+  return [reader](std::span<char> out) { return reader->read(out); };
+}
+
+}  // namespace
+
+Compression compression_of(const std::filesystem::path& path) {
+  if (path.extension() == ".gz") return Compression::gzip;
+  if (path.extension() == ".zst") return Compression::zstd;
+  return Compression::none;
+}
+
+ByteReader open_bytes(const std::filesystem::path& path, int64_t offset) {
+  const Compression compression = compression_of(path);
+  ST_CHECK(offset == 0 || compression == Compression::none);
+  if (compression == Compression::gzip) return make_reader<GzipReader>(path);
+  if (compression == Compression::zstd) return make_reader<ZstdReader>(path);
+  return make_reader<PlainReader>(path, offset);
+}
+
+}  // namespace smalltalk

@@ -1,0 +1,22 @@
+// Bytes of a file as they come: plain, .gz (any number of members) or .zst (any number of frames).
+// Private to src/data.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+
+namespace smalltalk {
+
+// Fills a part of the buffer and returns how much; 0 at the end. Throws Error naming the file if
+// it cannot be read, or if a compressed stream is damaged or ends too early.
+using ByteReader = std::function<size_t(std::span<char>)>;
+
+enum class Compression { none, gzip, zstd };
+Compression compression_of(const std::filesystem::path& path);  // by the file's name
+
+// `offset`: where to begin; REQUIRES 0 for compressed files.
+ByteReader open_bytes(const std::filesystem::path& path, int64_t offset = 0);
+
+}  // namespace smalltalk

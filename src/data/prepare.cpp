@@ -1,0 +1,110 @@
+#include "smalltalk/data/prepare.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <thread>
+
+#include "document_block.hpp"
+#include "part_file.hpp"
+#include "prepare_source.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+
+namespace smalltalk {
+namespace {
+
+// Network file systems remember for up to a minute that a file was not there.
+constexpr double kPatienceSeconds = 90;
+
+void wait_for(const std::filesystem::path& path) {
+  const double start = now_seconds();
+  while (!std::filesystem::exists(path) && now_seconds() - start < kPatienceSeconds) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+// Largest first, each to the rank with least to do. The same on every rank, and blind to what is
+// done already: ranks may see that differently.
+std::vector<size_t> blocks_of_rank(const std::vector<DocumentBlock>& blocks, int rank,
+                                   int num_ranks) {
+  std::vector<size_t> order(blocks.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return blocks[a].bytes() > blocks[b].bytes();
+  });
+  std::vector<int64_t> load(static_cast<size_t>(num_ranks));
+  std::vector<size_t> mine;
+  for (size_t block : order) {
+    const auto least = std::min_element(load.begin(), load.end());
+    *least += std::max<int64_t>(blocks[block].bytes(), 1);
+    if (least - load.begin() == rank) mine.push_back(block);
+  }
+  std::sort(mine.begin(), mine.end());
+  return mine;
+}
+
+void write_parts(const std::vector<std::filesystem::path>& files,
+                 const std::vector<DocumentBlock>& blocks, const std::vector<size_t>& mine,
+                 const std::vector<std::filesystem::path>& parts, const Tokenizer& tokenizer) {
+  int64_t total = 0;
+  for (size_t i : mine) total += blocks[i].bytes();
+  Progress progress("prepare", total, "B");
+  const double start = now_seconds();
+  int64_t done = 0;
+  int64_t tokens = 0;
+  for (size_t i : mine) {
+    if (!read_part_info(parts[i])) {
+      tokens += write_part(parts[i], files[static_cast<size_t>(blocks[i].file)], blocks[i],
+                           tokenizer)
+                    .num_tokens;
+    }
+    done += blocks[i].bytes();
+    const double seconds = std::max(now_seconds() - start, 1e-9);
+    progress.update(
+        done, fmt::format("{} tokens/s", human_count(static_cast<double>(tokens) / seconds)));
+  }
+}
+
+}  // namespace
+
+PrepareReport prepare_tokens(const PrepareOptions& options) {
+  const double start = now_seconds();
+  ST_CHECK(options.num_ranks >= 1 && options.rank >= 0 && options.rank < options.num_ranks);
+  ST_CHECK(options.num_ranks == 1 || options.barrier);
+  const auto barrier = [&] {
+    if (options.barrier) options.barrier();
+  };
+  const Tokenizer tokenizer(options.tokenizer);
+  const std::vector<std::filesystem::path> files = expand_inputs(options.inputs);
+  const std::string source = source_hash(files, tokenizer.hash());
+  const bool already_complete = std::filesystem::exists(options.out);
+  if (!already_complete) {
+    const std::vector<DocumentBlock> blocks = cut_into_blocks(files);
+    const std::filesystem::path folder = options.out.string() + ".parts";
+    std::vector<std::filesystem::path> parts;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      parts.push_back(folder / source / fmt::format("{:06}", i));
+    }
+    write_parts(files, blocks, blocks_of_rank(blocks, options.rank, options.num_ranks), parts,
+                tokenizer);
+    barrier();
+    if (options.rank == 0) {
+      for (const std::filesystem::path& part : parts) wait_for(part);
+      join_parts(options, parts, tokenizer.vocab_size(), tokenizer.hash(), source);
+      std::filesystem::remove_all(folder);
+    }
+    barrier();
+    wait_for(options.out);
+  }
+  PrepareReport report = report_of(options, tokenizer.hash(), source);
+  refuse_bad_documents(report.bad, options.max_bad_fraction);
+  report.already_complete = already_complete;
+  report.seconds = now_seconds() - start;
+  return report;
+}
+
+}  // namespace smalltalk
