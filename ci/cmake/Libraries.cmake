@@ -1,0 +1,58 @@
+# The functions with which the folders declare their libraries, and the third-party ones.
+
+# smalltalk_find(<target> HEADER <header> [LIBRARIES <name>...])
+# A third-party library by its header and, unless it is header only, its library files: works with
+# Debian packages, modules and prefixes alike (CMAKE_PREFIX_PATH). Defines the target once.
+function(smalltalk_find target)
+  cmake_parse_arguments(arg "" "HEADER" "LIBRARIES" ${ARGN})
+  if(TARGET smalltalk::${target})
+    return()
+  endif()
+  string(TOUPPER "SMALLTALK_${target}" variable)
+  find_path(${variable}_INCLUDE_DIR ${arg_HEADER})
+  if(NOT ${variable}_INCLUDE_DIR)
+    message(FATAL_ERROR "${arg_HEADER} not found: install it (ci/setup.sh does on Debian) "
+                        "or add its prefix to CMAKE_PREFIX_PATH")
+  endif()
+  add_library(smalltalk::${target} INTERFACE IMPORTED GLOBAL)
+  target_include_directories(smalltalk::${target} INTERFACE ${${variable}_INCLUDE_DIR})
+  foreach(name IN LISTS arg_LIBRARIES)
+    find_library(${variable}_${name}_LIBRARY ${name} REQUIRED)
+    target_link_libraries(smalltalk::${target} INTERFACE ${${variable}_${name}_LIBRARY})
+  endforeach()
+  mark_as_advanced(${variable}_INCLUDE_DIR)
+endfunction()
+
+# fmt is header only here: LibTorch ships another version of its headers, which shadows the
+# system's in `lm`, and their compiled symbols must never meet.
+function(smalltalk_find_fmt)
+  if(NOT TARGET smalltalk::fmt)
+    smalltalk_find(fmt HEADER fmt/format.h)
+    target_compile_definitions(smalltalk::fmt INTERFACE FMT_HEADER_ONLY=1)
+  endif()
+endfunction()
+
+# smalltalk_add_library(<name> SOURCES <file>... USES <library>... [PUBLIC <target>...]
+#                       [PRIVATE <target>...])
+# A static library smalltalk_<name>, alias smalltalk::<name>. USES names the libraries below it.
+function(smalltalk_add_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;USES;PUBLIC;PRIVATE" ${ARGN})
+  foreach(used IN LISTS arg_USES)
+    if(NOT TARGET smalltalk::${used})
+      message(FATAL_ERROR "SMALLTALK_LIBRARIES: '${name}' needs '${used}' before it")
+    endif()
+  endforeach()
+  add_library(smalltalk_${name} STATIC ${arg_SOURCES})
+  add_library(smalltalk::${name} ALIAS smalltalk_${name})
+  target_include_directories(smalltalk_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include)
+  list(TRANSFORM arg_USES PREPEND smalltalk::)
+  target_link_libraries(smalltalk_${name}
+    PUBLIC ${arg_USES} ${arg_PUBLIC}
+    PRIVATE $<BUILD_INTERFACE:smalltalk_options> ${arg_PRIVATE})
+endfunction()
+
+# Lets a target that includes LibTorch use the precompiled torch/torch.h of smalltalk_lm
+# (27 s a file without it, 8 s with it).
+function(smalltalk_reuse_torch_header target)
+  target_precompile_headers(${target} REUSE_FROM smalltalk_lm)
+endfunction()

@@ -1,0 +1,36 @@
+# How our own code is compiled: language level, warnings, optimisation, compiler cache.
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")  # no -march=native: a cluster's nodes differ
+set(CMAKE_COMPILE_WARNING_AS_ERROR ON CACHE BOOL "Warnings in our code are errors")
+
+set(SMALLTALK_SANITIZE "" CACHE STRING "Sanitizers, as in -fsanitize=")
+
+add_library(smalltalk_options INTERFACE)
+target_compile_features(smalltalk_options INTERFACE cxx_std_20)
+target_compile_options(smalltalk_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wconversion>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>")
+if(SMALLTALK_SANITIZE)
+  target_compile_options(smalltalk_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${SMALLTALK_SANITIZE}>
+    $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
+  target_link_options(smalltalk_options INTERFACE -fsanitize=${SMALLTALK_SANITIZE})
+endif()
+
+# Paths below the source folder are cut from what the compiler sees and writes, so that two
+# checkouts share one cache and the binary names no machine. The precompiled LibTorch header is
+# cached as well, which needs the sloppiness.
+target_compile_options(smalltalk_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=>")
+find_program(SMALLTALK_CCACHE ccache)
+if(SMALLTALK_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${SMALLTALK_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
+  target_compile_options(smalltalk_options INTERFACE
+    "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fpch-preprocess>")
+endif()
