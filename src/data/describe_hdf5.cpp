@@ -33,7 +33,8 @@ Json describe_tokens(const std::filesystem::path& path) {
 Json describe_shards(const std::filesystem::path& path) {
   const Shards shards = read_shards(path);
   Json sequences = Json::array();
-  for (int64_t e = 0; e < shards.num_experts(); ++e) sequences.push_back(shards.of_expert(e).size());
+  for (int64_t e = 0; e < shards.num_experts(); ++e)
+    sequences.push_back(shards.of_expert(e).size());
   return {{"kind", shards.chunk.empty() ? "shards" : "round"},
           {"num_sequences", shards.expert.size()},
           {"num_experts", shards.num_experts()},

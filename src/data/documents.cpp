@@ -163,8 +163,8 @@ std::vector<DocumentBlock> cut_into_blocks(const std::vector<std::filesystem::pa
   const int64_t block_bytes = std::max<int64_t>(int64_t{1} << 20, total / 4096);
   std::vector<DocumentBlock> blocks;
   for (size_t i = 0; i < files.size(); ++i) {
-    const bool can_be_cut = kind_of(files[i]) == FileKind::json_lines &&
-                            compression_of(files[i]) == Compression::none;
+    const bool can_be_cut =
+        kind_of(files[i]) == FileKind::json_lines && compression_of(files[i]) == Compression::none;
     const int64_t step = can_be_cut ? block_bytes : std::max<int64_t>(sizes[i], 1);
     int64_t begin = 0;
     do {

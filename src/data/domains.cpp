@@ -15,9 +15,8 @@ Domains read_domains(const std::filesystem::path& path) {
   domains.names = file.list_attribute("domains");
   domains.of_document = file.read<uint16_t>(kDocumentDomains);
   domains.document_ends = file.read<uint64_t>(kDocumentEnds);
-  const bool known =
-      std::all_of(domains.of_document.begin(), domains.of_document.end(),
-                  [&](uint16_t domain) { return domain < domains.names.size(); });
+  const bool known = std::all_of(domains.of_document.begin(), domains.of_document.end(),
+                                 [&](uint16_t domain) { return domain < domains.names.size(); });
   if (!known || domains.of_document.size() != domains.document_ends.size()) {
     throw Error(path.string() + ": its domain labels do not agree; make it again");
   }

@@ -44,9 +44,9 @@ template <typename Impl>
 void write_strings(const Impl& impl, const std::string& name,
                    const std::vector<std::string>& values, Hdf5Handle space) {
   Hdf5Handle type = string_type();
-  Hdf5Handle attribute = impl.own(H5Acreate2(impl.file.get(), name.c_str(), type.get(), space.get(),
-                                             H5P_DEFAULT, H5P_DEFAULT),
-                                  H5Aclose, "attribute '" + name + "' cannot be created");
+  Hdf5Handle attribute = impl.own(
+      H5Acreate2(impl.file.get(), name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT),
+      H5Aclose, "attribute '" + name + "' cannot be created");
   std::vector<const char*> raw;
   for (const std::string& value : values) raw.push_back(value.c_str());
   if (raw.empty()) return;
@@ -90,10 +90,9 @@ void Hdf5File::write_list_attribute(const std::string& name,
 
 void Hdf5File::write_integer_attribute(const std::string& name, int64_t value) {
   Hdf5Handle space(H5Screate(H5S_SCALAR), H5Sclose);
-  Hdf5Handle attribute =
-      impl_->own(H5Acreate2(impl_->file.get(), name.c_str(), H5T_STD_I64LE, space.get(),
-                            H5P_DEFAULT, H5P_DEFAULT),
-                 H5Aclose, "attribute '" + name + "' cannot be created");
+  Hdf5Handle attribute = impl_->own(H5Acreate2(impl_->file.get(), name.c_str(), H5T_STD_I64LE,
+                                               space.get(), H5P_DEFAULT, H5P_DEFAULT),
+                                    H5Aclose, "attribute '" + name + "' cannot be created");
   impl_->check(H5Awrite(attribute.get(), H5T_NATIVE_INT64, &value) >= 0,
                "attribute '" + name + "' cannot be written");
 }

@@ -49,8 +49,7 @@ Hdf5File Hdf5File::open(const std::filesystem::path& path) {
   impl->shown = path;
   std::error_code error;
   if (!std::filesystem::exists(path, error)) impl->fail("no such file");
-  Hdf5Handle access =
-      impl->own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "HDF5 gave no property list");
+  Hdf5Handle access = impl->own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "HDF5 gave no property list");
   H5Pset_file_locking(access.get(), false, true);
   impl->file = Hdf5Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
   if (!impl->file.valid()) {
@@ -65,8 +64,7 @@ Hdf5File Hdf5File::create(const std::filesystem::path& path, const std::filesyst
   silence_hdf5();
   auto impl = std::make_unique<Impl>();
   impl->shown = shown;
-  Hdf5Handle access =
-      impl->own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "HDF5 gave no property list");
+  Hdf5Handle access = impl->own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "HDF5 gave no property list");
   H5Pset_file_locking(access.get(), false, true);
   // The 1.8 layout holds attributes of more than 64 KiB: lists of many domains.
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V18);
@@ -174,18 +172,18 @@ void Hdf5File::write_at(const std::string& name, int64_t first, std::span<const 
   const hsize_t count = values.size();
   Hdf5Handle place = impl_->own(H5Dget_space(dataset.get()), H5Sclose, "shape of /" + name);
   Hdf5Handle memory = impl_->own(H5Screate_simple(1, &count, nullptr), H5Sclose, "shape");
-  impl_->check(H5Sselect_hyperslab(place.get(), H5S_SELECT_SET, &start, nullptr, &count, nullptr) >=
-                       0 &&
-                   H5Dwrite(dataset.get(), hdf5_type<T>(), memory.get(), place.get(), H5P_DEFAULT,
-                            values.data()) >= 0,
-               "/" + name + " cannot be written (disk full?)");
+  impl_->check(
+      H5Sselect_hyperslab(place.get(), H5S_SELECT_SET, &start, nullptr, &count, nullptr) >= 0 &&
+          H5Dwrite(dataset.get(), hdf5_type<T>(), memory.get(), place.get(), H5P_DEFAULT,
+                   values.data()) >= 0,
+      "/" + name + " cannot be written (disk full?)");
 }
 
-#define ST_HDF5_INSTANTIATE(T)                                                                   \
-  template std::vector<T> Hdf5File::read<T>(const std::string&) const;                           \
-  template void Hdf5File::read_into<T>(const std::string&, std::span<T>) const;                  \
+#define ST_HDF5_INSTANTIATE(T)                                                                    \
+  template std::vector<T> Hdf5File::read<T>(const std::string&) const;                            \
+  template void Hdf5File::read_into<T>(const std::string&, std::span<T>) const;                   \
   template void Hdf5File::write<T>(const std::string&, std::span<const T>, std::vector<int64_t>); \
-  template void Hdf5File::create_dataset<T>(const std::string&, int64_t);                        \
+  template void Hdf5File::create_dataset<T>(const std::string&, int64_t);                         \
   template void Hdf5File::write_at<T>(const std::string&, int64_t, std::span<const T>);
 ST_HDF5_INSTANTIATE(uint16_t)
 ST_HDF5_INSTANTIATE(uint32_t)

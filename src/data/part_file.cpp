@@ -20,11 +20,16 @@ void put(std::ofstream& out, const T* values, size_t count) {
 }
 
 nlohmann::json to_json(const PartInfo& info) {
-  return {{"num_tokens", info.num_tokens},       {"num_documents", info.num_documents},
-          {"text_bytes", info.text_bytes},       {"token_bytes", info.token_bytes},
-          {"domains", info.domains},             {"documents", info.bad.documents},
-          {"bad_utf8", info.bad.bad_utf8},       {"empty", info.bad.empty},
-          {"broken_json", info.bad.broken_json}, {"examples", info.bad.examples}};
+  return {{"num_tokens", info.num_tokens},
+          {"num_documents", info.num_documents},
+          {"text_bytes", info.text_bytes},
+          {"token_bytes", info.token_bytes},
+          {"domains", info.domains},
+          {"documents", info.bad.documents},
+          {"bad_utf8", info.bad.bad_utf8},
+          {"empty", info.bad.empty},
+          {"broken_json", info.bad.broken_json},
+          {"examples", info.bad.examples}};
 }
 
 PartInfo from_json(const nlohmann::json& json) {

@@ -33,9 +33,8 @@ std::vector<size_t> blocks_of_rank(const std::vector<DocumentBlock>& blocks, int
                                    int num_ranks) {
   std::vector<size_t> order(blocks.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return blocks[a].bytes() > blocks[b].bytes();
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return blocks[a].bytes() > blocks[b].bytes(); });
   std::vector<int64_t> load(static_cast<size_t>(num_ranks));
   std::vector<size_t> mine;
   for (size_t block : order) {
@@ -58,14 +57,14 @@ void write_parts(const std::vector<std::filesystem::path>& files,
   int64_t tokens = 0;
   for (size_t i : mine) {
     if (!read_part_info(parts[i])) {
-      tokens += write_part(parts[i], files[static_cast<size_t>(blocks[i].file)], blocks[i],
-                           tokenizer)
-                    .num_tokens;
+      tokens +=
+          write_part(parts[i], files[static_cast<size_t>(blocks[i].file)], blocks[i], tokenizer)
+              .num_tokens;
     }
     done += blocks[i].bytes();
     const double seconds = std::max(now_seconds() - start, 1e-9);
-    progress.update(
-        done, fmt::format("{} tokens/s", human_count(static_cast<double>(tokens) / seconds)));
+    progress.update(done,
+                    fmt::format("{} tokens/s", human_count(static_cast<double>(tokens) / seconds)));
   }
 }
 

@@ -39,9 +39,10 @@ std::shared_ptr<const Rows> make_rows(std::shared_ptr<const TokenFile> tokens,
   const auto beyond = std::find_if(sequences.begin(), sequences.end(),
                                    [&](uint64_t sequence) { return sequence >= in_file; });
   if (beyond != sequences.end()) {
-    throw Error(fmt::format("{}: sequence {} asked for, of {} sequences of {} tokens; do shards "
-                            "and tokens belong together?",
-                            tokens->path().string(), *beyond, in_file, seq_length));
+    throw Error(
+        fmt::format("{}: sequence {} asked for, of {} sequences of {} tokens; do shards "
+                    "and tokens belong together?",
+                    tokens->path().string(), *beyond, in_file, seq_length));
   }
   const uint64_t size = sequences.empty() ? in_file : sequences.size();
   return std::make_shared<const Rows>(

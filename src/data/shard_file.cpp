@@ -19,13 +19,15 @@ uint64_t id_of(const Shards& shards, size_t i) {
 // The three datasets say the same thing twice; a file in which they differ was damaged or edited.
 std::string disagreement(const Shards& shards) {
   const uint64_t size = shards.expert.size();
-  if (shards.offsets.size() < 2 || shards.offsets.size() > 65536) return "its /offsets are no offsets";
+  if (shards.offsets.size() < 2 || shards.offsets.size() > 65536)
+    return "its /offsets are no offsets";
   if (shards.offsets.front() != 0 || shards.offsets.back() != size ||
       !std::is_sorted(shards.offsets.begin(), shards.offsets.end())) {
     return "its /offsets do not cover the sequences";
   }
   if (shards.sequences.size() != size) return "/expert and /sequences differ in size";
-  if (!shards.chunk.empty() && shards.chunk.size() != size) return "/expert and /chunk differ in size";
+  if (!shards.chunk.empty() && shards.chunk.size() != size)
+    return "/expert and /chunk differ in size";
   std::vector<uint64_t> next(shards.offsets.begin(), shards.offsets.end() - 1);
   for (size_t i = 0; i < size; ++i) {
     if (i > 0 && id_of(shards, i) <= id_of(shards, i - 1)) return "/chunk does not ascend";

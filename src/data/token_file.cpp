@@ -94,8 +94,8 @@ TokenFile::TokenFile(const std::filesystem::path& path) {
   info.num_documents = ends[0];
   impl_ = std::make_unique<Impl>(path);
   impl_->info = info;
-  impl_->tokens = impl_->mapped.at(file.contiguous_offset(kTokens),
-                                   info.num_tokens * info.token_bytes, path);
+  impl_->tokens =
+      impl_->mapped.at(file.contiguous_offset(kTokens), info.num_tokens * info.token_bytes, path);
   impl_->ends =
       impl_->mapped.at(file.contiguous_offset(kDocumentEnds), info.num_documents * 8, path);
 }

@@ -1,6 +1,7 @@
 #include "smalltalk/data/token_writer.hpp"
 
 #include <fmt/format.h>
+#define XXH_INLINE_ALL  // header only: nothing to link
 #include <xxhash.h>
 
 #include <algorithm>
@@ -87,8 +88,7 @@ void TokenWriter::add_tokens(std::span<const uint16_t> tokens) {
   }
 }
 
-void TokenWriter::add_documents(std::span<const uint64_t> ends,
-                                std::span<const uint16_t> domains) {
+void TokenWriter::add_documents(std::span<const uint64_t> ends, std::span<const uint16_t> domains) {
   ST_CHECK(ends.size() == domains.size());
   ST_CHECK(impl_->documents + static_cast<int64_t>(ends.size()) <= impl_->info.num_documents);
   impl_->file.write_at<uint64_t>(kDocumentEnds, impl_->documents, ends);

@@ -128,9 +128,10 @@ class Sentences : public sentencepiece::SentenceIterator {
 void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
                      int64_t sample_bytes, const std::filesystem::path& model) {
   if (vocab_size < 3 + 256 + 1) {
-    throw Error(fmt::format("a vocabulary of {} is too small: 259 ids are taken by <unk>, <s>, "
-                            "</s> and the bytes",
-                            vocab_size));
+    throw Error(
+        fmt::format("a vocabulary of {} is too small: 259 ids are taken by <unk>, <s>, "
+                    "</s> and the bytes",
+                    vocab_size));
   }
   if (sample_bytes < 1) throw Error("the tokenizer's sample must be at least one byte");
   Sentences sentences(sentences_of(draw_sample(expand_inputs(inputs), sample_bytes)));
@@ -155,8 +156,7 @@ void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
       {"minloglevel", "2"},
   };
   std::string bytes;
-  const auto status =
-      sentencepiece::SentencePieceTrainer::Train(recipe, &sentences, &bytes);
+  const auto status = sentencepiece::SentencePieceTrainer::Train(recipe, &sentences, &bytes);
   if (!status.ok()) {
     throw Error(fmt::format(
         "no tokenizer of {} ids can be trained on this text: give it more text, or ask for a "

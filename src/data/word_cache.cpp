@@ -36,7 +36,8 @@ bool WordCache::is_exact_for(const sentencepiece::SentencePieceProcessor& proces
   if (!byte_fallback) return false;
   // Every usual normalisation changes one of these: compatibility forms, wide and no-break spaces,
   // letters with marks, white space at the ends and in runs.
-  const std::string probe = "  \xEF\xAC\x81 \xE2\x91\xA0 \xE2\x84\xAB\xC2\xA0\xE3\x80\x80 e\xCC\x81\t\nA  x ";
+  const std::string probe =
+      "  \xEF\xAC\x81 \xE2\x91\xA0 \xE2\x84\xAB\xC2\xA0\xE3\x80\x80 e\xCC\x81\t\nA  x ";
   std::vector<int> whole;
   std::vector<int> spaced;
   std::string back;

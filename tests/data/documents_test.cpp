@@ -1,0 +1,190 @@
+#include "smalltalk/data/documents.hpp"
+
+#include "data/document_block.hpp"
+#include "files.hpp"
+
+namespace smalltalk {
+namespace {
+
+using namespace test;
+
+struct Read {
+  std::vector<std::string> texts;
+  std::vector<std::string> domains;
+  BadDocuments bad;
+};
+
+Read read_all(const std::filesystem::path& file) {
+  Read read;
+  read.bad = read_documents(file, [&](const Document& document) {
+    read.texts.emplace_back(document.text);
+    read.domains.emplace_back(document.domain);
+  });
+  return read;
+}
+
+std::vector<std::string> names_of(const std::vector<std::filesystem::path>& files) {
+  std::vector<std::string> names;
+  for (const auto& file : files) names.push_back(file.filename().string());
+  return names;
+}
+
+TEST(Documents, TextAndDomainOfJsonLines) {
+  const TemporaryFolder folder;
+  const Read read =
+      read_all(write_bytes(folder / "a.jsonl",
+                           "{\"text\":\"one\\n\\u00e9 \\ud83d\\ude00\",\"domain\":\"d\"}\r\n\n   "
+                           "\n{\"x\":1,\"text\":\"two\"}"));
+  EXPECT_EQ(read.texts, (std::vector<std::string>{"one\né 😀", "two"}));
+  EXPECT_EQ(read.domains, (std::vector<std::string>{"d", ""}));
+  EXPECT_EQ(read.bad.documents, 2);
+  EXPECT_EQ(read.bad.bad(), 0);
+}
+
+TEST(Documents, KeepsNulAndSkipsTheByteOrderMark) {
+  const TemporaryFolder folder;
+  const Read read =
+      read_all(write_bytes(folder / "a.jsonl", "\xEF\xBB\xBF{\"text\":\"a\\u0000b\"}\n"));
+  ASSERT_EQ(read.texts.size(), 1u);
+  EXPECT_EQ(read.texts[0], std::string("a\0b", 3));
+  const Read plain = read_all(write_bytes(folder / "a.txt", std::string("\xEF\xBB\xBFx\0y", 6)));
+  EXPECT_EQ(plain.texts[0], std::string("x\0y", 3));
+}
+
+TEST(Documents, BadOnesAreCountedAndNamedWithTheirLine) {
+  const TemporaryFolder folder;
+  const auto file = write_bytes(folder / "bad.jsonl",
+                                "{\"text\":\"good\"}\n"
+                                "{\"text\":\"cut\n"
+                                "\n"
+                                "{\"text\":\"\xff\xfe\"}\n"
+                                "{\"text\":\" \\n\\t\"}\n"
+                                "{\"texts\":\"no\"}\n"
+                                "{\"text\":\"x\"} behind\n"
+                                "[1]\n"
+                                "{\"text\":\"also good\"}\n");
+  const Read read = read_all(file);
+  EXPECT_EQ(read.texts, (std::vector<std::string>{"good", "also good"}));
+  EXPECT_EQ(read.bad.documents, 8);
+  EXPECT_EQ(read.bad.broken_json, 4);
+  EXPECT_EQ(read.bad.bad_utf8, 1);
+  EXPECT_EQ(read.bad.empty, 1);
+  ASSERT_EQ(read.bad.examples.size(), 6u);
+  EXPECT_TRUE(read.bad.examples[0].starts_with(file.string() + ":2: broken JSON"));
+  EXPECT_EQ(read.bad.examples[1], file.string() + ":4: not UTF-8");
+  EXPECT_EQ(read.bad.examples[2], file.string() + ":5: empty text");
+  EXPECT_TRUE(mentions(read.bad.examples[4], ":7: broken JSON"));
+}
+
+TEST(Documents, GivesAtMostTenExamples) {
+  const TemporaryFolder folder;
+  std::string lines;
+  for (int i = 0; i < 50; ++i) lines += "{\n";
+  EXPECT_EQ(read_all(write_bytes(folder / "a.jsonl", lines)).bad.examples.size(), 10u);
+}
+
+TEST(Documents, CompressionChangesNothing) {
+  const TemporaryFolder folder;
+  const std::string lines = json_lines(made_up_documents(3000));
+  const Read plain = read_all(write_bytes(folder / "a.jsonl", lines));
+  EXPECT_EQ(plain.texts.size(), 3000u);
+  EXPECT_EQ(read_all(write_gzip(folder / "b.jsonl.gz", lines)).texts, plain.texts);
+  EXPECT_EQ(read_all(write_zstd(folder / "c.jsonl.zst", lines)).texts, plain.texts);
+  // Members and frames one behind the other, as `cat` makes them.
+  const size_t half = lines.size() / 2;
+  for (const char* name : {"d.jsonl.gz", "d.jsonl.zst"}) {
+    const bool gzip = std::string(name).ends_with(".gz");
+    const auto write = gzip ? write_gzip : write_zstd;
+    const std::string first = read_text(write(folder / "first", lines.substr(0, half)));
+    const std::string second = read_text(write(folder / "second", lines.substr(half)));
+    EXPECT_EQ(read_all(write_bytes(folder / name, first + second)).texts, plain.texts) << name;
+  }
+}
+
+TEST(Documents, TruncatedStreamsAreErrors) {
+  const TemporaryFolder folder;
+  const std::string lines = json_lines(made_up_documents(2000));
+  for (const char* name : {"a.jsonl.gz", "a.jsonl.zst"}) {
+    const auto write = std::string(name).ends_with(".gz") ? write_gzip : write_zstd;
+    const std::string whole = read_text(write(folder / name, lines));
+    for (const size_t size :
+         {size_t{0}, size_t{1}, size_t{5}, whole.size() / 2, whole.size() - 1}) {
+      const auto file = write_bytes(folder / name, std::string_view(whole).substr(0, size));
+      const std::string complaint = complaint_of([&] { read_all(file); });
+      EXPECT_TRUE(mentions(complaint, file.string())) << size << " of " << whole.size();
+      EXPECT_TRUE(mentions(complaint, "truncated")) << size << " of " << whole.size();
+    }
+    std::string damaged = whole;
+    damaged[whole.size() / 2] = static_cast<char>(damaged[whole.size() / 2] ^ 0x55);
+    const auto file = write_bytes(folder / name, damaged);
+    EXPECT_TRUE(mentions(complaint_of([&] { read_all(file); }), file.string()));
+  }
+}
+
+TEST(Documents, AVeryLongLineIsRead) {
+  const TemporaryFolder folder;
+  const std::string text(3'000'000, 'x');
+  const Read read = read_all(write_bytes(folder / "a.jsonl", json_lines({"a", text, "b"})));
+  ASSERT_EQ(read.texts.size(), 3u);
+  EXPECT_EQ(read.texts[1], text);
+}
+
+TEST(Documents, APlainFileIsOneDocument) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(read_all(write_bytes(folder / "a.txt", "a\nb\n")).texts,
+            std::vector<std::string>{"a\nb\n"});
+  EXPECT_EQ(read_all(write_bytes(folder / "b.txt", " \n")).bad.empty, 1);
+  EXPECT_EQ(read_all(write_bytes(folder / "c.txt", "\xc3")).bad.examples[0],
+            (folder / "c.txt").string() + ":1: not UTF-8");
+}
+
+TEST(Documents, BlocksReadEveryLineOnceWithItsNumber) {
+  const TemporaryFolder folder;
+  std::string lines;
+  for (int i = 0; i < 40; ++i) {
+    lines +=
+        i % 10 == 9 ? "broken\n" : json_lines({std::string(static_cast<size_t>(i), 'y') + "."});
+  }
+  const auto file = write_bytes(folder / "a.jsonl", lines);
+  const Read whole = read_all(file);
+  const auto size = static_cast<int64_t>(lines.size());
+  for (int64_t step : {1, 2, 7, 13, 50, 333}) {
+    std::vector<std::string> texts;
+    BadDocuments bad;
+    for (int64_t begin = 0; begin < size; begin += step) {
+      bad.add(
+          read_block(file, {0, begin, std::min(begin + step, size)}, [&](const Document& document) {
+            texts.emplace_back(document.text);
+            return true;
+          }));
+    }
+    EXPECT_EQ(texts, whole.texts) << step;
+    EXPECT_EQ(bad.examples, whole.bad.examples) << step;
+    EXPECT_EQ(bad.documents, whole.bad.documents) << step;
+  }
+  EXPECT_TRUE(whole.bad.examples[3].starts_with(file.string() + ":40: "));
+}
+
+TEST(Inputs, FilesFoldersAndGlobsInOrder) {
+  const TemporaryFolder folder;
+  for (const char* name : {"b.jsonl", "a.txt", "sub/c.jsonl.gz", "sub/.hidden.txt", "notes.md"}) {
+    write_bytes(folder / name, "x");
+  }
+  EXPECT_EQ(names_of(expand_inputs({folder.path().string()})),
+            (std::vector<std::string>{"a.txt", "b.jsonl", "c.jsonl.gz"}));
+  EXPECT_EQ(names_of(expand_inputs({(folder / "b.jsonl").string(), (folder / "*.txt").string()})),
+            (std::vector<std::string>{"b.jsonl", "a.txt"}));
+}
+
+TEST(Inputs, RefusesWhatMatchesNothingOrIsOfUnknownKind) {
+  const TemporaryFolder folder;
+  const auto unknown = write_bytes(folder / "a.parquet", "x");
+  EXPECT_TRUE(mentions(complaint_of([&] { expand_inputs({unknown.string()}); }), "a.parquet"));
+  EXPECT_TRUE(mentions(complaint_of([&] { expand_inputs({(folder / "*.txt").string()}); }),
+                       "no file matches"));
+  EXPECT_TRUE(
+      mentions(complaint_of([&] { expand_inputs({folder.path().string()}); }), "holds no file"));
+}
+
+}  // namespace
+}  // namespace smalltalk

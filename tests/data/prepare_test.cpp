@@ -1,0 +1,212 @@
+#include "smalltalk/data/prepare.hpp"
+
+#include <atomic>
+#include <barrier>
+#include <exception>
+#include <thread>
+
+#include "data/document_block.hpp"
+#include "files.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+
+namespace smalltalk {
+namespace {
+
+using namespace test;
+
+class PrepareTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    set_log_muted(true);
+    folder_ = new TemporaryFolder;
+    const auto documents = made_up_documents(9000);
+    const std::vector<std::string> some(documents.begin(), documents.begin() + 300);
+    // More than one block's worth in one file, beside others of every kind.
+    write_bytes(*folder_ / "text/large.jsonl",
+                json_lines(documents, "zoo") + json_lines(some) + json_lines(some, "ant"));
+    write_gzip(*folder_ / "text/some.jsonl.gz", json_lines(some, "bee"));
+    write_zstd(*folder_ / "text/some.txt.zst", some[0]);
+    write_bytes(*folder_ / "text/one.txt", some[1]);
+    train_tokenizer({text()}, 400, 100'000, *folder_ / "tokenizer.model");
+  }
+  static void TearDownTestSuite() {
+    delete folder_;
+    folder_ = nullptr;
+    set_log_muted(false);
+  }
+
+  static std::string text() { return (*folder_ / "text").string(); }
+  static PrepareOptions options(const std::string& input, const std::string& out) {
+    PrepareOptions options;
+    options.inputs = {input};
+    options.tokenizer = *folder_ / "tokenizer.model";
+    options.out = *folder_ / out;
+    return options;
+  }
+
+  // Runs all ranks as threads and returns their reports. A rank that throws ends the others at
+  // their next barrier, as the session does; what it threw is rethrown.
+  static std::vector<PrepareReport> run(PrepareOptions options, int num_ranks) {
+    std::barrier<> barrier(num_ranks);
+    std::vector<PrepareReport> reports(static_cast<size_t>(num_ranks));
+    std::exception_ptr failure;
+    std::atomic<bool> failed = false;
+    std::vector<std::thread> ranks;
+    options.num_ranks = num_ranks;
+    options.barrier = [&] {
+      barrier.arrive_and_wait();
+      if (failed) throw Error("aborted by another rank");
+    };
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      ranks.emplace_back([&, rank] {
+        PrepareOptions mine = options;
+        mine.rank = rank;
+        try {
+          reports[static_cast<size_t>(rank)] = prepare_tokens(mine);
+        } catch (...) {
+          if (!failed.exchange(true)) failure = std::current_exception();
+          barrier.arrive_and_drop();
+        }
+      });
+    }
+    for (std::thread& rank : ranks) rank.join();
+    if (failure) std::rethrow_exception(failure);
+    return reports;
+  }
+
+  static TemporaryFolder* folder_;
+};
+TemporaryFolder* PrepareTest::folder_ = nullptr;
+
+TEST_F(PrepareTest, TheBytesDoNotDependOnTheRanks) {
+  ASSERT_GE(cut_into_blocks(expand_inputs({text()})).size(), 5u);
+  const PrepareReport alone = prepare_tokens(options(text(), "1.h5"));
+  const std::string expected = read_text(*folder_ / "1.h5");
+  for (const int num_ranks : {1, 2, 3, 5, 11}) {
+    const std::string out = "ranks" + std::to_string(num_ranks) + ".h5";
+    const auto reports = run(options(text(), out), num_ranks);
+    EXPECT_TRUE(read_text(*folder_ / out) == expected) << num_ranks;
+    EXPECT_FALSE(std::filesystem::exists(*folder_ / (out + ".parts")));
+    for (const PrepareReport& report : reports) {
+      EXPECT_EQ(report.info.content_hash, alone.info.content_hash);
+      EXPECT_EQ(report.bad.documents, alone.bad.documents);
+      EXPECT_FALSE(report.already_complete);
+    }
+  }
+}
+
+TEST_F(PrepareTest, TheTokensAreThoseOfTheDocumentsInOrder) {
+  prepare_tokens(options(text(), "order.h5"));
+  const TokenFile file(*folder_ / "order.h5");
+  const Tokenizer tokenizer(*folder_ / "tokenizer.model");
+  const Domains domains = read_domains(*folder_ / "order.h5");
+  const auto ends = file.document_ends();
+  EXPECT_EQ(domains.names, (std::vector<std::string>{"unknown", "ant", "bee", "zoo"}));
+  std::vector<int64_t> tokens(static_cast<size_t>(file.info().num_tokens));
+  file.read(0, tokens);
+  uint64_t begin = 0;
+  size_t i = 0;
+  int64_t text_bytes = 0;
+  for (const auto& input : expand_inputs({text()})) {
+    read_documents(input, [&](const Document& document) {
+      const std::vector<int32_t> ids = tokenizer.encode(document.text);
+      ASSERT_LT(i, ends.size());
+      ASSERT_EQ(ends[i], begin + ids.size() + 1);
+      ASSERT_TRUE(std::equal(ids.begin(), ids.end(), tokens.begin() + static_cast<int64_t>(begin)));
+      EXPECT_EQ(tokens[ends[i] - 1], kEndToken);
+      EXPECT_EQ(domains.names[domains.of_document[i]],
+                document.domain.empty() ? "unknown" : document.domain);
+      begin = ends[i++];
+      text_bytes += static_cast<int64_t>(document.text.size());
+    });
+  }
+  EXPECT_EQ(i, ends.size());
+  EXPECT_EQ(file.info().text_bytes, text_bytes);
+  EXPECT_EQ(file.info().vocab_size, 400);
+  EXPECT_EQ(file.info().tokenizer_hash, tokenizer.hash());
+}
+
+TEST_F(PrepareTest, ASecondRunIsAQuickSuccess) {
+  const PrepareReport first = run(options(text(), "twice.h5"), 2)[0];
+  const auto before = std::filesystem::last_write_time(*folder_ / "twice.h5");
+  for (const PrepareReport& report : run(options(text(), "twice.h5"), 3)) {
+    EXPECT_TRUE(report.already_complete);
+    EXPECT_EQ(report.info.num_tokens, first.info.num_tokens);
+    EXPECT_EQ(report.bad.documents, first.bad.documents);
+  }
+  EXPECT_EQ(std::filesystem::last_write_time(*folder_ / "twice.h5"), before);
+}
+
+TEST_F(PrepareTest, AFileFromSomethingElseIsAnError) {
+  const auto one = (*folder_ / "text/one.txt").string();
+  prepare_tokens(options(one, "else.h5"));
+  EXPECT_TRUE(mentions(complaint_of([&] { prepare_tokens(options(text(), "else.h5")); }),
+                       "from other inputs"));
+  train_tokenizer({text()}, 390, 100'000, *folder_ / "other.model");
+  PrepareOptions other = options(one, "else.h5");
+  other.tokenizer = *folder_ / "other.model";
+  EXPECT_TRUE(mentions(complaint_of([&] { prepare_tokens(other); }), "with another tokenizer"));
+}
+
+TEST_F(PrepareTest, GoesOnFromThePartsThatAreThere) {
+  // Killed half-way: rank 0 of 2 has done its blocks, rank 1 has not begun.
+  PrepareOptions killed = options(text(), "resumed.h5");
+  killed.num_ranks = 2;
+  killed.barrier = [] { throw Error("killed"); };
+  EXPECT_EQ(complaint_of([&] { prepare_tokens(killed); }), "killed");
+  std::vector<std::filesystem::path> parts;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(*folder_ / "resumed.h5.parts")) {
+    if (entry.is_regular_file()) parts.push_back(entry.path());
+  }
+  ASSERT_GE(parts.size(), 2u);
+  // One of them was damaged by the crash: it is made again.
+  std::filesystem::resize_file(parts[0], std::filesystem::file_size(parts[0]) - 3);
+  run(options(text(), "resumed.h5"), 3);
+  prepare_tokens(options(text(), "unbroken.h5"));
+  EXPECT_TRUE(read_text(*folder_ / "resumed.h5") == read_text(*folder_ / "unbroken.h5"));
+}
+
+TEST_F(PrepareTest, TooManyBadDocumentsAreRefusedWithTheirPlaces) {
+  const auto file = write_bytes(*folder_ / "bad.jsonl",
+                                "{\"text\":\"ka\"}\n{\"text\":\n"
+                                "{\"text\":\"to\"}\n{\"text\":\"mi\"}\n");
+  PrepareOptions strict = options(file.string(), "bad.h5");
+  const std::string complaint = complaint_of([&] { prepare_tokens(strict); });
+  EXPECT_TRUE(mentions(complaint, "1 of 4 documents are bad"));
+  EXPECT_TRUE(mentions(complaint, file.string() + ":2: broken JSON"));
+  EXPECT_FALSE(std::filesystem::exists(*folder_ / "bad.h5"));
+  strict.max_bad_fraction = 0.25;
+  const PrepareReport report = prepare_tokens(strict);
+  EXPECT_EQ(report.bad.broken_json, 1);
+  EXPECT_EQ(report.info.num_documents, 3);
+  // The threshold holds for a file that exists, too.
+  strict.max_bad_fraction = 0.2;
+  EXPECT_TRUE(mentions(complaint_of([&] { prepare_tokens(strict); }), ":2: broken JSON"));
+}
+
+TEST_F(PrepareTest, LineNumbersAreRightInAFileThatIsShared) {
+  const auto documents = made_up_documents(9000, 5);
+  const auto file = write_bytes(*folder_ / "shared.jsonl", json_lines(documents) + "broken\n");
+  ASSERT_GE(cut_into_blocks({file}).size(), 2u);
+  EXPECT_TRUE(mentions(complaint_of([&] { run(options(file.string(), "shared.h5"), 3); }),
+                       file.string() + ":9001: broken JSON"));
+}
+
+TEST_F(PrepareTest, NoDocumentsAreAnError) {
+  const auto file = write_bytes(*folder_ / "none.jsonl", "\n\n");
+  EXPECT_TRUE(mentions(complaint_of([&] { prepare_tokens(options(file.string(), "none.h5")); }),
+                       "no documents"));
+}
+
+TEST_F(PrepareTest, ATruncatedInputIsAnErrorThatNamesIt) {
+  const std::string whole = read_text(*folder_ / "text/some.jsonl.gz");
+  const auto file = write_bytes(*folder_ / "cut.jsonl.gz", whole.substr(0, whole.size() - 9));
+  EXPECT_TRUE(mentions(complaint_of([&] { prepare_tokens(options(file.string(), "cut.h5")); }),
+                       "cut.jsonl.gz"));
+  EXPECT_FALSE(std::filesystem::exists(*folder_ / "cut.h5"));
+}
+
+}  // namespace
+}  // namespace smalltalk

@@ -1,0 +1,156 @@
+#include "smalltalk/data/tokenizer.hpp"
+
+#include <sentencepiece_processor.h>
+
+#include <random>
+
+#include "files.hpp"
+
+namespace smalltalk {
+namespace {
+
+using namespace test;
+
+std::string random_unicode(std::mt19937_64& random) {
+  static const std::vector<std::string> often = {" ",  "  ", "\n",   "\t", "a",
+                                                 "ka", "7",  "</s>", "é"};
+  std::string text;
+  for (uint64_t i = 0, size = random() % 60; i < size; ++i) {
+    if (random() % 2 == 0) {
+      text += often[random() % often.size()];
+      continue;
+    }
+    uint32_t c = static_cast<uint32_t>(random() % (random() % 2 == 0 ? 0x3000 : 0x110000));
+    // No surrogates; U+2581 is SentencePiece's own sign for a space and comes back as one.
+    if ((c >= 0xD800 && c < 0xE000) || c == 0x2581) c = 0x263A;
+    const auto put = [&](uint32_t byte) { text += static_cast<char>(byte); };
+    if (c < 0x80) {
+      put(c);
+    } else if (c < 0x800) {
+      put(0xC0 | (c >> 6)), put(0x80 | (c & 63));
+    } else if (c < 0x10000) {
+      put(0xE0 | (c >> 12)), put(0x80 | ((c >> 6) & 63)), put(0x80 | (c & 63));
+    } else {
+      put(0xF0 | (c >> 18)), put(0x80 | ((c >> 12) & 63)), put(0x80 | ((c >> 6) & 63));
+      put(0x80 | (c & 63));
+    }
+  }
+  return text;
+}
+
+class TokenizerTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new TemporaryFolder;
+    write_bytes(*folder_ / "a.jsonl", json_lines(made_up_documents(1500)));
+    train_tokenizer({(*folder_ / "a.jsonl").string()}, 400, 200'000, model());
+  }
+  static void TearDownTestSuite() {
+    delete folder_;
+    folder_ = nullptr;
+  }
+  static std::filesystem::path model() { return *folder_ / "tokenizer.model"; }
+  static std::string inputs() { return (*folder_ / "a.jsonl").string(); }
+
+  static TemporaryFolder* folder_;
+};
+TemporaryFolder* TokenizerTest::folder_ = nullptr;
+
+TEST_F(TokenizerTest, FollowsTheRecipe) {
+  sentencepiece::SentencePieceProcessor processor;
+  ASSERT_TRUE(processor.Load(model().string()).ok());
+  EXPECT_EQ(processor.GetPieceSize(), 400);
+  EXPECT_EQ(processor.IdToPiece(0), "<unk>");
+  EXPECT_EQ(processor.IdToPiece(1), "<s>");
+  EXPECT_EQ(processor.IdToPiece(2), "</s>");
+  EXPECT_EQ(processor.pad_id(), -1);
+  EXPECT_EQ(processor.IdToPiece(3), "<0x00>");
+  EXPECT_EQ(processor.IdToPiece(258), "<0xFF>");
+  for (int id = 3; id <= 258; ++id) EXPECT_TRUE(processor.IsByte(id));
+  EXPECT_FALSE(processor.IsByte(259));
+  for (int id = 259; id < 400; ++id) {  // digits stand alone
+    const std::string& piece = processor.IdToPiece(id);
+    if (piece.find_first_of("0123456789") != std::string::npos) {
+      EXPECT_LE(piece.size(), 4u) << piece;
+    }
+  }
+}
+
+TEST_F(TokenizerTest, DecodesWhatItEncoded) {
+  const Tokenizer tokenizer(model());
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 3000; ++i) {
+    const std::string text = random_unicode(random);
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
+  }
+  const std::string nul("a\0b", 3);
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode(nul)), nul);
+  EXPECT_TRUE(tokenizer.encode("").empty());
+}
+
+// The word cache is a shortcut; SentencePiece on the whole text is the truth.
+TEST_F(TokenizerTest, GivesWhatSentencePieceGives) {
+  sentencepiece::SentencePieceProcessor processor;
+  ASSERT_TRUE(processor.Load(model().string()).ok());
+  const Tokenizer tokenizer(model());
+  std::mt19937_64 random(8);
+  std::vector<std::string> texts = made_up_documents(500, 99);
+  for (int i = 0; i < 3000; ++i) texts.push_back(random_unicode(random));
+  texts.push_back("\xE2\x96\x81 \xE2\x96\x81  x \xE2\x96\x81");
+  texts.push_back(std::string(300, 'k') + " " + std::string(100, ' '));
+  for (const std::string& text : texts) {
+    std::vector<int> expected;
+    ASSERT_TRUE(processor.Encode(text, &expected).ok());
+    EXPECT_EQ(tokenizer.encode(text), expected) << text;
+  }
+}
+
+TEST_F(TokenizerTest, HasNoDummyPrefixAndNoSpecialTokensInText) {
+  const Tokenizer tokenizer(model());
+  EXPECT_NE(tokenizer.encode("ka"), tokenizer.encode(" ka"));
+  for (const char* text : {"</s>", "<s>", "<unk>", "x</s>y", "<0x41>"}) {
+    const auto ids = tokenizer.encode(text);
+    for (int32_t id : ids) EXPECT_GT(id, kEndToken) << text;
+    EXPECT_EQ(tokenizer.decode(ids), text);
+  }
+}
+
+TEST_F(TokenizerTest, TrainingTwiceGivesTheSameBytes) {
+  train_tokenizer({inputs()}, 400, 200'000, *folder_ / "again.model");
+  EXPECT_EQ(read_text(*folder_ / "again.model"), read_text(model()));
+  EXPECT_EQ(Tokenizer(model()).hash(), hash_file(model()));
+}
+
+TEST_F(TokenizerTest, TrainsOnASampleOfTheText) {
+  train_tokenizer({inputs()}, 400, 30'000, *folder_ / "small.model");
+  EXPECT_EQ(Tokenizer(*folder_ / "small.model").vocab_size(), 400);
+  EXPECT_NE(read_text(*folder_ / "small.model"), read_text(model()));
+}
+
+TEST_F(TokenizerTest, AVeryLongWordDoesNotEndTheTrainer) {
+  const auto file = write_bytes(*folder_ / "long.txt", std::string(200'000, 'x') + "\n");
+  train_tokenizer({inputs(), file.string()}, 400, 1'000'000, *folder_ / "long.model");
+  EXPECT_EQ(Tokenizer(*folder_ / "long.model").vocab_size(), 400);
+}
+
+TEST_F(TokenizerTest, TooLittleTextIsAnError) {
+  const auto train = [&](int64_t vocab_size) {
+    return complaint_of(
+        [&] { train_tokenizer({inputs()}, vocab_size, 2000, *folder_ / "none.model"); });
+  };
+  EXPECT_TRUE(mentions(train(30'000), "no tokenizer of 30000 ids"));
+  EXPECT_TRUE(mentions(train(100), "too small"));
+  EXPECT_FALSE(std::filesystem::exists(*folder_ / "none.model"));
+}
+
+TEST_F(TokenizerTest, RefusesWhatIsNoModel) {
+  const auto open = [](const std::filesystem::path& path) {
+    return complaint_of([&] { Tokenizer tokenizer(path); });
+  };
+  EXPECT_TRUE(mentions(open(*folder_ / "nowhere.model"), "nowhere.model"));
+  EXPECT_TRUE(mentions(open(write_bytes(*folder_ / "x.model", "hello")), "not a SentencePiece"));
+  EXPECT_TRUE(mentions(open(write_bytes(*folder_ / "y.model", "")), "not a SentencePiece"));
+}
+
+}  // namespace
+}  // namespace smalltalk
