@@ -160,9 +160,10 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
   const TrainConfig config = router_training(experiment, steps_per_round);
   for (const int e : hosting.scores) {
     Router router;
-    router.model = std::make_unique<Transformer>(
-        experiment.router_model, experiment.device,
-        derive_seed(experiment.seed, "router init", static_cast<uint64_t>(e)));
+    // All routers start from the same weights (the paper does not say): what tells them apart is
+    // then only what they were given, and not which of them happens to start better.
+    router.model = std::make_unique<Transformer>(experiment.router_model, experiment.device,
+                                                 derive_seed(experiment.seed, "router init"));
     if (std::find(hosting.trains.begin(), hosting.trains.end(), e) != hosting.trains.end()) {
       TrainOptions options;
       options.name = fmt::format("router {}", e);

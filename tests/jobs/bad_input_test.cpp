@@ -1,0 +1,87 @@
+// Bad input: one clear error that says what to do, a failure on every rank, in seconds.
+#include <gtest/gtest.h>
+
+#include "job_runner.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+class BadInput : public JobTest {
+ protected:
+  // The job fails on two ranks, quickly, and says each of `parts` in exactly one line.
+  void expect_refused(const std::string& arguments, const std::vector<std::string>& parts) {
+    const Outcome outcome = run_job(2, arguments);
+    EXPECT_NE(outcome.exit_code, 0) << arguments;
+    EXPECT_LT(outcome.seconds, 20) << arguments;
+    EXPECT_EQ(count_of(outcome.output, "error: "), 1) << outcome.output;
+    for (const std::string& part : parts) {
+      EXPECT_GE(count_of(outcome.output, part), 1) << "wanted: " << part << "\n" << outcome.output;
+    }
+  }
+};
+
+TEST_F(BadInput, OfTheExperiment) {
+  expect_refused(launch("r", "--set expert.hiden_size=3"), {"expert.hiden_size", "hidden_size"});
+  expect_refused(launch("r", "--set expert.lr=fast"), {"expert.lr"});
+  expect_refused(launch("r", "--set mixture.prefix_tokens=33"),
+                 {"mixture.prefix_tokens", "data.seq_length"});
+  expect_refused("launch " + (folder_ / "absent.toml").string() + " --out " +
+                     (folder_ / "r").string(),
+                 {"absent.toml"});
+  expect_refused(launch("r", "--set 'data.train=[\"" + (folder_ / "absent.jsonl").string() + "\"]'"),
+                 {"absent.jsonl"});
+  expect_refused(launch("r", "--set mixture.experts=4000 --set mixture.sequences_per_round=40000"),
+                 {"mixture.experts", "sequences"});
+  expect_refused(launch("r", "--set mixture.sequences_per_round=1000000"),
+                 {"mixture.sequences_per_round"});
+  expect_refused(launch("r", "--set mixture.group_size=3"), {"mixture.group_size"});
+}
+
+TEST_F(BadInput, OfTheRunFolder) {
+  fs::create_directories(folder_ / "other");
+  std::ofstream(folder_ / "file") << "not a folder\n";
+  expect_refused(launch("file"), {"file"});
+  expect_refused("launch " + experiment().string() + " --out /proc/smalltalk", {"/proc"});
+  const std::string tail = " " + experiment().string() + " --out " + (folder_ / "run").string();
+  expect_refused("route" + tail, {"tokenizer.model"});
+  ASSERT_EQ(run_job(1, "prepare" + tail).exit_code, 0);
+  expect_refused("shard" + tail, {"run route first"});
+  expect_refused("train" + tail + " --expert 0", {"shards.h5"});
+  expect_refused("train" + tail + " --expert 9", {"experts/9"});
+  expect_refused("evaluate" + tail, {"not trained yet"});
+  expect_refused("route" + tail + " --set expert.lr=1e-3", {"another experiment"});
+
+  // A token file of another tokenizer.
+  ASSERT_EQ(run_job(1, "prepare --input " + (folder_ / "heldout.jsonl").string() +
+                           " --tokenizer " + (folder_ / "t.model").string() +
+                           " --vocab-size 290 --out " + (folder_ / "t.h5").string())
+                .exit_code,
+            0);
+  fs::copy_file(folder_ / "t.h5", folder_ / "run/tokens/test.h5",
+                fs::copy_options::overwrite_existing);
+  expect_refused("route" + tail, {"test.h5", "another tokenizer"});
+}
+
+TEST_F(BadInput, OfTheText) {
+  std::ofstream(folder_ / "heldout.jsonl", std::ios::app) << "{\"text\": \"broken\n";
+  expect_refused(launch("r"), {"heldout.jsonl:201"});
+  const Outcome tolerated = run_job(2, launch("r2", "--set data.max_bad_fraction=0.01"));
+  EXPECT_EQ(tolerated.exit_code, 0) << tolerated.output;
+}
+
+TEST_F(BadInput, OfTheCommandLine) {
+  const Outcome outcome = run_job(2, "launch --no-such-option");
+  EXPECT_NE(outcome.exit_code, 0);
+  EXPECT_EQ(run_job(1, "--help").exit_code, 0);
+  for (const char* job : {"launch", "prepare", "route", "shard", "train", "evaluate", "report",
+                          "inspect", "bench"}) {
+    const Outcome help = run_job(1, std::string(job) + " --help");
+    EXPECT_EQ(help.exit_code, 0) << job;
+    EXPECT_GT(help.output.size(), 200u) << job;
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk

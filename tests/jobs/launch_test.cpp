@@ -1,0 +1,150 @@
+// The main job from text to results, as a user starts it.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "job_runner.hpp"
+#include "smalltalk/data/shard_file.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Launch : public JobTest {
+ protected:
+  std::vector<std::string> models(const std::string& out) const {
+    std::vector<std::string> bytes;
+    for (const std::string name :
+         {"experts/0", "experts/1", "experts/2", "experts/3", "baselines/dense",
+          "baselines/dense_large_batch", "baselines/random_shards/3"}) {
+      bytes.push_back(read_text(folder_ / out / name / "model.safetensors"));
+    }
+    return bytes;
+  }
+};
+
+TEST_F(Launch, LeavesAWholeRunWithNoByteBetweenGroups) {
+  const Outcome outcome = run_job(2, launch("run"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const char* file :
+       {"shards.h5", "random_shards.h5", "routing.jsonl", "routers/3/model.safetensors",
+        "experts/3/model.safetensors", "experts/3/metrics.jsonl", "report.html"}) {
+    EXPECT_TRUE(fs::exists(folder_ / "run" / file)) << file;
+  }
+  const nlohmann::json r = results("run");
+  EXPECT_EQ(r.at("schema"), 1);
+  EXPECT_EQ(r.at("communication").at("world_bytes_after_shards"), 0);
+  // Two E-steps (round 1 is random) and the sharding.
+  EXPECT_EQ(r.at("communication").at("collectives"), 3);
+  const auto& models = r.at("models");
+  for (const char* dense : {"dense", "dense_large_batch"}) {
+    EXPECT_GE(models.at(dense).at("train_flops").get<double>(),
+              models.at("mixture").at("train_flops").get<double>());
+  }
+  double share = 0;
+  for (const auto& expert : r.at("per_expert")) share += expert.at("eval_share").get<double>();
+  EXPECT_NEAR(share, 1, 1e-9);
+  // A uniform guess over the vocabulary has perplexity 300: everything must have learned something.
+  for (const auto& [name, model] : models.items()) {
+    EXPECT_LT(model.at("perplexity").at("all").get<double>(), 150) << name;
+  }
+
+  // The ledgers by themselves: after the shards nothing but calls inside a group.
+  int ledgers = 0;
+  for (const auto& file : fs::directory_iterator(folder_ / "run" / "ledger")) {
+    const auto ledger = nlohmann::json::parse(read_text(file.path()));
+    EXPECT_EQ(ledger.at("world_calls_after_shards"), 0) << ledger.dump(1);
+    ++ledgers;
+  }
+  EXPECT_EQ(ledgers, 2);
+
+  // The same command again changes nothing.
+  const std::string before = read_text(folder_ / "run" / "results.json");
+  const Outcome again = run_job(2, launch("run"));
+  EXPECT_EQ(again.exit_code, 0) << again.output;
+  EXPECT_LT(again.seconds, outcome.seconds);
+  auto results_again = results("run");
+  auto results_before = nlohmann::json::parse(before);
+  results_again.erase("communication");  // gained the second start's ledgers
+  results_before.erase("communication");
+  EXPECT_EQ(results_again, results_before);
+}
+
+TEST_F(Launch, AssignmentIsTheSameForAnyNumberOfRanks) {
+  std::vector<Shards> shards;
+  for (const int ranks : {1, 2, 4, 5}) {
+    const std::string out = "run" + std::to_string(ranks);
+    const Outcome outcome = run_job(ranks, launch(out));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    shards.push_back(read_shards(folder_ / out / "shards.h5"));
+    EXPECT_EQ(shards.back().expert, shards.front().expert) << ranks << " ranks";
+    EXPECT_EQ(read_shards(folder_ / out / "rounds" / "round-003.h5").expert,
+              read_shards(folder_ / "run1" / "rounds" / "round-003.h5").expert);
+  }
+  // Groups of one rank in each case: the models are the same too, byte for byte.
+  EXPECT_EQ(models("run4"), models("run1"));
+}
+
+TEST_F(Launch, KilledAnywhereAndStartedAgainEndsTheSame) {
+  ASSERT_EQ(run_job(2, launch("whole")).exit_code, 0);
+  const auto expected = models("whole");
+  const double whole_seconds = run_job(2, launch("timed")).seconds;
+  for (const double share : {0.15, 0.35, 0.55, 0.75}) {
+    const std::string out = "killed" + std::to_string(static_cast<int>(100 * share));
+    // All processes of the job die at once, without a chance to tidy up.
+    const std::string limit = std::to_string(share * whole_seconds);
+    run_command("setsid timeout --signal=KILL " + limit + " sh -c '" +
+                command(2, launch(out)) + "'; pkill -KILL -f -- '--out " +
+                (folder_ / out).string() + "'; true");
+    const Outcome again = run_job(2, launch(out));
+    ASSERT_EQ(again.exit_code, 0) << "killed at " << share << ": " << again.output;
+    EXPECT_EQ(models(out), expected) << "killed at " << share;
+  }
+}
+
+TEST_F(Launch, StageByStageGivesTheSameModels) {
+  ASSERT_EQ(run_job(2, launch("whole")).exit_code, 0);
+  const std::string tail = " " + experiment().string() + " --out " + (folder_ / "stages").string();
+  for (const std::string stage : {"prepare", "route", "shard"}) {
+    const Outcome outcome = run_job(2, stage + tail);
+    ASSERT_EQ(outcome.exit_code, 0) << stage << ": " << outcome.output;
+  }
+  for (const std::string model :
+       {"experts/0", "experts/1", "experts/2", "experts/3", "baselines/dense",
+        "baselines/dense_large_batch", "baselines/random_shards/0", "baselines/random_shards/1",
+        "baselines/random_shards/2", "baselines/random_shards/3"}) {
+    const Outcome outcome = run_job(1, "train" + tail + " --model " + model);
+    ASSERT_EQ(outcome.exit_code, 0) << model << ": " << outcome.output;
+  }
+  ASSERT_EQ(run_job(3, "evaluate" + tail).exit_code, 0);
+  ASSERT_EQ(run_job(1, "report " + (folder_ / "stages").string()).exit_code, 0);
+  EXPECT_EQ(models("stages"), models("whole"));
+  EXPECT_EQ(results("stages").at("models"), results("whole").at("models"));
+}
+
+TEST_F(Launch, AGroupOfTwoLearnsWhatOneRankLearns) {
+  const std::string more = "--set mixture.experts=2 --set baselines.random_shards=false "
+                           "--set baselines.dense_large_batch=false";
+  ASSERT_EQ(run_job(1, launch("one", more)).exit_code, 0);
+  const Outcome two = run_job(4, launch("two", more));
+  ASSERT_EQ(two.exit_code, 0) << two.output;
+  EXPECT_EQ(results("two").at("communication").at("world_bytes_after_shards"), 0);
+  // Sums in another order, 40 steps: the same to a few units in float32's fourth digit.
+  for (const char* model : {"mixture", "dense"}) {
+    const auto perplexity = [&](const std::string& out) {
+      return results(out).at("models").at(model).at("perplexity").at("all").get<double>();
+    };
+    EXPECT_NEAR(perplexity("two") / perplexity("one"), 1, 1e-3) << model;
+  }
+}
+
+TEST_F(Launch, DryRunWritesNothing) {
+  const Outcome outcome = run_job(3, launch("dry", "--dry-run"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "FLOPs, experts"), 1) << outcome.output;
+  EXPECT_FALSE(fs::exists(folder_ / "dry"));
+}
+
+}  // namespace
+}  // namespace smalltalk
