@@ -24,9 +24,9 @@ void gather_and_sum(MPI_Comm comm, const std::string& name, int size, std::span<
                     std::vector<T>& buffer) {
   const int count = static_cast<int>(values.size());
   buffer.resize(values.size() * static_cast<size_t>(size));
-  check_mpi(MPI_Allgather(values.data(), count, mpi_type<T>(), buffer.data(), count, mpi_type<T>(),
-                          comm),
-            "MPI_Allgather", name);
+  check_mpi(
+      MPI_Allgather(values.data(), count, mpi_type<T>(), buffer.data(), count, mpi_type<T>(), comm),
+      "MPI_Allgather", name);
   sum_rows<T>(buffer.data(), size, values);
 }
 
@@ -47,10 +47,10 @@ void scatter_sum_gather(MPI_Comm comm, const std::string& name, int rank, int si
   for (int r = 0; r < size; ++r) mine_offsets[static_cast<size_t>(r)] = r * mine;
 
   buffer.resize(static_cast<size_t>(mine) * ranks);
-  check_mpi(MPI_Alltoallv(values.data(), counts.data(), offsets.data(), mpi_type<T>(),
-                          buffer.data(), mine_counts.data(), mine_offsets.data(), mpi_type<T>(),
-                          comm),
-            "MPI_Alltoallv", name);
+  check_mpi(
+      MPI_Alltoallv(values.data(), counts.data(), offsets.data(), mpi_type<T>(), buffer.data(),
+                    mine_counts.data(), mine_offsets.data(), mpi_type<T>(), comm),
+      "MPI_Alltoallv", name);
   const auto begin = static_cast<size_t>(offsets[static_cast<size_t>(rank)]);
   sum_rows<T>(buffer.data(), size, values.subspan(begin, static_cast<size_t>(mine)));
   check_mpi(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values.data(), counts.data(),
@@ -68,9 +68,9 @@ void all_reduce_in_rank_order(MPI_Comm comm, const std::string& name, std::span<
   const auto total = static_cast<int64_t>(values.size());
   if (size <= 2) {  // a + b == b + a: there is only one order
     for_each_piece(total, max_mpi_count(), [&](int64_t offset, int count) {
-      check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data() + offset, count, mpi_type<T>(), MPI_SUM,
-                              comm),
-                "MPI_Allreduce", name);
+      check_mpi(
+          MPI_Allreduce(MPI_IN_PLACE, values.data() + offset, count, mpi_type<T>(), MPI_SUM, comm),
+          "MPI_Allreduce", name);
     });
     return;
   }

@@ -48,8 +48,7 @@ std::pair<std::vector<T>, std::vector<int64_t>> gather_v(MPI_Comm comm, const st
   const auto my_size = static_cast<int64_t>(mine.size());
   check_mpi(MPI_Allgather(&my_size, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, comm),
             "MPI_Allgather", name);
-  std::vector<T> all(
-      static_cast<size_t>(std::accumulate(sizes.begin(), sizes.end(), int64_t{0})));
+  std::vector<T> all(static_cast<size_t>(std::accumulate(sizes.begin(), sizes.end(), int64_t{0})));
   if (!all.empty()) gather_blocks<T>(comm, name, rank, mine, sizes, all);
   return {std::move(all), std::move(sizes)};
 }
@@ -136,9 +135,8 @@ void Communicator::reduce_scatter_sum(std::span<const float> in, std::span<float
     const auto total = static_cast<int64_t>(out.size());
     for_each_piece(total, max_mpi_count(), [&](int64_t offset, int count) {
       float* sum = root == impl_->rank ? out.data() + offset : nullptr;
-      impl_->check(
-          MPI_Reduce(block + offset, sum, count, MPI_FLOAT, MPI_SUM, root, impl_->comm),
-          "MPI_Reduce");
+      impl_->check(MPI_Reduce(block + offset, sum, count, MPI_FLOAT, MPI_SUM, root, impl_->comm),
+                   "MPI_Reduce");
     });
   }
 }
@@ -153,8 +151,7 @@ void Communicator::all_gather(std::span<const float> mine, std::span<float> all)
     return;
   }
   const int count = static_cast<int>(mine.size());
-  const bool in_place =
-      mine.data() == all.data() + static_cast<size_t>(impl_->rank) * mine.size();
+  const bool in_place = mine.data() == all.data() + static_cast<size_t>(impl_->rank) * mine.size();
   impl_->check(MPI_Allgather(in_place ? MPI_IN_PLACE : mine.data(), count, MPI_FLOAT, all.data(),
                              count, MPI_FLOAT, impl_->comm),
                "MPI_Allgather");

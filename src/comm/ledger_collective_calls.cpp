@@ -35,14 +35,14 @@ using namespace smalltalk::ledger;
 
 // ST_BOTH(Bcast, Ibcast, bytes, (parameters), (arguments)); parameters end with `MPI_Comm comm`.
 #define ST_UNPACK(...) __VA_ARGS__
-#define ST_BOTH(Name, IName, bytes, parameters, arguments)            \
-  int MPI_##Name(ST_UNPACK parameters) {                              \
-    record("MPI_" #Name, comm, bytes);                                \
-    return PMPI_##Name(ST_UNPACK arguments);                          \
-  }                                                                   \
-  int MPI_##IName(ST_UNPACK parameters, MPI_Request* request) {       \
-    record("MPI_" #IName, comm, bytes);                               \
-    return PMPI_##IName(ST_UNPACK arguments, request);                \
+#define ST_BOTH(Name, IName, bytes, parameters, arguments)      \
+  int MPI_##Name(ST_UNPACK parameters) {                        \
+    record("MPI_" #Name, comm, bytes);                          \
+    return PMPI_##Name(ST_UNPACK arguments);                    \
+  }                                                             \
+  int MPI_##IName(ST_UNPACK parameters, MPI_Request* request) { \
+    record("MPI_" #IName, comm, bytes);                         \
+    return PMPI_##IName(ST_UNPACK arguments, request);          \
   }
 
 extern "C" {
@@ -77,14 +77,14 @@ ST_BOTH(Reduce_scatter_block, Ireduce_scatter_block,
         (send, receive, receive_count, type, op, comm))
 
 ST_BOTH(Reduce_scatter, Ireduce_scatter, bytes_of(total(receive_counts, comm), type),
-        (const void* send, void* receive, const int receive_counts[], MPI_Datatype type,
-         MPI_Op op, MPI_Comm comm),
+        (const void* send, void* receive, const int receive_counts[], MPI_Datatype type, MPI_Op op,
+         MPI_Comm comm),
         (send, receive, receive_counts, type, op, comm))
 
 ST_BOTH(Gather, Igather,
         in_place(send) ? bytes_of(receive_count, receive_type) : bytes_of(send_count, send_type),
-        (const void* send, int send_count, MPI_Datatype send_type, void* receive,
-         int receive_count, MPI_Datatype receive_type, int root, MPI_Comm comm),
+        (const void* send, int send_count, MPI_Datatype send_type, void* receive, int receive_count,
+         MPI_Datatype receive_type, int root, MPI_Comm comm),
         (send, send_count, send_type, receive, receive_count, receive_type, root, comm))
 
 ST_BOTH(Gatherv, Igatherv,
@@ -97,22 +97,21 @@ ST_BOTH(Gatherv, Igatherv,
 
 ST_BOTH(Allgather, Iallgather,
         in_place(send) ? bytes_of(receive_count, receive_type) : bytes_of(send_count, send_type),
-        (const void* send, int send_count, MPI_Datatype send_type, void* receive,
-         int receive_count, MPI_Datatype receive_type, MPI_Comm comm),
+        (const void* send, int send_count, MPI_Datatype send_type, void* receive, int receive_count,
+         MPI_Datatype receive_type, MPI_Comm comm),
         (send, send_count, send_type, receive, receive_count, receive_type, comm))
 
 ST_BOTH(Allgatherv, Iallgatherv,
         in_place(send) ? bytes_of(receive_counts[rank_of(comm)], receive_type)
                        : bytes_of(send_count, send_type),
         (const void* send, int send_count, MPI_Datatype send_type, void* receive,
-         const int receive_counts[], const int offsets[], MPI_Datatype receive_type,
-         MPI_Comm comm),
+         const int receive_counts[], const int offsets[], MPI_Datatype receive_type, MPI_Comm comm),
         (send, send_count, send_type, receive, receive_counts, offsets, receive_type, comm))
 
 ST_BOTH(Scatter, Iscatter,
         rank_of(comm) == root ? bytes_of(int64_t{send_count} * size_of(comm), send_type) : 0,
-        (const void* send, int send_count, MPI_Datatype send_type, void* receive,
-         int receive_count, MPI_Datatype receive_type, int root, MPI_Comm comm),
+        (const void* send, int send_count, MPI_Datatype send_type, void* receive, int receive_count,
+         MPI_Datatype receive_type, int root, MPI_Comm comm),
         (send, send_count, send_type, receive, receive_count, receive_type, root, comm))
 
 ST_BOTH(Scatterv, Iscatterv,
@@ -124,8 +123,8 @@ ST_BOTH(Scatterv, Iscatterv,
 ST_BOTH(Alltoall, Ialltoall,
         in_place(send) ? bytes_of(int64_t{receive_count} * size_of(comm), receive_type)
                        : bytes_of(int64_t{send_count} * size_of(comm), send_type),
-        (const void* send, int send_count, MPI_Datatype send_type, void* receive,
-         int receive_count, MPI_Datatype receive_type, MPI_Comm comm),
+        (const void* send, int send_count, MPI_Datatype send_type, void* receive, int receive_count,
+         MPI_Datatype receive_type, MPI_Comm comm),
         (send, send_count, send_type, receive, receive_count, receive_type, comm))
 
 ST_BOTH(Alltoallv, Ialltoallv,

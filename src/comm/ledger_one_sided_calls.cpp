@@ -19,10 +19,11 @@ Windows& windows() {
   return *the_windows;
 }
 
-int remember(int result, MPI_Win window, MPI_Comm comm) {
+// By pointer: as an argument beside the call that makes it, the handle could be read too early.
+int remember(int result, const MPI_Win* window, MPI_Comm comm) {
   if (result != MPI_SUCCESS) return result;
   const std::lock_guard lock(windows().mutex);
-  windows().communicators[window] = key_of(comm);
+  windows().communicators[*window] = key_of(comm);
   return result;
 }
 
@@ -58,24 +59,24 @@ extern "C" {
 int MPI_Win_create(void* base, MPI_Aint size, int unit, MPI_Info info, MPI_Comm comm,
                    MPI_Win* window) {
   record("MPI_Win_create", comm, 0);
-  return remember(PMPI_Win_create(base, size, unit, info, comm, window), *window, comm);
+  return remember(PMPI_Win_create(base, size, unit, info, comm, window), window, comm);
 }
 
 int MPI_Win_allocate(MPI_Aint size, int unit, MPI_Info info, MPI_Comm comm, void* base,
                      MPI_Win* window) {
   record("MPI_Win_allocate", comm, 0);
-  return remember(PMPI_Win_allocate(size, unit, info, comm, base, window), *window, comm);
+  return remember(PMPI_Win_allocate(size, unit, info, comm, base, window), window, comm);
 }
 
 int MPI_Win_allocate_shared(MPI_Aint size, int unit, MPI_Info info, MPI_Comm comm, void* base,
                             MPI_Win* window) {
   record("MPI_Win_allocate_shared", comm, 0);
-  return remember(PMPI_Win_allocate_shared(size, unit, info, comm, base, window), *window, comm);
+  return remember(PMPI_Win_allocate_shared(size, unit, info, comm, base, window), window, comm);
 }
 
 int MPI_Win_create_dynamic(MPI_Info info, MPI_Comm comm, MPI_Win* window) {
   record("MPI_Win_create_dynamic", comm, 0);
-  return remember(PMPI_Win_create_dynamic(info, comm, window), *window, comm);
+  return remember(PMPI_Win_create_dynamic(info, comm, window), window, comm);
 }
 
 int MPI_Win_free(MPI_Win* window) {

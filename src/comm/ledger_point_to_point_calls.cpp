@@ -53,28 +53,28 @@ void link_point_to_point_calls() {}
 
 using namespace smalltalk::ledger;
 
-#define ST_SEND(Name)                                                                     \
-  int MPI_##Name(const void* buffer, int count, MPI_Datatype type, int destination,       \
-                 int tag, MPI_Comm comm) {                                                \
-    record("MPI_" #Name, comm, sent_bytes(count, type, destination));                     \
-    return PMPI_##Name(buffer, count, type, destination, tag, comm);                      \
+#define ST_SEND(Name)                                                                        \
+  int MPI_##Name(const void* buffer, int count, MPI_Datatype type, int destination, int tag, \
+                 MPI_Comm comm) {                                                            \
+    record("MPI_" #Name, comm, sent_bytes(count, type, destination));                        \
+    return PMPI_##Name(buffer, count, type, destination, tag, comm);                         \
   }
 
-#define ST_ISEND(Name)                                                                    \
-  int MPI_##Name(const void* buffer, int count, MPI_Datatype type, int destination,       \
-                 int tag, MPI_Comm comm, MPI_Request* request) {                          \
-    record("MPI_" #Name, comm, sent_bytes(count, type, destination));                     \
-    return PMPI_##Name(buffer, count, type, destination, tag, comm, request);             \
+#define ST_ISEND(Name)                                                                       \
+  int MPI_##Name(const void* buffer, int count, MPI_Datatype type, int destination, int tag, \
+                 MPI_Comm comm, MPI_Request* request) {                                      \
+    record("MPI_" #Name, comm, sent_bytes(count, type, destination));                        \
+    return PMPI_##Name(buffer, count, type, destination, tag, comm, request);                \
   }
 
-#define ST_SEND_INIT(Name)                                                                \
-  int MPI_##Name(const void* buffer, int count, MPI_Datatype type, int destination,       \
-                 int tag, MPI_Comm comm, MPI_Request* request) {                          \
-    const int result = PMPI_##Name(buffer, count, type, destination, tag, comm, request); \
-    if (result == MPI_SUCCESS) {                                                          \
-      remember("MPI_" #Name, *request, comm, sent_bytes(count, type, destination));       \
-    }                                                                                     \
-    return result;                                                                        \
+#define ST_SEND_INIT(Name)                                                                   \
+  int MPI_##Name(const void* buffer, int count, MPI_Datatype type, int destination, int tag, \
+                 MPI_Comm comm, MPI_Request* request) {                                      \
+    const int result = PMPI_##Name(buffer, count, type, destination, tag, comm, request);    \
+    if (result == MPI_SUCCESS) {                                                             \
+      remember("MPI_" #Name, *request, comm, sent_bytes(count, type, destination));          \
+    }                                                                                        \
+    return result;                                                                           \
   }
 
 extern "C" {

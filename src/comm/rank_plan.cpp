@@ -17,8 +17,9 @@ std::vector<int> place_groups(std::span<const int> node_of_rank, int num_nodes, 
   const int allowed_nodes = (size + largest_node - 1) / largest_node;
 
   std::vector<int> firsts;
-  std::vector<int> in_window(static_cast<size_t>(num_nodes), 0);  // ranks of each node in the window
-  int nodes = 0;  // of the window [end - size + 1, end]
+  std::vector<int> in_window(static_cast<size_t>(num_nodes),
+                             0);  // ranks of each node in the window
+  int nodes = 0;                  // of the window [end - size + 1, end]
   const int world = static_cast<int>(node_of_rank.size());
   for (int end = 0; end < world && static_cast<int>(firsts.size()) < most; ++end) {
     const int first = end - size + 1;
@@ -107,9 +108,9 @@ RankPlan plan_ranks(std::span<const int> node_of_rank, int num_experts, int grou
   for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
     plan.ranks[rank].node = node_of_rank[rank];
   }
-  plan.group_size = group_size > 0 ? group_size
-                                   : largest_group_size(node_of_rank, plan.num_nodes, num_experts,
-                                                        batch_size);
+  plan.group_size = group_size > 0
+                        ? group_size
+                        : largest_group_size(node_of_rank, plan.num_nodes, num_experts, batch_size);
   plan_groups(plan, node_of_rank);
   plan_routers(plan);
   return plan;

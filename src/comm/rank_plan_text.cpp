@@ -43,21 +43,25 @@ Row row_of(const RankPlan& plan, size_t first, size_t last) {
   const RankRole& end = plan.ranks[last];
   std::string part;
   if (role.score_parts > 1) {
-    part = " part " + range(static_cast<size_t>(role.score_part),
-                            static_cast<size_t>(end.score_part)) +
+    part = " part " +
+           range(static_cast<size_t>(role.score_part), static_cast<size_t>(end.score_part)) +
            " of " + std::to_string(role.score_parts);
   }
   std::string group = "spare";
   if (role.group >= 0) {
     group = std::to_string(role.group);
     if (plan.group_size > 1) {
-      group += " rank " + range(static_cast<size_t>(role.group_rank),
-                                static_cast<size_t>(end.group_rank));
+      group += " rank " +
+               range(static_cast<size_t>(role.group_rank), static_cast<size_t>(end.group_rank));
     }
   }
   // Only the first rank of a block trains its router.
-  return {range(first, last), std::to_string(role.node), list(role.trains_routers),
-          list(role.scores_routers) + part, group, list(role.experts)};
+  return {range(first, last),
+          std::to_string(role.node),
+          list(role.trains_routers),
+          list(role.scores_routers) + part,
+          group,
+          list(role.experts)};
 }
 
 std::string counted(int count, const std::string& noun) {
@@ -68,7 +72,8 @@ std::string counted(int count, const std::string& noun) {
 
 std::string to_string(const RankPlan& plan) {
   const bool fold = plan.ranks.size() > kRanksShownSingly;
-  std::vector<Row> rows{{"rank", "node", "trains router", "scores with router", "group", "experts"}};
+  std::vector<Row> rows{
+      {"rank", "node", "trains router", "scores with router", "group", "experts"}};
   for (size_t first = 0; first < plan.ranks.size();) {
     size_t last = first;
     while (fold && last + 1 < plan.ranks.size() &&
@@ -79,7 +84,7 @@ std::string to_string(const RankPlan& plan) {
     first = last + 1;
   }
 
-  Row::size_type column = 0;
+  size_t column = 0;
   std::array<size_t, 6> widths{};
   for (const Row& row : rows) {
     for (column = 0; column < row.size(); ++column) {

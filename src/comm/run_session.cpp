@@ -47,7 +47,7 @@ int fail(Session& session, const std::string& job, const std::string& text) {
     std::this_thread::sleep_for(time_for_lower_ranks(rank, size));
   }
   print_line(error_line(job, rank, text));
-  if (size == 1) return kExitFailure;  // nobody waits: leave in peace
+  if (size == 1) return kExitFailure;              // nobody waits: leave in peace
   std::this_thread::sleep_for(milliseconds(100));  // the launcher forwards the line
   session.abort(kExitFailure);
 }
@@ -60,8 +60,8 @@ int agree_on_exit_code(Session& session, MPI_Comm comm, int code) {
   const auto give_up = Clock::now() + milliseconds(3000);
   int largest = code;
   MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Iallreduce(&code, &largest, 1, MPI_INT, MPI_MAX, comm, &request),
-            "MPI_Iallreduce", "session");
+  check_mpi(MPI_Iallreduce(&code, &largest, 1, MPI_INT, MPI_MAX, comm, &request), "MPI_Iallreduce",
+            "session");
   for (;;) {
     int done = 0;
     check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test", "session");

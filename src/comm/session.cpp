@@ -99,8 +99,8 @@ Session::Session(int* argc, char*** argv) {
     const auto place = std::lower_bound(firsts.begin(), firsts.end(), f);
     impl_->node_of_rank.push_back(static_cast<int>(place - firsts.begin()));
   }
-  impl_->local_rank = static_cast<int>(
-      std::count(first_of_rank.begin(), first_of_rank.begin() + rank, first));
+  impl_->local_rank =
+      static_cast<int>(std::count(first_of_rank.begin(), first_of_rank.begin() + rank, first));
   // The gather above must be in the ledger; if not, its zeros mean nothing.
   if (ledger_entries().empty()) {
     throw Error("the ledger does not see MPI calls: link smalltalk_comm before the MPI library");
