@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-
 #include <string_view>
 
 #include "smalltalk/core/run_folder.hpp"
@@ -56,14 +55,14 @@ std::string section_of(const std::string& key) {
   return dot == std::string::npos ? "" : key.substr(0, dot);
 }
 
-// The names of what may change between two runs of the same computation.
 // Keys that decide which sequences an expert gets, but not how it is trained.
 bool decides_routing(std::string_view key) {
   return key == "seed" || key.starts_with("data.") || key.starts_with("router.") ||
-         (key.starts_with("mixture.") && key != "mixture.group_size") ||
-         key == "device.device" || key == "device.precision";
+         (key.starts_with("mixture.") && key != "mixture.group_size") || key == "device.device" ||
+         key == "device.precision";
 }
 
+// Keys that may change between two runs of the same computation.
 bool decides_nothing(std::string_view key) {
   return key == "name" || key.ends_with(".log_interval") || key.ends_with(".save_interval") ||
          key == "device.threads" || key == "device.flops_per_second" || key == "baselines.dense" ||

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <sstream>
@@ -127,18 +128,29 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string_view last_part(std::string_view key) { return key.substr(key.rfind('.') + 1); }
 
-// The right key in the wrong section is nearer than any misspelling.
-size_t key_distance(const std::string& a, const std::string& b) {
-  return std::min(edit_distance(a, b), edit_distance(last_part(a), last_part(b)) + 1);
+// The right key in the wrong section counts as one change, and so does half a name: "steps" means
+// "train_steps" rather than "seed".
+size_t key_distance(std::string_view a, std::string_view b) {
+  const std::string_view name_a = last_part(a);
+  const std::string_view name_b = last_part(b);
+  size_t distance = edit_distance(name_a, name_b);
+  const auto& [shorter, longer] =
+      std::minmax(name_a, name_b, [](auto x, auto y) { return x.size() < y.size(); });
+  if (shorter.size() >= 4 && longer.find(shorter) != std::string_view::npos) {
+    distance = std::min(distance, size_t{1});
+  }
+  const bool same_section =
+      a.substr(0, a.size() - name_a.size()) == b.substr(0, b.size() - name_b.size());
+  return std::min(edit_distance(a, b), distance + (same_section ? 0 : 1));
 }
 
 [[noreturn]] void unknown_key(const Entry& entry, const std::vector<std::string>& known) {
-  const auto nearest = std::min_element(
-      known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
+  const auto nearest =
+      std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
         return key_distance(entry.key, a) < key_distance(entry.key, b);
       });
-  throw Error(fmt::format("{}: unknown key '{}'; did you mean '{}'?", entry.place, entry.key,
-                          *nearest));
+  throw Error(
+      fmt::format("{}: unknown key '{}'; did you mean '{}'?", entry.place, entry.key, *nearest));
 }
 
 // ---- Reading ----------------------------------------------------------------------------------
@@ -158,16 +170,15 @@ class Reader {
     setter->second(entry);
   }
 
-  void set_all(const toml::table& table, const std::string& prefix,
-               const std::string& file) const {
+  void set_all(const toml::table& table, const std::string& prefix, const std::string& file) const {
     for (const auto& [name, node] : table) {
       const std::string key = prefix + std::string(name.str());
       const Entry entry{key, fmt::format("{}:{}", file, name.source().begin.line), &node};
       if (node.is_table() && is_section(key)) {
         set_all(*node.as_table(), key + ".", file);
       } else if (is_section(key)) {
-        throw Error(fmt::format("{}: '{}' is a section: write [{}] and its keys below",
-                                entry.place, key, key));
+        throw Error(fmt::format("{}: '{}' is a section: write [{}] and its keys below", entry.place,
+                                key, key));
       } else {
         set(entry);
       }
@@ -222,8 +233,7 @@ Experiment load_experiment(const std::filesystem::path& file,
   try {
     reader.set_all(toml::parse(read_text(file), file.string()), "", file.string());
   } catch (const toml::parse_error& error) {
-    throw Error(
-        fmt::format("{}:{}: {}", file.string(), error.source().begin.line, explain(error)));
+    throw Error(fmt::format("{}:{}: {}", file.string(), error.source().begin.line, explain(error)));
   }
   for (const std::string& argument : overrides) apply_override(reader, argument);
   experiment.validate();

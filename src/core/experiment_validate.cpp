@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <limits>
+#include <utility>
 
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/experiment.hpp"
@@ -31,9 +32,8 @@ void validate_model(const std::string& section, const ModelConfig& m) {
   at_least(section + ".num_heads", m.num_heads, 1);
   at_least(section + ".num_kv_heads", m.num_kv_heads, 0);
   at_least(section + ".intermediate_size", m.intermediate_size, 0);
-  require(m.hidden_size % m.num_heads == 0,
-          "{0}.num_heads ({1}) must divide {0}.hidden_size ({2})", section, m.num_heads,
-          m.hidden_size);
+  require(m.hidden_size % m.num_heads == 0, "{0}.num_heads ({1}) must divide {0}.hidden_size ({2})",
+          section, m.num_heads, m.hidden_size);
   require(m.head_dim() % 2 == 0,
           "{0}.hidden_size ({1}) / {0}.num_heads ({2}) is {3}, but rotary positions need an even "
           "width of a head",
@@ -141,9 +141,9 @@ void Experiment::validate() const {
           expert_train.warmup_steps, expert_train.steps);
   validate_mixture(*this);
   validate_group(*this);
-  for (const auto& [key, lr] : {std::pair{"baselines.dense_lr", baselines.dense_lr},
-                                {"baselines.dense_large_batch_lr",
-                                 baselines.dense_large_batch_lr}}) {
+  for (const auto& [key, lr] :
+       {std::pair{"baselines.dense_lr", baselines.dense_lr},
+        {"baselines.dense_large_batch_lr", baselines.dense_large_batch_lr}}) {
     not_negative(key, lr);
     require(lr == 0 || lr >= expert_train.min_lr,
             "{} ({}) must not be below expert.min_lr ({}), where its schedule ends", key, lr,

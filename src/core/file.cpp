@@ -32,8 +32,7 @@ File File::open(const std::filesystem::path& path, int flags) {
 }
 
 File File::create_exclusively(const std::filesystem::path& path) {
-  const int descriptor =
-      ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (descriptor < 0 && errno != EEXIST) throw_system_error("create", path, errno);
   return {descriptor, path};
 }

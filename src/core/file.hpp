@@ -30,7 +30,7 @@ class File {
   size_t read(std::span<char> buffer) const;  // 0 at the end of the file
   void write(std::string_view text) const;    // all of it
   void flush() const;                         // to the disk
-  void close();  // reports errors that a network file system kept back
+  void close();                               // reports errors that a network file system kept back
 
  private:
   File(int descriptor, std::filesystem::path path);

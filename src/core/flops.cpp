@@ -58,9 +58,9 @@ MixtureFlops mixture_flops(const Experiment& experiment, int64_t num_sharded) {
   flops.router_scoring = num_experts * forward_flops(router, routed, prefix);
   flops.sharding = num_experts * forward_flops(router, num_sharded, prefix);
   flops.expert_train =
-      num_experts *
-      train_flops(expert, experiment.expert_train.steps * experiment.expert_train.batch_size,
-                  seq_length);
+      num_experts * train_flops(expert,
+                                experiment.expert_train.steps * experiment.expert_train.batch_size,
+                                seq_length);
   flops.inference_per_sequence =
       forward_flops(expert, 1, seq_length) + num_experts * forward_flops(router, 1, prefix);
   return flops;

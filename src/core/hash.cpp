@@ -26,7 +26,7 @@ std::string hash_text(std::string_view text) { return hex(XXH3_64bits(text.data(
 
 std::string hash_file(const std::filesystem::path& path) {
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                      &XXH3_freeState);
+                                                                       &XXH3_freeState);
   ST_CHECK(state != nullptr);
   XXH3_64bits_reset(state.get());
   const File file = File::open(path, O_RDONLY);

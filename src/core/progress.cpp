@@ -61,8 +61,7 @@ void Progress::update(int64_t done, std::string_view note) {
 void Progress::print(bool last) {
   if (log_state().muted) return;
   const double now = now_seconds();
-  const double share =
-      total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 1.0;
+  const double share = total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : 1.0;
   double rate = 0;
   if (done_ > first_done_ && first_done_ >= 0 && now > first_time_) {
     rate = static_cast<double>(done_ - first_done_) / (now - first_time_);

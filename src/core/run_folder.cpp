@@ -35,9 +35,8 @@ fs::path temporary_name(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
   std::array<char, 256> host{};
   if (::gethostname(host.data(), host.size() - 1) != 0) host = {"host"};
-  return folder_of(path) / (".tmp-" + std::string(host.data()) + "-" +
-                            std::to_string(::getpid()) + "-" + std::to_string(counter++) + "-" +
-                            path.filename().string());
+  return folder_of(path) / (".tmp-" + std::string(host.data()) + "-" + std::to_string(::getpid()) +
+                            "-" + std::to_string(counter++) + "-" + path.filename().string());
 }
 
 // Removes what a failed writer left, unless it was renamed away.

@@ -1,0 +1,386 @@
+#include "smalltalk/core/experiment.hpp"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <set>
+
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "temporary_folder.hpp"
+
+namespace smalltalk {
+namespace {
+
+class ExperimentFile : public testing::Test {
+ protected:
+  Experiment load(const std::string& text, const std::vector<std::string>& overrides = {}) {
+    write_text_atomically(folder_ / "e.toml", text);
+    return load_experiment(folder_ / "e.toml", overrides);
+  }
+
+  std::string error_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
+    try {
+      load(text, overrides);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  // Expects an error whose text has all the parts.
+  void refuses(const std::string& text, const std::vector<std::string>& parts,
+               const std::vector<std::string>& overrides = {}) {
+    const std::string error = error_of(text, overrides);
+    for (const std::string& part : parts) {
+      EXPECT_NE(error.find(part), std::string::npos) << "'" << part << "' is missing in: " << error;
+    }
+  }
+
+  TemporaryFolder folder_;
+};
+
+std::vector<std::string> all_keys() {
+  std::vector<std::string> keys;
+  Experiment e;
+  visit_fields(e, [&](const std::string& key, auto&, const char*) { keys.push_back(key); });
+  return keys;
+}
+
+TEST_F(ExperimentFile, EmptyMeansTheDefaults) {
+  EXPECT_EQ(to_toml(load("")), to_toml(Experiment{}));
+}
+
+TEST_F(ExperimentFile, ReadsEveryType) {
+  const Experiment e = load(R"(
+name = "all types"
+seed = 7
+[data]
+train = ["a.txt", "b/*.jsonl"]
+max_bad_fraction = 0.01
+[mixture]
+experts = 8
+[router]
+feed_forward = "relu2"
+lr_decay = "constant"
+tie_embeddings = false
+rope_theta = 500000
+[expert]
+hidden_size = 96
+train_steps = 1_000
+lr = 5e-4
+)");
+  EXPECT_EQ(e.name, "all types");
+  EXPECT_EQ(e.seed, 7U);
+  EXPECT_EQ(e.data.train, (std::vector<std::string>{"a.txt", "b/*.jsonl"}));
+  EXPECT_EQ(e.data.max_bad_fraction, 0.01);
+  EXPECT_EQ(e.mixture.experts, 8);
+  EXPECT_EQ(e.router_model.feed_forward, FeedForward::relu2);
+  EXPECT_EQ(e.router_train.lr_decay, Decay::constant);
+  EXPECT_FALSE(e.router_model.tie_embeddings);
+  EXPECT_EQ(e.router_model.rope_theta, 500000);  // an integer will do
+  EXPECT_EQ(e.expert_model.hidden_size, 96);
+  EXPECT_EQ(e.expert_train.steps, 1000);
+  EXPECT_EQ(e.expert_train.lr, 5e-4);
+  EXPECT_EQ(e.expert_model.feed_forward, FeedForward::swiglu);
+}
+
+TEST_F(ExperimentFile, DottedKeysAreTheSameAsSections) {
+  EXPECT_EQ(load("mixture.experts = 8").mixture.experts, 8);
+}
+
+TEST_F(ExperimentFile, ResolvedFileReadsBackTheSame) {
+  const Experiment e = load(R"(
+name = "quote \" backslash \\ newline \n tab \t bell \u0007 ümlaut"
+[data]
+train = ["x", ""]
+[router]
+lr = 0.1234567890123456789
+adam_eps = 1e-20
+rope_theta = 1e22
+[expert]
+feed_forward = "relu2"
+min_lr = 3
+lr = 3
+)");
+  EXPECT_EQ(e.name, "quote \" backslash \\ newline \n tab \t bell \a ümlaut");
+  const std::string text = to_toml(e);
+  const Experiment again = load(text);
+  EXPECT_EQ(to_toml(again), text);
+  EXPECT_EQ(again.name, e.name);
+  EXPECT_EQ(again.data.train, e.data.train);
+  EXPECT_EQ(again.router_train.lr, e.router_train.lr);
+  EXPECT_EQ(again.router_train.adam_eps, e.router_train.adam_eps);
+  EXPECT_EQ(experiment_hash(again), experiment_hash(e));
+}
+
+// Every field takes part: give each a value unlike its default through its own key.
+TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
+  const std::set<std::string> free = {"name",
+                                      "router.log_interval",
+                                      "router.save_interval",
+                                      "expert.log_interval",
+                                      "expert.save_interval",
+                                      "device.threads",
+                                      "device.flops_per_second",
+                                      "baselines.dense",
+                                      "baselines.dense_large_batch",
+                                      "baselines.random_shards"};
+  Experiment defaults;
+  const std::string default_hash = experiment_hash(defaults);
+  for (const std::string& wanted : all_keys()) {
+    Experiment e;
+    visit_fields(e, [&](const std::string& key, auto& field, const char*) {
+      if (key != wanted) return;
+      using Field = std::remove_reference_t<decltype(field)>;
+      if constexpr (std::is_same_v<Field, std::string>) {
+        field = "something else";
+      } else if constexpr (std::is_same_v<Field, std::vector<std::string>>) {
+        field.push_back("something");
+      } else if constexpr (std::is_same_v<Field, bool>) {
+        field = !field;
+      } else if constexpr (std::is_same_v<Field, FeedForward>) {
+        field = FeedForward::relu2;
+      } else if constexpr (std::is_same_v<Field, Decay>) {
+        field = Decay::constant;
+      } else {
+        field += 1;
+      }
+    });
+    EXPECT_NE(to_toml(e), to_toml(defaults)) << wanted;
+    EXPECT_EQ(experiment_hash(e) == default_hash, free.contains(wanted)) << wanted;
+  }
+}
+
+TEST_F(ExperimentFile, RoutingHashIgnoresTheExperts) {
+  const std::string routing = routing_hash(load(""));
+  for (const char* same : {"expert.hidden_size=128", "expert.train_steps=7", "mixture.group_size=2",
+                           "baselines.dense_lr=0.1", "router.log_interval=3", "name=other"}) {
+    EXPECT_EQ(routing_hash(load("", {same})), routing) << same;
+  }
+  for (const char* other :
+       {"router.lr=0.1", "mixture.experts=2", "seed=2", "data.seq_length=64", "data.train=a.txt"}) {
+    EXPECT_NE(routing_hash(load("", {other})), routing) << other;
+  }
+}
+
+TEST_F(ExperimentFile, OverridesWin) {
+  const std::string text = "[mixture]\nexperts = 8\n";
+  EXPECT_EQ(load(text, {"mixture.experts=2"}).mixture.experts, 2);
+  EXPECT_EQ(load(text, {"mixture.experts=2", "mixture.experts=3"}).mixture.experts, 3);
+  EXPECT_EQ(load(text, {"name=plain"}).name, "plain");
+  EXPECT_EQ(load(text, {"name=\"in quotes\""}).name, "in quotes");
+  EXPECT_EQ(load(text, {"name=a = b"}).name, "a = b");
+  EXPECT_EQ(load(text, {"router.lr_decay=constant"}).router_train.lr_decay, Decay::constant);
+  EXPECT_EQ(load(text, {"router.lr=1e-3"}).router_train.lr, 1e-3);
+  EXPECT_EQ(load(text, {"data.train=data/some file.txt"}).data.train,
+            std::vector<std::string>{"data/some file.txt"});
+  EXPECT_EQ(load(text, {"data.train=[\"a\", \"b\"]"}).data.train,
+            (std::vector<std::string>{"a", "b"}));
+  EXPECT_FALSE(load(text, {"baselines.dense=false"}).baselines.dense);
+}
+
+TEST_F(ExperimentFile, BadOverridesAreRefused) {
+  refuses("", {"--set", "section.key=value"}, {"mixture.experts"});
+  refuses("", {"--set", "section.key=value"}, {"=3"});
+  refuses("", {"--set mixture.expert=3", "did you mean 'mixture.experts'"}, {"mixture.expert=3"});
+  refuses("", {"mixture.experts must be an integer, not a string"}, {"mixture.experts=four"});
+  refuses("", {"not a TOML value"}, {"data.train=[\"a\""});
+  refuses("", {"not a TOML value"}, {"mixture.experts="});
+  // A line end must not smuggle in a second key.
+  refuses("", {"must be an integer"}, {"mixture.experts=3\nother=4"});
+}
+
+TEST_F(ExperimentFile, UnknownKeysNameTheNearest) {
+  refuses("[mixture]\n\nexpert = 4\n",
+          {"e.toml:3", "unknown key 'mixture.expert'", "did you mean 'mixture.experts'"});
+  refuses("experts = 4", {"did you mean 'mixture.experts'"});
+  refuses("sed = 4", {"did you mean 'seed'"});
+  refuses("[mixtures]\nexperts = 4", {"did you mean 'mixture.experts'"});
+  refuses("[expert]\nlearning_decay = 4", {"unknown key 'expert.learning_decay'"});
+  refuses("[router]\nsteps = 4", {"did you mean 'router.warmup_steps'"});
+  refuses("[expert]\nsteps = 4", {"did you mean 'expert.train_steps'"});
+  refuses("[router.model]\nhidden_size = 4", {"unknown key 'router.model'"});
+  refuses("[nothing]", {"unknown key 'nothing'"});
+}
+
+TEST_F(ExperimentFile, WrongTypesNameKeyAndLine) {
+  refuses("[mixture]\nexperts = \"four\"",
+          {"e.toml:2", "mixture.experts must be an integer, not a string"});
+  refuses("[mixture]\nexperts = 4.0", {"mixture.experts must be an integer, not a float"});
+  refuses("[router]\nlr = \"high\"", {"router.lr must be a number, not a string"});
+  refuses("[router]\nlr = true", {"router.lr must be a number, not true or false"});
+  refuses("[router]\nlr = nan", {"router.lr must be finite"});
+  refuses("[router]\nlr = inf", {"router.lr must be finite"});
+  refuses("[baselines]\ndense = 1", {"baselines.dense must be true or false, not an integer"});
+  refuses("name = 3", {"name must be a string, not an integer"});
+  refuses("name = 2020-01-01", {"name must be a string, not a date"});
+  refuses("seed = -1", {"seed must not be negative"});
+  refuses("[data]\ntrain = [\"a\", 3]", {"data.train[1] must be a string, not an integer"});
+  refuses("[data]\ntrain = 3", {"data.train must be a list of strings"});
+  refuses("[router]\nfeed_forward = \"gelu\"", {"router.feed_forward must be swiglu or relu2"});
+  refuses("[router]\nlr_decay = 3", {"router.lr_decay must be a string"});
+  refuses("mixture = 3", {"'mixture' is a section"});
+  refuses("[name]\nx = 3", {"name must be a string, not a table"});
+  refuses("[[mixture]]\nexperts = 3", {"'mixture' is a section"});
+}
+
+TEST_F(ExperimentFile, SyntaxErrorsNameTheLine) {
+  refuses("name = \"a\"\n\n[mixture\n", {"e.toml:3"});
+  refuses("seed = 1\nseed = 2\n", {"e.toml:2"});
+}
+
+TEST_F(ExperimentFile, MissingFileIsAnError) {
+  try {
+    load_experiment(folder_ / "missing.toml", {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("missing.toml"), std::string::npos);
+  }
+}
+
+TEST_F(ExperimentFile, ImpossibleValuesAreRefusedWhenLoading) {
+  refuses("[mixture]\nprefix_tokens = 500", {"mixture.prefix_tokens (500)", "data.seq_length"});
+}
+
+TEST_F(ExperimentFile, HelpHasALinePerKey) {
+  const std::string help = experiment_help();
+  for (const std::string& key : all_keys()) {
+    EXPECT_NE(("\n" + help).find("\n" + key + " = "), std::string::npos) << key;
+  }
+}
+
+TEST(ModelConfig, ZerosAreResolved) {
+  ModelConfig model;
+  model.hidden_size = 100;
+  model.num_heads = 5;
+  EXPECT_EQ(model.resolved().num_kv_heads, 5);
+  EXPECT_EQ(model.resolved().intermediate_size, 272);  // 266.7, then a multiple of 8
+  model.feed_forward = FeedForward::relu2;
+  EXPECT_EQ(model.resolved().intermediate_size, 400);
+  model.hidden_size = 96;
+  model.feed_forward = FeedForward::swiglu;
+  EXPECT_EQ(model.resolved().intermediate_size, 256);  // 8/3 of 96 exactly
+  model.intermediate_size = 10;
+  model.num_kv_heads = 1;
+  EXPECT_EQ(model.resolved().intermediate_size, 10);
+  EXPECT_EQ(model.resolved().num_kv_heads, 1);
+}
+
+struct Refusal {
+  std::function<void(Experiment&)> change;
+  std::vector<std::string> keys;  // that the text must name
+};
+
+TEST(ExperimentValidate, RefusesImpossibleCombinations) {
+  const std::vector<Refusal> refusals = {
+      {[](Experiment& e) { e.seed = ~uint64_t{0}; }, {"seed"}},
+      {[](Experiment& e) { e.data.seq_length = 1; }, {"data.seq_length"}},
+      {[](Experiment& e) { e.data.vocab_size = 0; }, {"data.vocab_size"}},
+      {[](Experiment& e) { e.data.tokenizer_sample_bytes = 0; }, {"data.tokenizer_sample_bytes"}},
+      {[](Experiment& e) { e.data.max_bad_fraction = 1.5; }, {"data.max_bad_fraction"}},
+      {[](Experiment& e) { e.mixture.prefix_tokens = e.data.seq_length + 1; },
+       {"mixture.prefix_tokens", "data.seq_length"}},
+      {[](Experiment& e) { e.mixture.prefix_tokens = 1; }, {"mixture.prefix_tokens"}},
+      {[](Experiment& e) { e.mixture.experts = 0; }, {"mixture.experts"}},
+      {[](Experiment& e) { e.mixture.experts = -1; }, {"mixture.experts"}},
+      {[](Experiment& e) { e.mixture.experts = 65536; }, {"mixture.experts"}},
+      {[](Experiment& e) { e.mixture.rounds = 0; }, {"mixture.rounds"}},
+      {[](Experiment& e) { e.mixture.rounds = INT64_MAX; }, {"mixture.rounds"}},
+      {[](Experiment& e) { e.mixture.sequences_per_round = 0; }, {"mixture.sequences_per_round"}},
+      {[](Experiment& e) { e.mixture.group_size = -1; }, {"mixture.group_size"}},
+      {[](Experiment& e) { e.mixture.group_size = 3; },
+       {"mixture.group_size", "expert.batch_size"}},
+      {[](Experiment& e) {
+         e.mixture.group_size = 4;
+         e.expert_train.micro_batch_size = 16;
+       },
+       {"expert.micro_batch_size", "expert.batch_size", "mixture.group_size"}},
+      {[](Experiment& e) { e.router_train.batch_size = 1025; },
+       {"router.batch_size", "mixture.sequences_per_round", "mixture.experts"}},
+      {[](Experiment& e) { e.router_model.hidden_size = 0; }, {"router.hidden_size"}},
+      {[](Experiment& e) { e.router_model.num_layers = 0; }, {"router.num_layers"}},
+      {[](Experiment& e) { e.router_model.num_heads = 0; }, {"router.num_heads"}},
+      {[](Experiment& e) { e.router_model.num_heads = 3; },
+       {"router.num_heads", "router.hidden_size"}},
+      {[](Experiment& e) {
+         e.expert_model.hidden_size = 12;
+         e.expert_model.num_heads = 4;
+       },
+       {"expert.hidden_size", "expert.num_heads", "even"}},
+      {[](Experiment& e) { e.expert_model.num_kv_heads = 3; },
+       {"expert.num_kv_heads", "expert.num_heads"}},
+      {[](Experiment& e) { e.expert_model.num_kv_heads = 8; },
+       {"expert.num_kv_heads", "expert.num_heads"}},
+      {[](Experiment& e) { e.expert_model.num_kv_heads = -1; }, {"expert.num_kv_heads"}},
+      {[](Experiment& e) { e.expert_model.intermediate_size = -1; }, {"expert.intermediate_size"}},
+      {[](Experiment& e) { e.expert_model.rope_theta = 0; }, {"expert.rope_theta"}},
+      {[](Experiment& e) { e.expert_model.rms_norm_eps = 0; }, {"expert.rms_norm_eps"}},
+      {[](Experiment& e) { e.expert_model.init_std = -1; }, {"expert.init_std"}},
+      {[](Experiment& e) { e.expert_model.embedding_std = -1; }, {"expert.embedding_std"}},
+      {[](Experiment& e) { e.expert_train.steps = 0; }, {"expert.train_steps"}},
+      {[](Experiment& e) { e.expert_train.batch_size = 0; }, {"expert.batch_size"}},
+      {[](Experiment& e) { e.expert_train.micro_batch_size = 5; },
+       {"expert.micro_batch_size", "expert.batch_size"}},
+      {[](Experiment& e) { e.expert_train.micro_batch_size = 64; },
+       {"expert.micro_batch_size", "expert.batch_size"}},
+      {[](Experiment& e) { e.expert_train.micro_batch_size = -1; }, {"expert.micro_batch_size"}},
+      {[](Experiment& e) { e.expert_train.lr = 0; }, {"expert.lr"}},
+      {[](Experiment& e) { e.expert_train.min_lr = -1; }, {"expert.min_lr"}},
+      {[](Experiment& e) { e.expert_train.min_lr = 1; }, {"expert.min_lr", "expert.lr"}},
+      {[](Experiment& e) { e.expert_train.warmup_steps = -1; }, {"expert.warmup_steps"}},
+      {[](Experiment& e) { e.expert_train.warmup_steps = 101; },
+       {"expert.warmup_steps", "expert.train_steps"}},
+      {[](Experiment& e) { e.expert_train.weight_decay = -1; }, {"expert.weight_decay"}},
+      {[](Experiment& e) { e.expert_train.adam_beta1 = 1; }, {"expert.adam_beta1"}},
+      {[](Experiment& e) { e.expert_train.adam_beta2 = -0.1; }, {"expert.adam_beta2"}},
+      {[](Experiment& e) { e.expert_train.adam_eps = 0; }, {"expert.adam_eps"}},
+      {[](Experiment& e) { e.expert_train.grad_clip = -1; }, {"expert.grad_clip"}},
+      {[](Experiment& e) { e.expert_train.log_interval = 0; }, {"expert.log_interval"}},
+      {[](Experiment& e) { e.router_train.save_interval = 0; }, {"router.save_interval"}},
+      {[](Experiment& e) { e.baselines.dense_lr = -1; }, {"baselines.dense_lr"}},
+      {[](Experiment& e) {
+         e.expert_train.min_lr = 1e-4;
+         e.baselines.dense_large_batch_lr = 1e-5;
+       },
+       {"baselines.dense_large_batch_lr", "expert.min_lr"}},
+      {[](Experiment& e) { e.device.device = "tpu"; }, {"device.device", "tpu"}},
+      {[](Experiment& e) { e.device.precision = "fp8"; }, {"device.precision", "fp8"}},
+      {[](Experiment& e) { e.device.precision = "bf16-mixed"; },
+       {"device.precision", "device.device"}},
+      {[](Experiment& e) { e.device.threads = 0; }, {"device.threads"}},
+      {[](Experiment& e) { e.device.flops_per_second = 0; }, {"device.flops_per_second"}},
+  };
+  for (const Refusal& refusal : refusals) {
+    Experiment e;
+    refusal.change(e);
+    try {
+      e.validate();
+      ADD_FAILURE() << "accepted an impossible " << refusal.keys.front();
+    } catch (const Error& error) {
+      for (const std::string& key : refusal.keys) {
+        EXPECT_NE(std::string(error.what()).find(key), std::string::npos)
+            << key << " is missing in: " << error.what();
+      }
+    }
+  }
+}
+
+TEST(ExperimentValidate, AcceptsTheEdges) {
+  Experiment e;
+  e.mixture.prefix_tokens = e.data.seq_length;
+  e.mixture.experts = 1;
+  e.mixture.rounds = 1;
+  e.router_train.batch_size = 4096;
+  e.expert_train.warmup_steps = 100;
+  e.expert_train.micro_batch_size = 8;
+  e.mixture.group_size = 4;
+  e.expert_model.num_kv_heads = 1;
+  e.device.device = "cuda";
+  e.device.precision = "bf16-mixed";
+  EXPECT_NO_THROW(e.validate());
+  EXPECT_NO_THROW(Experiment{}.validate());
+}
+
+}  // namespace
+}  // namespace smalltalk

@@ -1,0 +1,48 @@
+#include "smalltalk/core/learning_rate.hpp"
+
+#include <gtest/gtest.h>
+
+namespace smalltalk {
+namespace {
+
+TEST(LearningRate, WarmsUpInEqualSteps) {
+  for (const Decay decay : {Decay::constant, Decay::cosine}) {
+    const Schedule schedule{1.0, 0.0, 4, 100, decay};
+    EXPECT_DOUBLE_EQ(learning_rate(schedule, 0), 0.25);
+    EXPECT_DOUBLE_EQ(learning_rate(schedule, 1), 0.5);
+    EXPECT_DOUBLE_EQ(learning_rate(schedule, 2), 0.75);
+    EXPECT_DOUBLE_EQ(learning_rate(schedule, 3), 1.0);
+    EXPECT_DOUBLE_EQ(learning_rate(schedule, 4), 1.0);
+  }
+}
+
+TEST(LearningRate, ConstantStays) {
+  const Schedule schedule{3e-4, 1e-5, 0, 10, Decay::constant};
+  for (const int64_t step : {0, 5, 9, 10, 1000}) {
+    EXPECT_DOUBLE_EQ(learning_rate(schedule, step), 3e-4);
+  }
+}
+
+// Values of the cosine that are known without a cosine: a third and two thirds of the way it has
+// covered a quarter and three quarters of the height.
+TEST(LearningRate, CosineEndsAtTheMinimum) {
+  const Schedule schedule{1.0, 0.2, 10, 70, Decay::cosine};
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 10), 1.0);
+  EXPECT_NEAR(learning_rate(schedule, 30), 0.8, 1e-12);
+  EXPECT_NEAR(learning_rate(schedule, 40), 0.6, 1e-12);
+  EXPECT_NEAR(learning_rate(schedule, 50), 0.4, 1e-12);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 70), 0.2);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 1000), 0.2);
+  for (int64_t step = 10; step < 70; ++step) {
+    EXPECT_GT(learning_rate(schedule, step), learning_rate(schedule, step + 1));
+  }
+}
+
+TEST(LearningRate, WarmUpMayFillTheRun) {
+  const Schedule schedule{1.0, 0.0, 5, 5, Decay::cosine};
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 4), 1.0);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 5), 0.0);
+}
+
+}  // namespace
+}  // namespace smalltalk

@@ -1,0 +1,207 @@
+#include "smalltalk/core/run_folder.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <fstream>
+#include <thread>
+
+#include "smalltalk/core/error.hpp"
+#include "temporary_folder.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+using Names = std::vector<std::string>;
+
+std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(WriteAtomically, WritesAndReplaces) {
+  const TemporaryFolder folder;
+  write_text_atomically(folder / "a.txt", "first");
+  EXPECT_EQ(read_text(folder / "a.txt"), "first");
+  write_text_atomically(folder / "a.txt", "");
+  EXPECT_EQ(read_text(folder / "a.txt"), "");
+  EXPECT_EQ(folder.entries(), Names{"a.txt"});
+}
+
+TEST(WriteAtomically, CreatesMissingFolders) {
+  const TemporaryFolder folder;
+  write_text_atomically(folder / "x/y/a.txt", "text");
+  EXPECT_EQ(read_text(folder / "x/y/a.txt"), "text");
+}
+
+TEST(WriteAtomically, KeepsBytes) {
+  const TemporaryFolder folder;
+  std::string bytes(300'000, '\0');
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 7);
+  write_text_atomically(folder / "a", bytes);
+  EXPECT_EQ(read_text(folder / "a"), bytes);
+}
+
+TEST(WriteAtomically, WorksWithoutAFolderInTheName) {
+  const TemporaryFolder folder;
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path());
+  write_text_atomically("a.txt", "here");
+  fs::current_path(before);
+  EXPECT_EQ(read_text(folder / "a.txt"), "here");
+}
+
+TEST(WriteAtomically, TheNameAppearsOnlyWhenTheFileIsWhole) {
+  const TemporaryFolder folder;
+  write_atomically(folder / "model.h5", [&](const fs::path& temporary) {
+    EXPECT_EQ(temporary.parent_path(), folder.path());
+    EXPECT_EQ(temporary.extension(), ".h5");  // writers may look at it
+    std::ofstream(temporary) << "half";
+    EXPECT_FALSE(fs::exists(folder / "model.h5"));
+    std::ofstream(temporary, std::ios::app) << " and half";
+  });
+  EXPECT_EQ(read_text(folder / "model.h5"), "half and half");
+}
+
+TEST(WriteAtomically, AFailingWriterLeavesTheOldFileAndNothingElse) {
+  const TemporaryFolder folder;
+  write_text_atomically(folder / "a.txt", "old");
+  const auto fail = [](const fs::path& temporary) {
+    std::ofstream(temporary) << "half of the new";
+    throw std::logic_error("stopped");
+  };
+  EXPECT_THROW(write_atomically(folder / "a.txt", fail), std::logic_error);
+  EXPECT_EQ(read_text(folder / "a.txt"), "old");
+  EXPECT_EQ(folder.entries(), Names{"a.txt"});
+}
+
+TEST(WriteAtomically, AWriterThatWritesNothingIsRefused) {
+  const TemporaryFolder folder;
+  EXPECT_THROW(write_atomically(folder / "a.txt", [](const fs::path&) {}), Error);
+  EXPECT_TRUE(folder.entries().empty());
+}
+
+TEST(WriteAtomically, ErrorsNameThePathAndTheReason) {
+  const TemporaryFolder folder;
+  write_text_atomically(folder / "file", "");
+  const std::string below_file =
+      error_of([&] { write_text_atomically(folder / "file/a.txt", "x"); });
+  EXPECT_NE(below_file.find("file"), std::string::npos) << below_file;
+  EXPECT_NE(below_file.find("ot a directory"), std::string::npos) << below_file;
+
+  fs::create_directory(folder / "taken");
+  const std::string on_folder = error_of([&] { write_text_atomically(folder / "taken", "x"); });
+  EXPECT_NE(on_folder.find("taken"), std::string::npos) << on_folder;
+  EXPECT_NE(on_folder.find("s a directory"), std::string::npos) << on_folder;
+  EXPECT_EQ(folder.entries().size(), 2U);
+
+  // /proc refuses new files even to root.
+  EXPECT_NE(error_of([] { write_text_atomically("/proc/smalltalk", "x"); }).find("/proc"),
+            std::string::npos);
+  EXPECT_THROW(write_text_atomically(folder / "", "x"), Error);
+}
+
+TEST(WriteAtomically, AFullDiskIsAnError) {
+  // /dev/full takes no byte; the temporary name leads there.
+  const TemporaryFolder folder;
+  const auto full = [](const fs::path& temporary) {
+    fs::create_symlink("/dev/full", temporary);
+    std::ofstream file(temporary);
+    file << "text" << std::flush;
+    if (!file) throw Error("no space");
+  };
+  EXPECT_THROW(write_atomically(folder / "a", full), Error);
+  EXPECT_TRUE(folder.entries().empty());
+}
+
+TEST(WriteAtomically, ManyWritersOfOneNameLeaveOneWholeFile) {
+  const TemporaryFolder folder;
+  std::vector<std::thread> threads;
+  for (char c = 'a'; c < 'i'; ++c) {
+    threads.emplace_back([&folder, c] {
+      for (int i = 0; i < 5; ++i) write_text_atomically(folder / "x", std::string(10'000, c));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const std::string text = read_text(folder / "x");
+  EXPECT_EQ(text, std::string(10'000, text.front()));
+  EXPECT_EQ(folder.entries(), Names{"x"});
+}
+
+TEST(ReadText, ErrorsNameThePath) {
+  const TemporaryFolder folder;
+  const std::string missing = error_of([&] { read_text(folder / "missing.txt"); });
+  EXPECT_NE(missing.find("missing.txt"), std::string::npos);
+  EXPECT_NE(missing.find("No such file"), std::string::npos);
+  EXPECT_THROW(read_text(folder.path()), Error);
+}
+
+TEST(Hash, IsXxh3) {
+  // Published test values of XXH3_64bits with seed 0: the empty input, and "a".
+  EXPECT_EQ(hash_text(""), "2d06800538d394c2");
+  EXPECT_EQ(hash_text("a"), "e6c632b61e964e1f");
+}
+
+TEST(Hash, OfBytesTextAndFileAgree) {
+  const TemporaryFolder folder;
+  std::string text(3'000'000, 'x');  // more than one buffer
+  text[2'500'000] = 'y';
+  write_text_atomically(folder / "a", text);
+  EXPECT_EQ(hash_file(folder / "a"), hash_text(text));
+  EXPECT_EQ(hash_bytes(std::as_bytes(std::span(text))), hash_text(text));
+  text[2'500'000] = 'x';
+  EXPECT_NE(hash_file(folder / "a"), hash_text(text));
+  EXPECT_THROW(hash_file(folder / "missing"), Error);
+}
+
+TEST(RequireWritable, CreatesTheFolderAndLeavesItEmpty) {
+  const TemporaryFolder folder;
+  require_writable(folder / "a/b");
+  EXPECT_TRUE(fs::is_empty(folder / "a/b"));
+}
+
+TEST(RequireWritable, RefusesFilesAndFoldersThatTakeNoFile) {
+  const TemporaryFolder folder;
+  write_text_atomically(folder / "file", "");
+  EXPECT_NE(error_of([&] { require_writable(folder / "file"); }).find("file"), std::string::npos);
+  EXPECT_THROW(require_writable(folder / "file/below"), Error);
+  EXPECT_NE(error_of([] { require_writable("/proc"); }).find("/proc"), std::string::npos);
+}
+
+TEST(Claim, IsGivenOnce) {
+  const TemporaryFolder folder;
+  EXPECT_TRUE(claim(folder / "queue/3", "rank 1"));
+  EXPECT_FALSE(claim(folder / "queue/3", "rank 2"));
+  EXPECT_TRUE(claim(folder / "queue/4", "rank 2"));
+  EXPECT_EQ(read_text(folder / "queue/3"), "rank 1\n");
+}
+
+TEST(Claim, IsGivenOnceToManyAtATime) {
+  const TemporaryFolder folder;
+  std::atomic<int> given = 0;
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 8; ++thread) {
+    threads.emplace_back([&] {
+      for (int unit = 0; unit < 50; ++unit) {
+        if (claim(folder / ("q/" + std::to_string(unit)), "someone")) ++given;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(given, 50);
+}
+
+TEST(Claim, FailureIsNotARefusal) {
+  const TemporaryFolder folder;
+  write_text_atomically(folder / "file", "");
+  EXPECT_THROW(claim(folder / "file/unit", "me"), Error);
+  EXPECT_THROW(claim("/proc/unit", "me"), Error);
+}
+
+}  // namespace
+}  // namespace smalltalk
