@@ -32,6 +32,14 @@ function(smalltalk_find_fmt)
   endif()
 endfunction()
 
+# xxHash is inlined: nothing to link, no symbols that could meet another copy of it.
+function(smalltalk_find_xxhash)
+  if(NOT TARGET smalltalk::xxhash)
+    smalltalk_find(xxhash HEADER xxhash.h)
+    target_compile_definitions(smalltalk::xxhash INTERFACE XXH_INLINE_ALL)
+  endif()
+endfunction()
+
 # smalltalk_add_library(<name> SOURCES <file>... USES <library>... [PUBLIC <target>...]
 #                       [PRIVATE <target>...])
 # A static library smalltalk_<name>, alias smalltalk::<name>. USES names the libraries below it.

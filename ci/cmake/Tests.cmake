@@ -14,6 +14,7 @@ if(user_id EQUAL 0)
   list(PREPEND mpirun_flags --allow-run-as-root)
 endif()
 list(JOIN mpirun_flags " " mpirun_flags_text)
+set(SMALLTALK_MPIRUN_COMMAND "${SMALLTALK_MPIRUN} ${mpirun_flags_text}")
 
 # What a test may ask its environment for.
 set(test_environment
@@ -22,7 +23,7 @@ set(test_environment
   SMALLTALK_BUILD_DIR=${PROJECT_BINARY_DIR}
   SMALLTALK_BINARY=${PROJECT_BINARY_DIR}/smalltalk
   SMALLTALK_PEER_PYTHON=${PROJECT_SOURCE_DIR}/build/peer-venv/bin/python3
-  "SMALLTALK_MPIRUN=${SMALLTALK_MPIRUN} ${mpirun_flags_text}")
+  "SMALLTALK_MPIRUN=${SMALLTALK_MPIRUN_COMMAND}")
 
 function(smalltalk_configure_test name label ranks timeout)
   set_tests_properties(${name} PROPERTIES

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs all tests; `core` also alone, as on a machine with nothing else.
+# SMALLTALK_CTEST_ARGS is passed to ctest, as in SMALLTALK_CTEST_ARGS="-L unit" bash ci/test.sh
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+bash ci/setup.sh
+bash ci/setup.sh --peers || echo "transformers could not be installed: its tests will be skipped"
+
+cmake -S . -B build/core -G Ninja -DSMALLTALK_LIBRARIES=core >build/core.log || { cat build/core.log; exit 1; }
+cmake --build build/core -j "$cores"
+ctest --test-dir build/core -j "$cores" --output-on-failure -Q -R '^core/' ||
+  { ctest --test-dir build/core --rerun-failed --output-on-failure; exit 1; }
+
+configure
+cmake --build "$build" -j "$cores"
+status=0
+read -ra arguments <<<"${SMALLTALK_CTEST_ARGS:-}"
+ctest --test-dir "$build" -j "$cores" --output-on-failure --output-junit tests.xml \
+  "${arguments[@]}" || status=$?
+python3 ci/test_summary.py "$build/tests.xml"
+exit "$status"
