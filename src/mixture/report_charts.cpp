@@ -39,13 +39,13 @@ std::string tick_label(double value) {
   if (size >= 1e9) return scaled(1e9, " B");
   if (size >= 1e6) return scaled(1e6, " M");
   if (size >= 1e4) return scaled(1e3, " k");
-  return fmt::format("{:.4g}", size < 1e-12 ? 0.0 : value);
+  return fmt::format("{}{:.4g}", value < -1e-12 ? "−" : "", size < 1e-12 ? 0.0 : size);
 }
 
-std::string axis(const Range& range, int count, bool vertical) {
+std::string axis(const Range& range, int count, bool vertical, double least_step = 0) {
   std::string out = vertical ? "<div class=\"ys\" aria-hidden=\"true\">"
                              : "<div class=\"xs\" aria-hidden=\"true\">";
-  for (const double tick : round_ticks(range.low, range.high, count)) {
+  for (const double tick : round_ticks(range.low, range.high, count, least_step)) {
     const double place = 100 * range.place(tick);
     out += fmt::format("<span style=\"{}:{:.2f}%\">{}</span>", vertical ? "bottom" : "left", place,
                        tick_label(tick));
@@ -66,10 +66,10 @@ std::string polyline(const Series& series, const Range& x, const Range& y) {
   for (const Point& p : series.points) {
     points += fmt::format("{:.1f},{:.1f} ", 1000 * x.place(p.x), 1000 - 1000 * y.place(p.y));
   }
+  if (series.points.size() == 1) points += points;  // a dot, by the round end of the line
   if (!points.empty()) points.pop_back();
-  return fmt::format(
-      "<polyline class=\"line {}{}\" data-label=\"{}\" points=\"{}\"/>", series.style,
-      series.thin ? " thin" : "", escape_html(series.label), points);
+  return fmt::format("<polyline class=\"line {}{}\" data-label=\"{}\" points=\"{}\"/>",
+                     series.style, series.thin ? " thin" : "", escape_html(series.label), points);
 }
 
 std::string legend(const std::vector<Series>& all) {
@@ -85,7 +85,7 @@ std::string legend(const std::vector<Series>& all) {
 
 }  // namespace
 
-std::vector<double> round_ticks(double low, double high, int count) {
+std::vector<double> round_ticks(double low, double high, int count, double least_step) {
   std::vector<double> ticks;
   if (!(high > low) || count < 1) return ticks;
   const double rough = (high - low) / count;
@@ -97,6 +97,7 @@ std::vector<double> round_ticks(double low, double high, int count) {
       break;
     }
   }
+  step = std::max(step, least_step);
   const auto first = static_cast<int64_t>(std::ceil(low / step - 1e-9));
   const auto last = static_cast<int64_t>(std::floor(high / step + 1e-9));
   for (int64_t i = first; i <= last; ++i) ticks.push_back(static_cast<double>(i) * step);
@@ -132,8 +133,8 @@ std::string line_chart(const LineChart& chart) {
       "<div class=\"tip\" hidden=\"hidden\"></div>{}</div>"
       "<div class=\"xlab\">{}</div>{}</figure>\n",
       x.low, x.high, y.low, y.high, escape_html(chart.x_label), escape_html(chart.y_label),
-      axis(y, 5, true), title, grid(y, 5), lines, axis(x, 5, false), escape_html(chart.x_label),
-      chart.legend ? legend(chart.series) : "");
+      axis(y, 5, true), title, grid(y, 5), lines, axis(x, 5, false, chart.whole_x ? 1 : 0),
+      escape_html(chart.x_label), legend(chart.series));
 }
 
 std::string stacked_columns(const StackedColumns& chart) {
@@ -152,8 +153,7 @@ std::string stacked_columns(const StackedColumns& chart) {
           "<rect class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\">"
           "<title>{} {}, router {}: {}</title></rect>",
           expert_style(e), left + 0.08 * width, 1000 * (1 - below - share), 0.84 * width,
-          1000 * share, escape_html(chart.x_label), escape_html(chart.names[i]), e,
-          percent(share));
+          1000 * share, escape_html(chart.x_label), escape_html(chart.names[i]), e, percent(share));
       below += share;
     }
     if (i % every == 0) {
@@ -163,7 +163,8 @@ std::string stacked_columns(const StackedColumns& chart) {
   }
   const Range share{0, 1};
   std::string ys = "<div class=\"ys\" aria-hidden=\"true\">";
-  for (int i = 0; i <= 4; ++i) ys += fmt::format("<span style=\"bottom:{}%\">{} %</span>", 25 * i, 25 * i);
+  for (int i = 0; i <= 4; ++i)
+    ys += fmt::format("<span style=\"bottom:{}%\">{} %</span>", 25 * i, 25 * i);
   return fmt::format(
       "<figure class=\"chart\"><div class=\"ylab\">{}</div><div class=\"plot\">{}</div>"
       "<svg viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{}\">"
@@ -183,10 +184,22 @@ std::string dumbbell(double from, const std::string& from_style, double to,
   const double a = 4 + 92 * std::clamp(from, 0.0, 1.0);
   const double b = 4 + 92 * std::clamp(to, 0.0, 1.0);
   return fmt::format(
-      "<svg class=\"dumbbell\" aria-hidden=\"true\"><line x1=\"{0:.1f}%\" x2=\"{1:.1f}%\" y1=\"50%\" "
-      "y2=\"50%\"/><circle class=\"{2}\" cx=\"{0:.1f}%\" cy=\"50%\" r=\"4.5\"/><circle class=\"{3}\" "
+      "<svg class=\"dumbbell\" aria-hidden=\"true\"><line x1=\"{0:.1f}%\" x2=\"{1:.1f}%\" "
+      "y1=\"50%\" "
+      "y2=\"50%\"/><circle class=\"{2}\" cx=\"{0:.1f}%\" cy=\"50%\" r=\"4.5\"/><circle "
+      "class=\"{3}\" "
       "cx=\"{1:.1f}%\" cy=\"50%\" r=\"5.5\"/></svg>",
       a, b, from_style, to_style);
+}
+
+void LogScale::include(const std::optional<double>& value) {
+  if (!value || *value <= 0) return;
+  low_ = low_ == 0 ? *value : std::min(low_, *value);
+  high_ = std::max(high_, *value);
+}
+
+double LogScale::place(double value) const {
+  return high_ > low_ && value > 0 ? std::log(value / low_) / std::log(high_ / low_) : 0.5;
 }
 
 std::string model_style(const std::string& model) {

@@ -136,8 +136,8 @@ std::vector<Point> smooth(const std::vector<Point>& points, int window) {
   std::vector<Point> out;
   out.reserve(points.size());
   for (int64_t i = 0; i < n; ++i) {
-    // Never further to the right than to the left: where the curve falls steeply, at its start, that
-    // would show losses that were only reached later.
+    // Never further to the right than to the left: where the curve falls steeply, at its start,
+    // that would show losses that were only reached later.
     const int64_t left = std::min<int64_t>(window / 2, i);
     const int64_t right = std::min(left, n - 1 - i);
     double sum = 0;

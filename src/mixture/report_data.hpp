@@ -15,20 +15,20 @@ struct Point {
 
 // The training loss of one model, as logged, ascending in x.
 struct LossCurve {
-  std::string model;  // "mixture", "dense", ...
-  int expert = -1;    // of a model that consists of several
+  std::string model;          // "mixture", "dense", ...
+  int expert = -1;            // of a model that consists of several
   std::vector<Point> points;  // x: tokens this one has seen, y: nats per token
 };
 
 struct RunData {
-  std::string name;        // of the run, else of its folder
+  std::string name;  // of the run, else of its folder
   nlohmann::json results = nullptr;
   nlohmann::json sharding = nullptr;
   nlohmann::json seconds = nullptr;
   std::vector<nlohmann::json> rounds;  // ascending
   std::vector<LossCurve> curves;
-  std::string experiment;              // TOML text
-  std::vector<std::string> problems;   // files that are there and cannot be read
+  std::string experiment;             // TOML text
+  std::vector<std::string> problems;  // files that are there and cannot be read
 };
 
 // Error only if `run` is not a folder.

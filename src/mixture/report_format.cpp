@@ -12,12 +12,23 @@ std::string escape_html(std::string_view text) {
   out.reserve(text.size());
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -72,8 +83,8 @@ std::string whole(double value) {
 
 std::string percent(double share) {
   const double value = 100 * share;
-  if (value != 0 && std::abs(value) < 0.1) return fmt::format("{:.2g} %", value);
-  return fmt::format("{:.1f} %", value);
+  if (value != 0 && std::abs(value) < 0.1) return fmt::format("{:.2g}\u00a0%", value);
+  return fmt::format("{:.1f}\u00a0%", value);
 }
 
 std::string power_of_ten(double value) {

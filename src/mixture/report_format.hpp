@@ -18,10 +18,10 @@ std::optional<double> number_at(const nlohmann::json& value, std::string_view pa
 std::string text_at(const nlohmann::json& value, std::string_view path);
 const nlohmann::json& at(const nlohmann::json& value, std::string_view path);  // null if absent
 
-std::string figure(double value);      // 3 to 4 digits that matter: 18.24, 131.2, 0.0312
-std::string whole(double value);       // 142,448
-std::string percent(double share);     // 0.0734 -> "7.3 %"
-std::string power_of_ten(double value);  // FLOPs: "3.97 × 10¹⁴"
+std::string figure(double value);         // 3 to 4 digits that matter: 18.24, 131.2, 0.0312
+std::string whole(double value);          // 142,448
+std::string percent(double share);        // 0.0734 -> "7.3 %", with a space that does not break
+std::string power_of_ten(double value);   // FLOPs: "3.97 × 10¹⁴"
 std::string learning_rate(double value);  // "0.003", "3e-05"
 std::string model_label(const std::string& model);  // "dense_large_batch" -> "Dense, large batch"
 

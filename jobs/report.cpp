@@ -1,0 +1,39 @@
+// report: the page of a run.
+#include "smalltalk/mixture/report.hpp"
+
+#include <exception>
+#include <iostream>
+
+#include "jobs.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+
+namespace smalltalk {
+
+void add_report_job(CLI::App& app, JobRun& run) {
+  struct Options {
+    std::string run;
+    std::string out;
+  };
+  auto* job = app.add_subcommand("report", "Make one HTML page of a run: result, curves, routing");
+  auto options = std::make_shared<Options>();
+  job->add_option("run", options->run, "Run folder, finished or not")->required();
+  job->add_option("--out", options->out, "The page; default: RUN/report.html");
+  job->footer(
+      "Reads results.json, routing.jsonl, experiment.toml and the models' metrics.jsonl. What is\n"
+      "not there yet is said on the page. The page is one file: mail it, open it anywhere.\n"
+      "  smalltalk report runs/quickstart");
+  job->callback([&run, options] {
+    run = [options] {
+      try {
+        std::cout << write_report(options->run, options->out).string() << "\n";
+        return kExitDone;
+      } catch (const std::exception& error) {
+        log_error(std::string("report: ") + error.what());
+        return kExitFailure;
+      }
+    };
+  });
+}
+
+}  // namespace smalltalk
