@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 torch_version=2.11.0
-transformers_version=4.57.1
+transformers_version=4.57.6
 core_packages=(g++ cmake ninja-build ccache git python3-venv libfmt-dev libtomlplusplus-dev
   libxxhash-dev libgtest-dev libgmock-dev)
 other_packages=(libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libcli11-dev nlohmann-json3-dev
