@@ -19,9 +19,12 @@ std::string list(const std::vector<int>& numbers) {
   std::string text = std::to_string(numbers.front());
   const bool cut = count > 5;
   for (int i = 1; i < (cut ? 3 : count); ++i) {
-    text += " " + std::to_string(numbers[static_cast<size_t>(i)]);
+    text.append(" ").append(std::to_string(numbers[static_cast<size_t>(i)]));
   }
-  if (cut) text += " ... " + std::to_string(numbers.back()) + " (" + std::to_string(count) + ")";
+  if (cut) {
+    text.append(" ... ").append(std::to_string(numbers.back()));
+    text.append(" (").append(std::to_string(count)).append(")");
+  }
   return text;
 }
 

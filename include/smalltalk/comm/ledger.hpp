@@ -14,14 +14,15 @@ struct LedgerEntry {
   std::string communicator;
   std::string call;   // "MPI_Allgatherv"
   int64_t calls = 0;
-  int64_t bytes = 0;  // this rank put into the call (its send buffers)
+  int64_t bytes = 0;  // this rank put into the call (its send buffers); of a get, what it got
 };
 
 // Later calls count under this phase. Phases of a run: "start", "route", "shard", "experts",
 // "baselines", "evaluate".
 void set_ledger_phase(const std::string& phase);
 std::vector<LedgerEntry> ledger_entries();  // of this process, sorted
-// Calls and bytes of a phase on communicators other than `allowed` (an expert's own group).
+// Calls and bytes of a phase on communicators other than `allowed` (an expert's own group), with
+// their names joined by commas. Communicators of one rank do not count: nothing left the process.
 LedgerEntry ledger_outside(const std::string& phase, const std::string& allowed);
 void clear_ledger();
 
