@@ -12,7 +12,7 @@ namespace smalltalk {
 struct LedgerEntry {
   std::string phase;
   std::string communicator;
-  std::string call;   // "MPI_Allgatherv"
+  std::string call;  // "MPI_Allgatherv"
   int64_t calls = 0;
   int64_t bytes = 0;  // this rank put into the call (its send buffers); of a get, what it got
 };

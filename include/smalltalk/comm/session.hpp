@@ -13,8 +13,8 @@
 
 namespace smalltalk {
 
-// A group of ranks. Blocking collectives; move-only. Sizes beyond 2^31 elements are cut into pieces.
-// Freed before the session ends.
+// A group of ranks. Blocking collectives; move-only. Sizes beyond 2^31 elements are cut into
+// pieces. Freed before the session ends.
 class Communicator {
  public:
   Communicator(Communicator&&) noexcept;
