@@ -27,6 +27,8 @@ void wait_for(const std::filesystem::path& path) {
   }
 }
 
+int64_t in_megabytes(int64_t bytes) { return (bytes + 999'999) / 1'000'000; }
+
 // Largest first, each to the rank with least to do. The same on every rank, and blind to what is
 // done already: ranks may see that differently.
 std::vector<size_t> blocks_of_rank(const std::vector<DocumentBlock>& blocks, int rank,
@@ -51,7 +53,7 @@ void write_parts(const std::vector<std::filesystem::path>& files,
                  const std::vector<std::filesystem::path>& parts, const Tokenizer& tokenizer) {
   int64_t total = 0;
   for (size_t i : mine) total += blocks[i].bytes();
-  Progress progress("prepare", total, "B");
+  Progress progress("prepare", in_megabytes(total), "MB");
   const double start = now_seconds();
   int64_t done = 0;
   int64_t tokens = 0;
@@ -63,7 +65,7 @@ void write_parts(const std::vector<std::filesystem::path>& files,
     }
     done += blocks[i].bytes();
     const double seconds = std::max(now_seconds() - start, 1e-9);
-    progress.update(done,
+    progress.update(in_megabytes(done),
                     fmt::format("{} tokens/s", human_count(static_cast<double>(tokens) / seconds)));
   }
 }
