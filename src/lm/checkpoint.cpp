@@ -1,0 +1,125 @@
+// Checkpoints: weights, moments of AdamW, step, in one safetensors file that is written atomically.
+// The file does not depend on the size of the group that wrote it.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <cstring>
+#include <numeric>
+
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/lm/safetensors.hpp"
+#include "trainer_impl.hpp"
+
+namespace smalltalk {
+namespace {
+
+constexpr const char* kProvenance = "provenance.";
+
+std::string exact(double value) { return fmt::format("{:a}", value); }
+
+const std::string& required(const SafetensorsFile& file, const std::string& key,
+                            const std::filesystem::path& path) {
+  const auto found = file.metadata.find(key);
+  if (found == file.metadata.end()) {
+    throw Error("'" + path.string() + "' is no checkpoint of this program: it has no '" + key +
+                "'");
+  }
+  return found->second;
+}
+
+int64_t required_count(const SafetensorsFile& file, const std::string& key,
+                       const std::filesystem::path& path) {
+  const std::string& text = required(file, key, path);
+  size_t used = 0;
+  int64_t value = -1;
+  try {
+    value = std::stoll(text, &used);
+  } catch (const std::logic_error&) {
+  }
+  if (value < 0 || used != text.size()) {
+    throw Error("'" + path.string() + "': '" + key + "' is not a count: '" + text + "'");
+  }
+  return value;
+}
+
+void check_provenance(const SafetensorsFile& file, const TrainOptions& options,
+                      const std::filesystem::path& path) {
+  for (const auto& [key, value] : options.provenance) {
+    const std::string& saved = required(file, kProvenance + key, path);
+    if (saved == value) continue;
+    throw Error("'" + path.string() + "' belongs to another run: its " + key + " is '" + saved +
+                "', here it is '" + value + "'. Remove it or choose another folder");
+  }
+}
+
+const SafetensorsFile::Tensor& tensor_of(const SafetensorsFile& file, const std::string& name,
+                                         const ParameterSpec& spec,
+                                         const std::filesystem::path& path) {
+  const auto found = file.tensors.find(name);
+  if (found == file.tensors.end() || found->second.shape != spec.shape) {
+    throw Error("'" + path.string() + "' has no tensor '" + name + "' of the model's shape");
+  }
+  return found->second;
+}
+
+}  // namespace
+
+void Trainer::Impl::save(const std::filesystem::path& file) {
+  const at::Tensor parameters = model.host_parameters();
+  const at::Tensor first = optimizer.gather_first(), second = optimizer.gather_second();
+  if (options.group.rank == 0) {
+    std::map<std::string, TensorView> tensors;
+    const auto add = [&](const std::string& prefix, const at::Tensor& flat) {
+      for (const ParameterSpec& spec : model.layout.specs) {
+        tensors[prefix + spec.name] = {
+            spec.shape,
+            {flat.const_data_ptr<float>() + spec.offset, static_cast<size_t>(spec.size)}};
+      }
+    };
+    add("", parameters);
+    add("adam_m.", first);
+    add("adam_v.", second);
+    std::map<std::string, std::string> metadata = {
+        {"step", std::to_string(step)},
+        {"tokens", std::to_string(num_targets)},
+        {"interval_steps", std::to_string(interval_steps)},
+        {"interval_loss",
+         exact(std::accumulate(interval_losses.begin(), interval_losses.end(), 0.0) /
+               options.group.size)},
+        {"last_loss", exact(last_loss)}};
+    for (const auto& [key, value] : options.provenance) metadata[kProvenance + key] = value;
+    write_safetensors(file, tensors, metadata);
+  }
+  // No rank goes on before the checkpoint is there: what follows may rely on it.
+  options.group.barrier();
+}
+
+void Trainer::Impl::load(const std::filesystem::path& file) {
+  const SafetensorsFile saved = read_safetensors(file);
+  check_provenance(saved, options, file);
+  at::Tensor first = at::zeros({model.parameters.numel()}, at::kFloat);
+  at::Tensor second = at::zeros_like(first);
+  // Everything is looked at before anything is taken up.
+  for (const ParameterSpec& spec : model.layout.specs) {
+    const auto& m = tensor_of(saved, "adam_m." + spec.name, spec, file).values;
+    const auto& v = tensor_of(saved, "adam_v." + spec.name, spec, file).values;
+    tensor_of(saved, spec.name, spec, file);
+    std::copy(m.begin(), m.end(), first.data_ptr<float>() + spec.offset);
+    std::copy(v.begin(), v.end(), second.data_ptr<float>() + spec.offset);
+  }
+  const int64_t saved_step = required_count(saved, "step", file);
+  const int64_t saved_targets = required_count(saved, "tokens", file);
+  const int64_t saved_interval = required_count(saved, "interval_steps", file);
+  for (const ParameterSpec& spec : model.layout.specs) {
+    model.set_parameter(spec, saved.tensors.at(spec.name).values);
+  }
+  optimizer.set_moments(first, second);
+  step = saved_step;
+  num_targets = saved_targets;
+  interval_steps = saved_interval;
+  last_loss = std::strtod(required(saved, "last_loss", file).c_str(), nullptr);
+  std::fill(interval_losses.begin(), interval_losses.end(),
+            std::strtod(required(saved, "interval_loss", file).c_str(), nullptr));
+}
+
+}  // namespace smalltalk

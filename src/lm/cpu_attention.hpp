@@ -1,0 +1,31 @@
+// Causal attention of a block of sequences on the CPU, forward and backward, head by head through
+// small matrix products. The probabilities of a head exist only for kQueryBlock queries at a time;
+// the backward pass computes them again from the row's log of the sum of exponentials.
+#pragma once
+
+#include <cstdint>
+
+namespace smalltalk {
+
+struct AttentionShape {
+  int64_t rows;    // sequences
+  int64_t length;  // tokens of each
+  int64_t heads;
+  int64_t kv_heads;  // divides heads; head h reads key-value head h / (heads / kv_heads)
+  int64_t head_dim;
+  int64_t qkv_stride() const { return (heads + 2 * kv_heads) * head_dim; }
+  int64_t out_stride() const { return heads * head_dim; }
+};
+
+inline constexpr int64_t kQueryBlock = 64;
+// Floats of scratch that both functions need.
+inline int64_t attention_scratch_size(int64_t length) { return 2 * kQueryBlock * length; }
+
+// qkv [rows * length, (heads + 2 kv) d] -> out [rows * length, heads d], lse [rows, heads, length].
+void attention_forward(const AttentionShape& shape, const float* qkv, float* out, float* lse,
+                       float* scratch);
+// Writes d_qkv.
+void attention_backward(const AttentionShape& shape, const float* qkv, const float* out,
+                        const float* lse, const float* d_out, float* d_qkv, float* scratch);
+
+}  // namespace smalltalk

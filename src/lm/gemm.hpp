@@ -1,0 +1,29 @@
+// Matrix products on row-major float32, through the BLAS inside LibTorch (MKL). Calls go to sgemm
+// itself: at the sizes of a router, wrapping pointers in tensors costs as much as the product.
+#pragma once
+
+#include <cstdint>
+
+namespace smalltalk {
+
+// A matrix inside a larger row-major one: row r begins at data + r * stride.
+struct Matrix {
+  const float* data;
+  int64_t stride;
+};
+struct MutableMatrix {
+  float* data;
+  int64_t stride;
+};
+
+// c [m, n] = alpha a [m, k] b [n, k]^T + beta c: a linear layer with weight b.
+void gemm_nt(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, float beta,
+             MutableMatrix c);
+// c [m, n] = alpha a [m, k] b [k, n] + beta c: the gradient of its input.
+void gemm_nn(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, float beta,
+             MutableMatrix c);
+// c [m, n] = alpha a [k, m]^T b [k, n] + beta c: the gradient of its weight.
+void gemm_tn(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, float beta,
+             MutableMatrix c);
+
+}  // namespace smalltalk

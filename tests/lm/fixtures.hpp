@@ -1,0 +1,68 @@
+// Small models and token batches that the tests of lm share.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/batch.hpp"
+#include "smalltalk/core/random.hpp"
+#include "smalltalk/lm/transformer.hpp"
+
+namespace smalltalk {
+
+inline ModelConfig tiny_model(FeedForward feed_forward = FeedForward::swiglu, bool tied = true,
+                              int64_t kv_heads = 0) {
+  ModelConfig config;
+  config.vocab_size = 37;
+  config.hidden_size = 16;
+  config.num_layers = 2;
+  config.num_heads = 4;
+  config.num_kv_heads = kv_heads;
+  config.intermediate_size = 24;
+  config.feed_forward = feed_forward;
+  config.tie_embeddings = tied;
+  config.init_std = 0.2;  // large, so that every part of the model matters
+  return config;
+}
+
+inline std::vector<int64_t> random_tokens(int64_t count, int64_t vocab_size, uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::vector<int64_t> tokens(static_cast<size_t>(count));
+  for (int64_t& token : tokens) {
+    token = static_cast<int64_t>(generator() % static_cast<uint64_t>(vocab_size));
+  }
+  return tokens;
+}
+
+// Rows that are functions of their index, as a sampler gives them.
+inline RowSource random_rows(int64_t row_tokens, int64_t vocab_size) {
+  return {row_tokens, [=](int64_t first, int64_t count, std::span<int64_t> tokens) {
+            for (int64_t row = 0; row < count; ++row) {
+              const auto line =
+                  random_tokens(row_tokens, vocab_size,
+                                derive_seed(7, "test rows", static_cast<uint64_t>(first + row)));
+              std::copy(line.begin(), line.end(), tokens.begin() + row * row_tokens);
+            }
+          }};
+}
+
+// A fresh folder, removed at the end of the test.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "smalltalk_XXXXXX").string();
+    path_ = mkdtemp(pattern.data());
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace smalltalk

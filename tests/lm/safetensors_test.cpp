@@ -1,0 +1,125 @@
+// The safetensors format: round trips, and a reader that believes nothing.
+#include "smalltalk/lm/safetensors.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <random>
+
+#include "fixtures.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
+
+namespace smalltalk {
+namespace {
+
+void write_raw(const std::filesystem::path& path, const std::string& header,
+               const std::string& data) {
+  std::ofstream file(path, std::ios::binary);
+  const uint64_t length = header.size();
+  file.write(reinterpret_cast<const char*>(&length), 8);
+  file << header << data;
+}
+
+TEST(SafetensorsTest, RoundTrip) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "deep/a.safetensors";
+  const std::vector<float> matrix = {1, -2, 3.5F, 0, 1e-30F, 1e30F}, scalar = {7};
+  write_safetensors(path, {{"m", {{2, 3}, matrix}}, {"s", {{}, scalar}}, {"e", {{0, 4}, {}}}},
+                    {{"step", "12"}});
+  const SafetensorsFile file = read_safetensors(path);
+  EXPECT_EQ(file.tensors.at("m").shape, (std::vector<int64_t>{2, 3}));
+  EXPECT_EQ(file.tensors.at("m").values, matrix);
+  EXPECT_EQ(file.tensors.at("s").values, scalar);
+  EXPECT_TRUE(file.tensors.at("e").values.empty());
+  EXPECT_EQ(file.metadata.at("format"), "pt");
+  EXPECT_EQ(file.metadata.at("step"), "12");
+  EXPECT_NE(describe_safetensors(path).find("data_offsets"), std::string::npos);
+  uint64_t length = 0;
+  std::ifstream(path, std::ios::binary).read(reinterpret_cast<char*>(&length), 8);
+  EXPECT_EQ(length % 8, 0U);
+}
+
+TEST(SafetensorsTest, ReadsHalfTypes) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "h.safetensors";
+  const uint16_t values[] = {0x3F80, 0xC049, 0x3C00, 0x0001, 0xFC00};
+  write_raw(path,
+            R"({"b":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},)"
+            R"("h":{"dtype":"F16","shape":[3],"data_offsets":[4,10]}})",
+            std::string(reinterpret_cast<const char*>(values), sizeof(values)));
+  const SafetensorsFile file = read_safetensors(path);
+  EXPECT_EQ(file.tensors.at("b").values, (std::vector<float>{1.0F, -3.140625F}));
+  EXPECT_EQ(file.tensors.at("h").values, (std::vector<float>{1.0F, 0x1p-24F, -INFINITY}));
+}
+
+TEST(SafetensorsTest, RefusesBrokenHeaders) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "x.safetensors";
+  const std::string data(16, '\0');
+  const auto tensor = [](const std::string& name, const std::string& shape,
+                         const std::string& offsets) {
+    return "\"" + name + R"(":{"dtype":"F32","shape":)" + shape + R"(,"data_offsets":)" + offsets +
+           "}";
+  };
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"overlap", "{" + tensor("a", "[3]", "[0,12]") + "," + tensor("b", "[2]", "[8,16]") + "}"},
+      {"hole", "{" + tensor("a", "[1]", "[0,4]") + "," + tensor("b", "[2]", "[8,16]") + "}"},
+      {"begins late", "{" + tensor("a", "[3]", "[4,16]") + "}"},
+      {"ends early", "{" + tensor("a", "[3]", "[0,12]") + "}"},
+      {"ends late", "{" + tensor("a", "[5]", "[0,20]") + "}"},
+      {"size", "{" + tensor("a", "[3]", "[0,16]") + "}"},
+      {"overflow", "{" + tensor("a", "[4294967296,4294967296]", "[0,16]") + "}"},
+      {"overflow of one extent", "{" + tensor("a", "[18446744073709551615]", "[0,16]") + "}"},
+      {"negative extent", "{" + tensor("a", "[-4]", "[0,16]") + "}"},
+      {"fraction", "{" + tensor("a", "[4.0]", "[0,16]") + "}"},
+      {"backwards", "{" + tensor("a", "[4]", "[16,0]") + "}"},
+      {"three offsets", "{" + tensor("a", "[4]", "[0,16,16]") + "}"},
+      {"duplicate", "{" + tensor("a", "[4]", "[0,16]") + "," + tensor("a", "[4]", "[0,16]") + "}"},
+      {"unknown type", R"({"a":{"dtype":"F33","shape":[4],"data_offsets":[0,16]}})"},
+      {"missing key", R"({"a":{"dtype":"F32","data_offsets":[0,16]}})"},
+      {"metadata", R"({"__metadata__":{"a":1},)" + tensor("a", "[4]", "[0,16]") + "}"},
+      {"array", "[1,2]"},
+      {"not JSON", "{\"a\":"},
+      {"empty", ""}};
+  for (const auto& [name, header] : cases) {
+    write_raw(path, header, data);
+    EXPECT_THROW(read_safetensors(path), Error) << name;
+  }
+  write_raw(path, "{" + tensor("a", "[4]", "[0,16]") + "}", data);
+  EXPECT_NO_THROW(read_safetensors(path));
+  EXPECT_THROW(read_safetensors(folder.path() / "missing"), Error);
+}
+
+// Every truncation is refused; random damage is refused or gives tensors that fit their shapes.
+TEST(SafetensorsTest, SurvivesDamage) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "x.safetensors";
+  const std::vector<float> values = {1, 2, 3, 4};
+  write_safetensors(path, {{"a", {{4}, values}}, {"b", {{2, 2}, values}}}, {{"k", "v"}});
+  const std::string whole = read_text(path);
+  for (size_t size = 0; size < whole.size(); ++size) {
+    std::ofstream(path, std::ios::binary) << whole.substr(0, size);
+    EXPECT_THROW(read_safetensors(path), Error) << size;
+  }
+  std::mt19937 generator(5);
+  for (int i = 0; i < 500; ++i) {
+    std::string damaged = whole;
+    for (unsigned k = 0; k < 1 + generator() % 3; ++k) {
+      damaged[generator() % damaged.size()] = static_cast<char>(generator());
+    }
+    std::ofstream(path, std::ios::binary) << damaged;
+    try {
+      for (const auto& [name, tensor] : read_safetensors(path).tensors) {
+        int64_t size = 1;
+        for (int64_t extent : tensor.shape) size *= extent;
+        EXPECT_EQ(size, static_cast<int64_t>(tensor.values.size()));
+      }
+    } catch (const Error&) {
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk

@@ -1,0 +1,287 @@
+// The training loop: it learns, resumes exactly, and a group computes what one rank computes.
+#include "smalltalk/lm/trainer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <barrier>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "fixtures.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/lm/safetensors.hpp"
+
+namespace smalltalk {
+namespace {
+
+TrainConfig small_training(int64_t steps) {
+  TrainConfig config;
+  config.steps = steps;
+  config.batch_size = 8;
+  config.warmup_steps = 2;
+  config.log_interval = 3;
+  config.save_interval = 0;
+  return config;
+}
+
+TrainOptions quiet(const std::filesystem::path& folder = {}) {
+  TrainOptions options;
+  options.name = "test";
+  options.folder = folder;
+  options.show_progress = false;
+  return options;
+}
+
+std::map<std::string, std::vector<float>> weights(const Transformer& model) {
+  std::map<std::string, std::vector<float>> result;
+  for (const auto& [name, span] : model.parameters()) result[name].assign(span.begin(), span.end());
+  return result;
+}
+
+std::vector<nlohmann::json> metrics(const std::filesystem::path& folder) {
+  std::ifstream file(folder / "metrics.jsonl");
+  std::vector<nlohmann::json> rows;
+  for (std::string line; std::getline(file, line);) rows.push_back(nlohmann::json::parse(line));
+  return rows;
+}
+
+TEST(TrainerTest, LearnsOneBatchByHeart) {
+  ModelConfig model_config = tiny_model();
+  model_config.hidden_size = 32;
+  model_config.init_std = 0.02;
+  Transformer model(model_config, DeviceConfig(), 1);
+  TrainConfig config = small_training(200);
+  config.lr = 1e-2;
+  const RowSource same{17, [](int64_t, int64_t count, std::span<int64_t> tokens) {
+                         const auto batch = random_tokens(count * 17, 37, 9);
+                         std::copy(batch.begin(), batch.end(), tokens.begin());
+                       }};
+  Trainer trainer(model, config, quiet());
+  const TrainSummary summary = trainer.run(same, 200);
+  EXPECT_EQ(summary.steps, 200);
+  EXPECT_EQ(summary.tokens, 200 * 8 * 16);
+  EXPECT_LT(summary.last_loss, 0.25);  // rows that differ at their first token alone cannot reach 0
+}
+
+TEST(TrainerTest, ResumedEqualsUnbroken) {
+  const TemporaryFolder folder;
+  const RowSource rows = random_rows(13, 37);
+  const TrainConfig config = small_training(10);
+
+  Transformer whole(tiny_model(), DeviceConfig(), 1);
+  Trainer unbroken(whole, config, quiet(folder.path() / "whole"));
+  EXPECT_EQ(unbroken.resume(), 0);
+  const TrainSummary expected = unbroken.run(rows, 10);
+
+  TrainConfig saving = config;
+  saving.save_interval = 4;
+  {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer trainer(model, saving, quiet(folder.path() / "cut"));
+    trainer.resume();
+    trainer.run(rows, 7);  // saves at 4, is killed at 7
+  }
+  Transformer model(tiny_model(), DeviceConfig(), 99);  // weights come from the checkpoint
+  Trainer trainer(model, saving, quiet(folder.path() / "cut"));
+  EXPECT_EQ(trainer.resume(), 4);
+  const TrainSummary summary = trainer.run(rows, 10);
+  EXPECT_EQ(weights(model), weights(whole));
+  EXPECT_EQ(summary.last_loss, expected.last_loss);
+  EXPECT_EQ(summary.tokens, expected.tokens);
+
+  // Each logged step once, with the same figures.
+  const auto a = metrics(folder.path() / "whole"), b = metrics(folder.path() / "cut");
+  ASSERT_EQ(a.size(), 5U);  // steps 1, 3, 6, 9, 10
+  ASSERT_EQ(b.size(), 5U);
+  for (size_t i = 0; i < a.size(); ++i) {
+    for (const char* key : {"step", "tokens", "loss_metrics/global_avg_loss", "grad_norm", "lr"}) {
+      EXPECT_EQ(a[i].at(key), b[i].at(key)) << key;
+    }
+    for (const char* key : {"time", "model", "loss_metrics/global_max_loss", "throughput(tps)",
+                            "tflops", "mfu(%)", "time_metrics/end_to_end(s)",
+                            "time_metrics/data_loading(s)", "memory/max_active(GiB)", "eta(s)"}) {
+      EXPECT_TRUE(a[i].contains(key)) << key;
+    }
+  }
+}
+
+TEST(TrainerTest, MicroBatchesAndThreadsChangeOnlyRounding) {
+  const RowSource rows = random_rows(13, 37);
+  std::vector<std::map<std::string, std::vector<float>>> results;
+  for (const auto& [micro, threads] : {std::pair(0, 1), {2, 1}, {1, 1}, {0, 2}, {0, 3}}) {
+    DeviceConfig device;
+    device.threads = threads;
+    Transformer model(tiny_model(), device, 1);
+    TrainConfig config = small_training(5);
+    config.micro_batch_size = micro;
+    Trainer(model, config, quiet()).run(rows, 5);
+    results.push_back(weights(model));
+  }
+  for (const auto& result : results) {
+    for (const auto& [name, values] : result) {
+      for (size_t i = 0; i < values.size(); ++i) {
+        ASSERT_NEAR(values[i], results[0].at(name)[i], 2e-4) << name;
+      }
+    }
+  }
+}
+
+// Ranks as threads, collectives through shared memory.
+class SharedCollectives {
+ public:
+  explicit SharedCollectives(int size) : size_(size), barrier_(size), parts_(size) {}
+
+  HostCollectives of_rank(int rank) {
+    HostCollectives host;
+    host.rank = rank;
+    host.size = size_;
+    host.all_reduce_sum = [this, rank](std::span<float> values) {
+      exchange(rank, {values.begin(), values.end()}, [&] {
+        for (size_t i = 0; i < values.size(); ++i) values[i] = sum_at(i);
+      });
+    };
+    host.reduce_scatter_sum = [this, rank](std::span<const float> in, std::span<float> out) {
+      exchange(rank, {in.begin(), in.end()}, [&] {
+        const size_t first = static_cast<size_t>(rank) * out.size();
+        for (size_t i = 0; i < out.size(); ++i) out[i] = sum_at(first + i);
+      });
+    };
+    host.all_gather = [this, rank](std::span<const float> mine, std::span<float> all) {
+      exchange(rank, {mine.begin(), mine.end()}, [&] {
+        auto at = all.begin();
+        for (const auto& part : parts_) at = std::copy(part.begin(), part.end(), at);
+      });
+    };
+    host.barrier = [this] { barrier_.arrive_and_wait(); };
+    return host;
+  }
+
+ private:
+  template <typename F>
+  void exchange(int rank, std::vector<float> mine, F&& read) {
+    parts_[static_cast<size_t>(rank)] = std::move(mine);
+    barrier_.arrive_and_wait();
+    read();
+    barrier_.arrive_and_wait();
+  }
+  float sum_at(size_t index) const {
+    float sum = 0;
+    for (const auto& part : parts_) sum += part[index];
+    return sum;
+  }
+
+  int size_;
+  std::barrier<> barrier_;
+  std::vector<std::vector<float>> parts_;
+};
+
+class GroupTest : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Sizes, GroupTest, testing::Values(2, 4));
+
+TEST_P(GroupTest, EqualsOneRankWithinRounding) {
+  const int size = GetParam();
+  const TemporaryFolder folder;
+  const RowSource rows = random_rows(13, 37);
+  TrainConfig config = small_training(6);
+  config.grad_clip = 0.5;
+  config.save_interval = 3;
+
+  Transformer alone(tiny_model(), DeviceConfig(), 1);
+  const TrainSummary expected = Trainer(alone, config, quiet()).run(rows, 6);
+
+  SharedCollectives shared(size);
+  std::vector<std::map<std::string, std::vector<float>>> results(static_cast<size_t>(size));
+  std::vector<double> losses(static_cast<size_t>(size));
+  // Trained to step 3 by one set of ranks, taken up and finished by another.
+  for (int64_t last : {3, 6}) {
+    std::vector<std::jthread> ranks;
+    for (int rank = 0; rank < size; ++rank) {
+      ranks.emplace_back([&, rank] {
+        Transformer model(tiny_model(), DeviceConfig(), 1);
+        TrainOptions options = quiet(folder.path());
+        options.group = shared.of_rank(rank);
+        Trainer trainer(model, config, options);
+        trainer.resume();
+        losses[static_cast<size_t>(rank)] = trainer.run(rows, last).last_loss;
+        results[static_cast<size_t>(rank)] = weights(model);
+      });
+    }
+  }
+  const auto reference = weights(alone);
+  for (const auto& result : results) {
+    EXPECT_EQ(result, results[0]);  // the same bits on every rank
+    for (const auto& [name, values] : result) {
+      for (size_t i = 0; i < values.size(); ++i) {
+        ASSERT_NEAR(values[i], reference.at(name)[i], 2e-4) << name;
+      }
+    }
+  }
+  for (double loss : losses) EXPECT_NEAR(loss, expected.last_loss, 1e-5);
+
+  // The checkpoint of a group is that of one rank.
+  Transformer model(tiny_model(), DeviceConfig(), 5);
+  Trainer trainer(model, config, quiet(folder.path()));
+  EXPECT_EQ(trainer.resume(), 6);
+  EXPECT_EQ(weights(model), results[0]);
+}
+
+TEST(TrainerTest, RefusesUnevenShares) {
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  TrainConfig config = small_training(1);
+  config.micro_batch_size = 3;
+  EXPECT_THROW(Trainer(model, config, quiet()), Error);
+  config.micro_batch_size = 0;
+  TrainOptions options = quiet();
+  options.group.size = 3;
+  EXPECT_THROW(Trainer(model, config, options), Error);
+}
+
+TEST(TrainerTest, RefusesForeignAndDamagedCheckpoints) {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "checkpoint.safetensors";
+  TrainOptions options = quiet(folder.path());
+  options.provenance = {{"shards", "a"}};
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  Trainer trainer(model, small_training(1), options);
+  trainer.save(file);
+
+  const auto expect_refusal = [&](TrainOptions with, const std::string& word) {
+    Transformer fresh(tiny_model(), DeviceConfig(), 1);
+    Trainer other(fresh, small_training(1), with);
+    try {
+      other.resume();
+      FAIL() << word;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(file.string()), std::string::npos) << error.what();
+    }
+  };
+  TrainOptions foreign = options;
+  foreign.provenance["shards"] = "b";
+  expect_refusal(foreign, "another run");
+  foreign.provenance = {{"seed", "1"}};
+  expect_refusal(foreign, "seed");
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
+  expect_refusal(options, "half-written");
+}
+
+TEST(TrainerTest, StopsAtALossThatIsNotFinite) {
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  TrainConfig config = small_training(50);
+  config.lr = 1e30;
+  config.warmup_steps = 0;
+  try {
+    Trainer(model, config, quiet()).run(random_rows(13, 37), 50);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("step"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("not finite"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk

@@ -1,0 +1,205 @@
+// The model: gradients against finite differences, scores against logits, the two engines against
+// each other, folders.
+#include "smalltalk/lm/transformer.hpp"
+
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <thread>
+
+#include "fixtures.hpp"
+#include "lm/torch_engine.hpp"
+#include "lm/transformer_impl.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/flops.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/lm/trainer.hpp"
+
+namespace smalltalk {
+namespace {
+
+class ModelTest : public testing::TestWithParam<ModelConfig> {};
+
+INSTANTIATE_TEST_SUITE_P(Kinds, ModelTest,
+                         testing::Values(tiny_model(FeedForward::swiglu, true),
+                                         tiny_model(FeedForward::swiglu, false, 2),
+                                         tiny_model(FeedForward::relu2, true, 1)));
+
+double mean_loss(const Transformer& model, const std::vector<int64_t>& tokens, int64_t rows) {
+  const auto row_tokens = static_cast<int64_t>(tokens.size()) / rows;
+  std::vector<double> head(static_cast<size_t>(rows));
+  model.log_likelihoods(tokens, rows, row_tokens, row_tokens, rows, head, {});
+  double sum = 0;
+  for (double value : head) sum -= value;
+  return sum / static_cast<double>(rows * (row_tokens - 1));
+}
+
+// The derivative along the gradient's own direction is its norm: one number that every parameter
+// takes part in, so float32 losses resolve it.
+TEST_P(ModelTest, GradientsAgreeWithFiniteDifferences) {
+  Transformer model(GetParam(), DeviceConfig(), 3);
+  const std::vector<int64_t> tokens = random_tokens(3 * 11, 37, 5);
+  double loss = 0;
+  const auto gradients = loss_gradients(model, tokens, 3, 11, &loss);
+  EXPECT_NEAR(loss, mean_loss(model, tokens, 3), 1e-5);
+  for (const ParameterSpec& spec : model.impl().layout.specs) {
+    const std::vector<float>& gradient = gradients.at(spec.name);
+    double square = 0;
+    for (float value : gradient) square += static_cast<double>(value) * value;
+    const double norm = std::sqrt(square);
+    ASSERT_GT(norm, 1e-5) << spec.name;
+    const std::span<const float> there = model.parameters().at(spec.name);
+    const std::vector<float> original(there.begin(), there.end());
+    const auto loss_at = [&](double distance) {
+      std::vector<float> moved = original;
+      for (size_t i = 0; i < moved.size(); ++i) {
+        moved[i] += static_cast<float>(distance * gradient[i] / norm);
+      }
+      model.impl().set_parameter(spec, moved);
+      return mean_loss(model, tokens, 3);
+    };
+    const double step = 2e-2;
+    // Fourth-order central difference.
+    const double derivative =
+        (8 * (loss_at(step) - loss_at(-step)) - (loss_at(2 * step) - loss_at(-2 * step))) /
+        (12 * step);
+    model.impl().set_parameter(spec, original);
+    EXPECT_NEAR(derivative, norm, 1e-2 * norm + 2e-5) << spec.name;
+  }
+}
+
+TEST_P(ModelTest, EnginesAgree) {
+  Transformer model(GetParam(), DeviceConfig(), 3);
+  const std::vector<int64_t> tokens = random_tokens(5 * 70, 37, 5);  // two blocks of queries
+  const auto expected = loss_gradients(model, tokens, 5, 70, nullptr);
+  const std::vector<float> logits = model.logits(tokens, 5, 70);
+
+  Transformer::Impl& impl = model.impl();
+  TorchEngine torch(impl.config, impl.layout, impl.parameters, "float32");
+  at::Tensor gradients = at::zeros_like(impl.parameters);
+  torch.rebind(impl.parameters.data_ptr<float>(), gradients.data_ptr<float>());
+  torch.accumulate_gradients(tokens, 5, 70, 1.0F / (5 * 69));
+  for (const ParameterSpec& spec : impl.layout.specs) {
+    const float* values = gradients.data_ptr<float>() + spec.offset;
+    for (int64_t i = 0; i < spec.size; ++i) {
+      ASSERT_NEAR(values[i], expected.at(spec.name)[static_cast<size_t>(i)], 2e-5) << spec.name;
+    }
+  }
+  std::vector<float> torch_logits(logits.size());
+  torch.logits(tokens, 5, 70, torch_logits);
+  for (size_t i = 0; i < logits.size(); ++i) ASSERT_NEAR(torch_logits[i], logits[i], 1e-4);
+}
+
+TEST_P(ModelTest, ScoresAreSumsOfLogSoftmax) {
+  const Transformer model(GetParam(), DeviceConfig(), 3);
+  const std::vector<int64_t> tokens = random_tokens(4 * 9, 37, 5);
+  const std::vector<float> logits = model.logits(tokens, 4, 9);
+  std::vector<double> head(4), tail(4);
+  model.log_likelihoods(tokens, 4, 9, 5, 3, head, tail);
+  for (int64_t row = 0; row < 4; ++row) {
+    double before = 0, after = 0;
+    for (int64_t t = 0; t < 8; ++t) {
+      const float* line = logits.data() + (row * 9 + t) * 37;
+      double sum = 0;
+      for (int64_t v = 0; v < 37; ++v) sum += std::exp(static_cast<double>(line[v]));
+      (t + 1 < 5 ? before : after) += line[tokens[row * 9 + t + 1]] - std::log(sum);
+    }
+    EXPECT_NEAR(head[row], before, 1e-4);
+    EXPECT_NEAR(tail[row], after, 1e-4);
+  }
+}
+
+TEST_P(ModelTest, ScoresDoNotDependOnCountOrPlace) {
+  DeviceConfig two_threads;
+  two_threads.threads = 2;
+  const Transformer model(GetParam(), DeviceConfig(), 3), threaded(GetParam(), two_threads, 3);
+  const std::vector<int64_t> tokens = random_tokens(100 * 33, 37, 5);
+  std::vector<double> all(100), part(37), other(100);
+  model.log_likelihoods(tokens, 100, 33, 33, 32, all, {});
+  threaded.log_likelihoods(tokens, 100, 33, 33, 32, other, {});
+  EXPECT_EQ(all, other);
+  for (int64_t first : {0, 1, 5, 31, 63}) {
+    model.log_likelihoods(std::span(tokens).subspan(first * 33, 37 * 33), 37, 33, 33, 32, part, {});
+    for (int64_t i = 0; i < 37; ++i) EXPECT_EQ(part[i], all[first + i]) << first << " " << i;
+  }
+}
+
+TEST_P(ModelTest, FolderRoundTrip) {
+  const TemporaryFolder folder;
+  const Transformer model(GetParam(), DeviceConfig(), 3);
+  model.save(folder.path() / "m", {{"smalltalk.seq_length", "128"}});
+  const Transformer loaded = Transformer::load(folder.path() / "m", DeviceConfig());
+  EXPECT_EQ(loaded.num_parameters(), model.num_parameters());
+  EXPECT_EQ(loaded.num_parameters(), parameter_count(model.config()));
+  const auto expected = model.parameters(), values = loaded.parameters();
+  for (const auto& [name, span] : expected) {
+    EXPECT_TRUE(std::ranges::equal(span, values.at(name))) << name;
+  }
+  EXPECT_NE(read_text(folder.path() / "m/config.json").find("\"max_position_embeddings\": 128"),
+            std::string::npos);
+}
+
+TEST(TransformerTest, LoadNamesWhatIsWrong) {
+  const TemporaryFolder folder;
+  EXPECT_THROW(Transformer::load(folder.path(), DeviceConfig()), Error);
+  const Transformer model(tiny_model(), DeviceConfig(), 3);
+  model.save(folder.path(), {});
+  std::string config = read_text(folder.path() / "config.json");
+  config.replace(config.find("\"vocab_size\": 37"), 16, "\"vocab_size\": 38");
+  write_text_atomically(folder.path() / "config.json", config);
+  try {
+    Transformer::load(folder.path(), DeviceConfig());
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("embed_tokens"), std::string::npos);
+  }
+}
+
+TEST(TransformerTest, InitialWeightsAreNormal) {
+  ModelConfig config = tiny_model();
+  config.vocab_size = 2000;
+  const Transformer model(config, DeviceConfig(), 3), same(config, DeviceConfig(), 3);
+  const Transformer other(config, DeviceConfig(), 4);
+  const auto moments = [](std::span<const float> values) {
+    double sum = 0, square = 0;
+    for (float value : values) sum += value;
+    for (float value : values) square += static_cast<double>(value) * value;
+    const auto n = static_cast<double>(values.size());
+    return std::pair(sum / n, std::sqrt(square / n));
+  };
+  const auto parameters = model.parameters();
+  const auto [mean, deviation] = moments(parameters.at("model.embed_tokens.weight"));
+  EXPECT_NEAR(mean, 0, 5e-3);
+  EXPECT_NEAR(deviation, 0.2, 5e-3);
+  EXPECT_NEAR(moments(parameters.at("model.layers.1.mlp.down_proj.weight")).second, 0.1, 1e-2);
+  EXPECT_EQ(moments(parameters.at("model.norm.weight")).first, 1);
+  for (const auto& [name, span] : parameters) {
+    EXPECT_TRUE(std::ranges::equal(span, same.parameters().at(name))) << name;
+  }
+  EXPECT_NE(parameters.at("model.embed_tokens.weight")[0],
+            other.parameters().at("model.embed_tokens.weight")[0]);
+}
+
+TEST(TransformerTest, RefusesForeignTokensAndShapes) {
+  const Transformer model(tiny_model(), DeviceConfig(), 3);
+  std::vector<int64_t> tokens(20, 1);
+  std::vector<double> head(4);
+  tokens[7] = 37;
+  try {
+    model.log_likelihoods(tokens, 4, 5, 5, 4, head, {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("row 1"), std::string::npos) << error.what();
+  }
+  ModelConfig odd = tiny_model();
+  odd.num_heads = 3;
+  EXPECT_THROW(Transformer(odd, DeviceConfig(), 1), Error);
+  DeviceConfig half;
+  half.precision = "bf16-mixed";
+  EXPECT_THROW(Transformer(tiny_model(), half, 1), Error);
+}
+
+}  // namespace
+}  // namespace smalltalk
