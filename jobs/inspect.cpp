@@ -28,7 +28,8 @@ Json describe_tensors(const fs::path& path) {
   Json tensors = Json::array();
   Json metadata = Json::object();
   int64_t parameters = 0;
-  for (const auto& [name, entry] : Json::parse(describe_safetensors(path)).items()) {
+  const Json header = Json::parse(describe_safetensors(path));
+  for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") {
       metadata = entry;
       continue;

@@ -127,7 +127,8 @@ document.querySelectorAll('figure[data-x0]').forEach(function (figure) {
   var plot = figure.querySelector('.plot'), svg = plot.querySelector('svg');
   var cursor = plot.querySelector('.cursor'), tip = plot.querySelector('.tip');
   var d = figure.dataset, x0 = +d.x0, x1 = +d.x1, y0 = +d.y0, y1 = +d.y1;
-  var lines = Array.from(svg.querySelectorAll('polyline')).reverse().map(function (line) {
+  var few = 9 > svg.querySelectorAll('.thin').length;  // more would not fit beside the pointer
+  var lines = Array.from(svg.querySelectorAll(few ? 'polyline' : 'polyline:not(.thin)')).reverse().map(function (line) {
     return {label: line.dataset.label, color: getComputedStyle(line).stroke,
             points: line.getAttribute('points').split(' ').map(function (p) { return p.split(',').map(Number); })};
   });

@@ -1,0 +1,98 @@
+// inspect in this process: what it prints of files made here.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "../../jobs/jobs.hpp"
+#include "../core/temporary_folder.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/data/shard_file.hpp"
+#include "smalltalk/lm/safetensors.hpp"
+
+namespace smalltalk {
+namespace {
+
+using nlohmann::json;
+
+struct Printed {
+  int exit_code = 0;
+  std::string out;
+};
+
+Printed inspect(std::vector<std::string> arguments) {
+  CLI::App app;
+  JobRun run;
+  add_inspect_job(app, run);
+  std::string line = "inspect";
+  for (const std::string& argument : arguments) line += " " + argument;
+  app.parse(line);
+  testing::internal::CaptureStdout();
+  Printed printed;
+  printed.exit_code = run();
+  printed.out = testing::internal::GetCapturedStdout();
+  return printed;
+}
+
+json inspect_json(const std::filesystem::path& path) {
+  const Printed printed = inspect({path.string(), "--json"});
+  EXPECT_EQ(printed.exit_code, kExitDone);
+  return json::parse(printed.out);
+}
+
+TEST(Inspect, ShardFile) {
+  const TemporaryFolder folder;
+  const std::vector<uint16_t> assignment = {0, 1, 0, 1, 2};
+  write_shards(folder / "shards.h5", make_shards(assignment, 3, {}, {{"seed", "7"}}));
+  const json found = inspect_json(folder / "shards.h5");
+  EXPECT_EQ(found["kind"], "shards");
+  EXPECT_EQ(found["sequences_by_expert"], json({2, 2, 1}));
+  EXPECT_EQ(found["attributes"]["seed"], "7");
+}
+
+TEST(Inspect, ModelOrItsFolder) {
+  const TemporaryFolder folder;
+  const std::vector<float> values(6);
+  write_safetensors(folder / "model.safetensors", {{"a", {{2, 3}, values}}}, {{"expert", "1"}});
+  const json found = inspect_json(folder / "model.safetensors");
+  EXPECT_EQ(found["parameters"], 6);
+  EXPECT_EQ(found["tensors"][0]["name"], "a");
+  EXPECT_EQ(found["tensors"][0]["shape"], json({2, 3}));
+  EXPECT_EQ(found["metadata"]["expert"], "1");
+  EXPECT_EQ(inspect_json(folder.path())["parameters"], 6);
+}
+
+TEST(Inspect, RowsAndAHalfWrittenOne) {
+  const TemporaryFolder folder;
+  write_text_atomically(folder / "metrics.jsonl", "{\"step\":1}\n{\"step\":2}\n{\"st");
+  const json found = inspect_json(folder / "metrics.jsonl");
+  EXPECT_EQ(found["rows"], 2);
+  EXPECT_EQ(found["broken_rows"], 1);
+  EXPECT_EQ(found["last_row"]["step"], 2);
+}
+
+TEST(Inspect, ResultsAsATable) {
+  const TemporaryFolder folder;
+  const json results = {{"name", "a run"},
+                        {"models", {{"mixture", {{"perplexity", {{"all", 18.5}}}}}}}};
+  write_text_atomically(folder / "results.json", results.dump());
+  EXPECT_EQ(inspect_json(folder / "results.json")["models"][0]["perplexity"], 18.5);
+  const Printed printed = inspect({(folder / "results.json").string()});
+  EXPECT_NE(printed.out.find("after_prefix"), std::string::npos);
+  EXPECT_NE(printed.out.find("18.5"), std::string::npos);
+}
+
+TEST(Inspect, UnknownFileFailsAndTheOthersStillPrint) {
+  const TemporaryFolder folder;
+  write_text_atomically(folder / "notes.txt", "hello");
+  write_text_atomically(folder / "seconds.json", "{\"route\":3.5}");
+  const Printed printed = inspect({(folder / "notes.txt").string(), (folder / "nothing").string(),
+                                   (folder / "seconds.json").string()});
+  EXPECT_EQ(printed.exit_code, kExitFailure);
+  EXPECT_NE(printed.out.find("3.5"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace smalltalk

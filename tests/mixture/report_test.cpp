@@ -1,0 +1,276 @@
+// The report of small runs made here: complete, incomplete, hostile.
+#include "smalltalk/mixture/report.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cctype>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "../core/temporary_folder.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
+
+namespace smalltalk {
+namespace {
+
+using nlohmann::json;
+
+// The first tag that is opened and not closed, or closed and not opened; empty if the page is well
+// formed. Knows no more of HTML than what the report uses.
+std::string unbalanced(const std::string& html) {
+  static const std::set<std::string> kVoid = {"meta", "br", "link", "img"};
+  std::vector<std::string> open;
+  for (size_t at = html.find('<'); at != std::string::npos; at = html.find('<', at)) {
+    if (html.compare(at, 2, "<!") == 0) {
+      at = html.find('>', at);
+      continue;
+    }
+    const bool closing = html[at + 1] == '/';
+    size_t end = at + (closing ? 2 : 1);
+    const size_t start = end;
+    while (end < html.size() && std::isalnum(static_cast<unsigned char>(html[end])) != 0) ++end;
+    const std::string name = html.substr(start, end - start);
+    bool quoted = false;
+    for (; end < html.size() && (quoted || html[end] != '>'); ++end) quoted ^= html[end] == '"';
+    if (name.empty() || end == html.size()) return "a '<' that begins no tag";
+    if (closing) {
+      if (open.empty() || open.back() != name) return "</" + name + ">";
+      open.pop_back();
+    } else if (html[end - 1] != '/' && kVoid.count(name) == 0) {
+      open.push_back(name);
+    }
+    // What is inside these is no HTML.
+    at = !closing && (name == "script" || name == "style") ? html.find("</" + name, end) : end;
+  }
+  return open.empty() ? "" : "<" + open.back() + ">";
+}
+
+json model(double perplexity, double flops) {
+  return {{"perplexity", {{"all", perplexity}, {"after_prefix", perplexity - 1}}},
+          {"validation_perplexity", {{"all", perplexity}, {"after_prefix", perplexity - 1}}},
+          {"bits_per_byte", 1.8},
+          {"perplexity_per_domain", {{"prose", perplexity}, {"code", perplexity / 2}}},
+          {"parameters", 12345},
+          {"steps", 100},
+          {"batch_size", 8},
+          {"lr", 0.003},
+          {"train_tokens", 1e6},
+          {"train_flops", flops},
+          {"router_flops", flops / 20},
+          {"sharding_flops", flops / 50},
+          {"inference_flops_per_sequence", 1e7}};
+}
+
+json results() {
+  return {{"schema", 1},
+          {"name", "a run"},
+          {"seed", 1},
+          {"experts", 2},
+          {"prefix_tokens", 8},
+          {"seq_length", 32},
+          {"models",
+           {{"mixture", model(18.0, 1e12)},
+            {"dense", model(20.0, 1.01e12)},
+            {"random_shards", model(24.0, 1e12)}}},
+          {"per_expert",
+           {{{"expert", 0},
+             {"train_sequences", 50},
+             {"eval_share", 0.4},
+             {"perplexity", 17.0},
+             {"dense_perplexity", 19.0}},
+            {{"expert", 1},
+             {"train_sequences", 50},
+             {"eval_share", 0.6},
+             {"perplexity", 19.0},
+             {"dense_perplexity", 18.5}}}},
+          {"routing",
+           {{"purity", 0.9},
+            {"domains", {"unknown", "prose", "code"}},
+            {"expert_by_domain", {{0, 0.9, 0.1}, {0, 0.1, 0.9}}}}},
+          {"communication",
+           {{"collectives", 3},
+            {"bytes_per_router_per_round", 1024},
+            {"world_bytes_after_shards", 0},
+            {"phases",
+             {{{"phase", "route"},
+               {"communicator", "world"},
+               {"call", "MPI_Allgatherv"},
+               {"calls", 3},
+               {"bytes", 4096}}}}}},
+          {"seconds", {{"route", 3.5}, {"experts", 20.0}}}};
+}
+
+class ReportTest : public ::testing::Test {
+ protected:
+  void write(const std::string& name, const std::string& text) const {
+    write_text_atomically(run_ / name, text);
+  }
+  void write_results(const json& value) const { write("results.json", value.dump()); }
+  void write_metrics(const std::string& folder, double loss) const {
+    std::string rows;
+    for (int step = 1; step <= 50; ++step) {
+      rows += json{{"step", step},
+                   {"tokens", 256 * step},
+                   {"loss_metrics/global_avg_loss", loss + 3.0 / step}}
+                  .dump() +
+              "\n";
+    }
+    write(folder + "/metrics.jsonl", rows);
+  }
+  void write_complete_run() const {
+    write_results(results());
+    write("experiment.toml", "name = \"a run\"\n");
+    write("sharding.json", json{{"sequences", 100}, {"displaced", 7}}.dump());
+    write("routing.jsonl",
+          json{{"round", 1}, {"sequences", 64}, {"random", true}, {"probe", 16}}.dump() + "\n" +
+              json{{"round", 2},
+                   {"sequences", 64},
+                   {"probe", 16},
+                   {"displaced", 10},
+                   {"mean_score", -50.0},
+                   {"mean_best_score", -49.0},
+                   {"argmax_counts", {30, 34}},
+                   {"router_loss", {3.0, 3.1}}}
+                  .dump() +
+              "\n");
+    write_metrics("experts/0", 2.9);
+    write_metrics("experts/1", 2.7);
+    write_metrics("baselines/dense", 3.0);
+    write_metrics("baselines/random_shards/0", 3.2);
+    write_metrics("baselines/random_shards/1", 3.2);
+  }
+  std::string page() const {
+    std::string html = render_report(run_.path());
+    EXPECT_EQ(unbalanced(html), "");
+    // Spaces that do not break are for the eye; the tests read plain ones.
+    for (size_t at; (at = html.find("\u00a0")) != std::string::npos;) html.replace(at, 2, " ");
+    return html;
+  }
+  static bool has(const std::string& html, const std::string& part) {
+    return html.find(part) != std::string::npos;
+  }
+
+  TemporaryFolder run_;
+};
+
+TEST_F(ReportTest, CheckerFindsWhatIsBroken) {
+  EXPECT_EQ(unbalanced("<p>a<br/>b</p>"), "");
+  EXPECT_EQ(unbalanced("<p><b>a</p>"), "</p>");
+  EXPECT_EQ(unbalanced("<p>"), "<p>");
+  EXPECT_NE(unbalanced("<p>1 < 2</p>"), "");
+}
+
+TEST_F(ReportTest, CompleteRunSaysItsResultAndMissesNothing) {
+  write_complete_run();
+  const std::string html = page();
+  EXPECT_TRUE(has(html,
+                  "The mixture of 2 experts reaches test perplexity 18.00, 10.0 % below the "
+                  "dense model of the same size at equal training FLOPs."));
+  EXPECT_TRUE(has(html, "25.0 %"));  // below random shards
+  EXPECT_TRUE(has(html, "0 bytes"));
+  EXPECT_TRUE(has(html, "7 of them (7.0 %)"));
+  EXPECT_FALSE(has(html, "class=\"missing\""));
+  EXPECT_EQ(html, page());
+}
+
+TEST_F(ReportTest, ComparesWithTheBetterDenseModel) {
+  json value = results();
+  value["models"]["dense_large_batch"] = model(19.0, 1.5e12);
+  write_results(value);
+  EXPECT_TRUE(has(page(),
+                  "18.00, 5.3 % below the better of two dense models of the same size, "
+                  "which had 50.0 % more training FLOPs."));
+}
+
+TEST_F(ReportTest, SaysWhenTheMixtureLoses) {
+  json value = results();
+  value["models"]["dense"] = model(16.0, 1e12);
+  write_results(value);
+  const std::string html = page();
+  EXPECT_TRUE(has(html, "12.5 % above the dense model"));
+  EXPECT_TRUE(has(html, "Above dense"));
+}
+
+TEST_F(ReportTest, LoadsNothingFromAnywhere) {
+  write_complete_run();
+  const std::string html = page();
+  for (const char* part :
+       {"http:", "https:", "//cdn", "<link", "<img", "@import", "url(", "src="}) {
+    EXPECT_FALSE(has(html, part)) << part;
+  }
+}
+
+TEST_F(ReportTest, EmptyFolderGivesAPageThatNamesWhatIsMissing) {
+  const std::string html = page();
+  EXPECT_TRUE(has(html, "This run has no results yet."));
+  for (const char* file : {"results.json", "routing.jsonl", "metrics.jsonl", "experiment.toml"}) {
+    EXPECT_TRUE(has(html, file)) << file;
+  }
+}
+
+TEST_F(ReportTest, NamesAModelWithoutCurve) {
+  write_complete_run();
+  std::filesystem::remove_all(run_ / "baselines/dense");
+  EXPECT_TRUE(has(page(), "No loss curve yet of: Dense."));
+}
+
+TEST_F(ReportTest, WithoutBaselinesItMakesNoComparison) {
+  json value = results();
+  value["models"] = {{"mixture", model(18.0, 1e12)}};
+  write_results(value);
+  EXPECT_TRUE(has(page(), "no dense model was trained to compare it with"));
+}
+
+TEST_F(ReportTest, EscapesWhatComesFromFiles) {
+  const std::string evil = "\"><script>alert('x')</script>&";
+  json value = results();
+  value["name"] = evil;
+  value["models"][evil] = model(21.0, 1e12);
+  value["models"]["mixture"]["perplexity_per_domain"][evil] = 20.0;
+  value["routing"]["domains"][1] = evil;
+  value["communication"]["phases"][0]["call"] = evil;
+  value["seconds"][evil] = 1.0;
+  write_complete_run();
+  write_results(value);
+  write("experiment.toml", "name = '" + evil + "'\n");
+  const std::string html = page();
+  EXPECT_FALSE(has(html, "<script>alert"));
+  EXPECT_TRUE(has(html, "&quot;&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;"));
+}
+
+TEST_F(ReportTest, SurvivesBrokenFiles) {
+  write_complete_run();
+  write("results.json", "{\"schema\":1,");
+  write("experts/0/metrics.jsonl",
+        "{\"step\":1,\"tokens\":10,\"loss_metrics/global_avg_loss\":null}\n"
+        "{\"step\":2,\"tok");
+  EXPECT_TRUE(has(page(), "results.json cannot be read"));
+}
+
+TEST_F(ReportTest, SurvivesFiguresOfAnotherKind) {
+  json value = results();
+  value["models"]["mixture"]["perplexity"]["after_prefix"] = nullptr;
+  value["models"]["dense"]["lr"] = "high";
+  value["models"]["other"] = 3;
+  value["per_expert"][0] = "none";
+  value["routing"]["expert_by_domain"] = {{1, 2}, {3}};
+  value["communication"]["phases"] = "none";
+  value["seconds"] = json::array();
+  write_results(value);
+  EXPECT_TRUE(has(page(), "10.0 % below the dense model"));
+}
+
+TEST_F(ReportTest, WritesBesideTheRunOrWhereItIsTold) {
+  write_complete_run();
+  EXPECT_EQ(write_report(run_.path()), run_ / "report.html");
+  EXPECT_EQ(write_report(run_.path(), run_ / "pages/one.html"), run_ / "pages/one.html");
+  EXPECT_EQ(read_text(run_ / "report.html"), read_text(run_ / "pages/one.html"));
+}
+
+TEST_F(ReportTest, RefusesWhatIsNoFolder) { EXPECT_THROW(render_report(run_ / "nowhere"), Error); }
+
+}  // namespace
+}  // namespace smalltalk
