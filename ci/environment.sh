@@ -22,8 +22,12 @@ fi
 configure() {  # prints only what went wrong
   local log=$build/configure.log
   mkdir -p "$build"
-  if ! cmake --preset release -DSMALLTALK_CUDA=$cuda "$@" >"$log" 2>&1; then
+  if ! flock "$build/.lock" cmake --preset release -DSMALLTALK_CUDA=$cuda "$@" >"$log" 2>&1; then
     cat "$log"
     return 1
   fi
+}
+
+compile() {  # one build at a time in a folder, whoever started it
+  flock "$build/.lock" cmake --build "$build" -j "$cores" "$@"
 }

@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 bash ci/setup.sh
 configure
-cmake --build "$build" -j "$cores" --target smalltalk
+compile --target smalltalk
 python3 data/build_corpus.py --cache build/debs --out build/corpus
 
 out=runs/quickstart

@@ -12,7 +12,7 @@ ctest --test-dir build/core -j "$cores" --output-on-failure -Q -R '^core/' ||
   { ctest --test-dir build/core --rerun-failed --output-on-failure; exit 1; }
 
 configure
-cmake --build "$build" -j "$cores"
+compile
 status=0
 read -ra arguments <<<"${SMALLTALK_CTEST_ARGS:-}"
 ctest --test-dir "$build" -j "$cores" --output-on-failure --output-junit tests.xml \

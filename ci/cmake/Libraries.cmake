@@ -36,7 +36,7 @@ endfunction()
 function(smalltalk_find_xxhash)
   if(NOT TARGET smalltalk::xxhash)
     smalltalk_find(xxhash HEADER xxhash.h)
-    target_compile_definitions(smalltalk::xxhash INTERFACE XXH_INLINE_ALL)
+    target_compile_definitions(smalltalk::xxhash INTERFACE XXH_INLINE_ALL=)
   endif()
 endfunction()
 
