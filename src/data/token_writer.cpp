@@ -1,7 +1,6 @@
 #include "smalltalk/data/token_writer.hpp"
 
 #include <fmt/format.h>
-#define XXH_INLINE_ALL  // header only: nothing to link
 #include <xxhash.h>
 
 #include <algorithm>
