@@ -24,12 +24,14 @@ string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" SMALLTALK_TO
        "${version_lines}")
 message(STATUS "LibTorch ${SMALLTALK_TORCH_VERSION}: ${SMALLTALK_TORCH_ROOT}")
 
-# Folders whose libraries must be found when the program starts. The wheel keeps NVIDIA's beside
-# the torch folder; libtorch finds the other ones through its own RPATH.
-set(SMALLTALK_TORCH_RPATH ${SMALLTALK_TORCH_ROOT}/lib)
+# The wheel keeps NVIDIA's libraries beside the torch folder, where libtorch finds them through its
+# own RPATH. The program names the CUDA runtime itself, and must load the same one.
 set(nvidia ${SMALLTALK_TORCH_ROOT}/../nvidia)
-file(GLOB nvidia_libraries ${nvidia}/*/lib)
-foreach(folder IN LISTS nvidia_libraries)
+file(GLOB nvidia_folders ${nvidia}/*/lib)
+file(GLOB runtime ${nvidia}/*/lib/libcudart.so.*)
+set(SMALLTALK_TORCH_RPATH ${SMALLTALK_TORCH_ROOT}/lib)
+foreach(library IN LISTS runtime)
+  get_filename_component(folder ${library} DIRECTORY)
   get_filename_component(folder ${folder} ABSOLUTE)
   list(APPEND SMALLTALK_TORCH_RPATH ${folder})
 endforeach()
@@ -38,10 +40,9 @@ add_library(smalltalk::torch INTERFACE IMPORTED GLOBAL)
 target_include_directories(smalltalk::torch INTERFACE
   ${SMALLTALK_TORCH_ROOT}/include ${SMALLTALK_TORCH_ROOT}/include/torch/csrc/api/include)
 target_compile_definitions(smalltalk::torch INTERFACE USE_DISTRIBUTED)
-# Nothing in our code names a symbol of torch_cuda when a file only registers kernels, so the
-# linker must keep it; what libtorch itself needs is resolved when the program starts.
+# What libtorch itself needs is resolved when the program starts.
 target_link_options(smalltalk::torch INTERFACE -Wl,--allow-shlib-undefined)
-foreach(folder IN LISTS SMALLTALK_TORCH_RPATH)
+foreach(folder IN LISTS nvidia_folders ITEMS ${SMALLTALK_TORCH_ROOT}/lib)
   target_link_options(smalltalk::torch INTERFACE -Wl,-rpath-link,${folder})
 endforeach()
 set(torch_libraries ${SMALLTALK_TORCH_ROOT}/lib/libtorch_cpu.so ${SMALLTALK_TORCH_ROOT}/lib/libc10.so)
@@ -81,5 +82,6 @@ if(SMALLTALK_CUDA)
   target_include_directories(smalltalk::nccl INTERFACE ${SMALLTALK_NCCL_INCLUDE_DIR})
 endif()
 
+# Our code may name no symbol of torch_cuda, which yet registers the CUDA kernels: keep it.
 target_link_libraries(smalltalk::torch INTERFACE
   -Wl,--no-as-needed ${torch_libraries} -Wl,--as-needed)
