@@ -17,7 +17,7 @@ struct AttentionShape {
   int64_t out_stride() const { return heads * head_dim; }
 };
 
-inline constexpr int64_t kQueryBlock = 64;
+inline constexpr int64_t kQueryBlock = 32;
 // Floats of scratch that both functions need.
 inline int64_t attention_scratch_size(int64_t length) { return 2 * kQueryBlock * length; }
 

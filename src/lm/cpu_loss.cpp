@@ -14,8 +14,11 @@ constexpr int64_t kScoreTileTokens = 128;
 constexpr int64_t kScoreTileVocab = 1024;
 // Training: all V logits of a token are needed at once; a tile of this many bytes stays in cache
 // for small vocabularies, and for large ones has tokens enough to keep the products efficient.
-constexpr int64_t kLossTileFloats = 256 * 1024;
+constexpr int64_t kLossTileFloats = 128 * 1024;
 constexpr int64_t kMinLossTileTokens = 128;
+
+// Rows a power of two apart would share a few sets of the cache and push each other out.
+int64_t logits_stride(int64_t vocab) { return (vocab + 15) / 16 * 16 + 16; }
 
 }  // namespace
 
@@ -24,7 +27,7 @@ int64_t loss_tile_tokens(int64_t vocab) {
 }
 
 int64_t loss_scratch_size(int64_t hidden, int64_t vocab) {
-  return loss_tile_tokens(vocab) * (vocab + hidden);
+  return loss_tile_tokens(vocab) * (logits_stride(vocab) + hidden);
 }
 
 int64_t log_probs_scratch_size() { return kScoreTileTokens * kScoreTileVocab; }
@@ -34,16 +37,17 @@ double loss_and_gradients(const LossShape& shape, const float* hidden, const flo
                           float* scratch) {
   const int64_t width = shape.hidden, vocab = shape.vocab;
   const int64_t tile = loss_tile_tokens(vocab);
-  float* logits = scratch;                 // [tile, V]
-  float* scaled = scratch + tile * vocab;  // [tile, H]
+  const int64_t stride = logits_stride(vocab);
+  float* logits = scratch;                  // [tile, V]
+  float* scaled = scratch + tile * stride;  // [tile, H]
   double loss = 0;
   for (int64_t first = 0; first < shape.tokens; first += tile) {
     const int64_t count = std::min(tile, shape.tokens - first);
     const float* input = hidden + first * width;
     float* d_input = d_hidden + first * width;
-    gemm_nt(count, vocab, width, 1, {input, width}, {head, width}, 0, {logits, vocab});
+    gemm_nt(count, vocab, width, 1, {input, width}, {head, width}, 0, {logits, stride});
     for (int64_t t = 0; t < count; ++t) {
-      float* row = logits + t * vocab;
+      float* row = logits + t * stride;
       const int64_t target = targets[first + t];
       const float logit = row[target];
       float maximum = 0;
@@ -55,9 +59,9 @@ double loss_and_gradients(const LossShape& shape, const float* hidden, const flo
       scale_row_into(input + t * width, width, scale / sum, scaled + t * width);
       d_input[t * width] = scale / sum;  // kept here until the product below
     }
-    gemm_tn(vocab, width, count, 1, {logits, vocab}, {scaled, width}, 1, {d_head, width});
+    gemm_tn(vocab, width, count, 1, {logits, stride}, {scaled, width}, 1, {d_head, width});
     for (int64_t t = 0; t < count; ++t) scaled[t] = d_input[t * width];
-    gemm_nn(count, width, vocab, 1, {logits, vocab}, {head, width}, 0, {d_input, width});
+    gemm_nn(count, width, vocab, 1, {logits, stride}, {head, width}, 0, {d_input, width});
     for (int64_t t = 0; t < count; ++t) scale_row(d_input + t * width, width, scaled[t]);
   }
   return loss;

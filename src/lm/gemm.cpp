@@ -1,5 +1,9 @@
 #include "gemm.hpp"
 
+#include <algorithm>
+
+#include "gemm_avx512.hpp"
+
 extern "C" void sgemm_(const char* transa, const char* transb, const int* m, const int* n,
                        const int* k, const float* alpha, const float* a, const int* lda,
                        const float* b, const int* ldb, const float* beta, float* c, const int* ldc);
@@ -19,21 +23,39 @@ void sgemm(char trans_b, char trans_a, int64_t m, int64_t n, int64_t k, float al
          c.data, &ldc);
 }
 
+// Whether our own kernel is the faster one: it reads `a` again for every 32 columns of the result,
+// which is cheap while `a` stays in the second-level cache or the result is narrow. (Measured on
+// Zen 4: 105 to 112 GFLOP/s against 60 to 100 of MKL, of 115 possible; beyond, MKL is ahead.)
+bool is_small(int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t kCachedFloats = 64 * 1024;
+  return n <= 128 || m * std::min<int64_t>(k, 256) <= kCachedFloats;
+}
+
+void multiply(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, Matrix a,
+              Matrix b, float beta, MutableMatrix c) {
+  if (has_avx512() && (beta == 0 || beta == 1) && is_small(m, n, k)) {
+    gemm_avx512({m, n, k, a.data, a.stride, trans_a, b.data, b.stride, trans_b, c.data, c.stride,
+                 alpha, beta == 1});
+  } else {
+    sgemm(trans_b ? 'T' : 'N', trans_a ? 'T' : 'N', m, n, k, alpha, a, b, beta, c);
+  }
+}
+
 }  // namespace
 
 void gemm_nt(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, float beta,
              MutableMatrix c) {
-  sgemm('T', 'N', m, n, k, alpha, a, b, beta, c);
+  multiply(false, true, m, n, k, alpha, a, b, beta, c);
 }
 
 void gemm_nn(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, float beta,
              MutableMatrix c) {
-  sgemm('N', 'N', m, n, k, alpha, a, b, beta, c);
+  multiply(false, false, m, n, k, alpha, a, b, beta, c);
 }
 
 void gemm_tn(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, float beta,
              MutableMatrix c) {
-  sgemm('N', 'T', m, n, k, alpha, a, b, beta, c);
+  multiply(true, false, m, n, k, alpha, a, b, beta, c);
 }
 
 }  // namespace smalltalk

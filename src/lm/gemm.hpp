@@ -1,5 +1,6 @@
-// Matrix products on row-major float32, through the BLAS inside LibTorch (MKL). Calls go to sgemm
-// itself: at the sizes of a router, wrapping pointers in tensors costs as much as the product.
+// Matrix products on row-major float32: our own kernel for small matrices where there is AVX-512,
+// else the BLAS inside LibTorch (MKL), called directly: at the sizes of a router, wrapping pointers
+// in tensors costs as much as the product.
 #pragma once
 
 #include <cstdint>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #define ST_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 
@@ -119,9 +120,28 @@ ST_CLONES void relu2_backward(const float* __restrict up, const float* __restric
   for (int64_t i = 0; i < size; ++i) d_up[i] = 2.0F * std::max(up[i], 0.0F) * d_out[i];
 }
 
+// In lanes of our own: a plain reduction over max is not vectorised unless the compiler may assume
+// that there is no NaN.
+ST_CLONES float maximum_of(const float* values, int64_t size) {
+  using Lanes __attribute__((vector_size(64))) = float;
+  constexpr int64_t kLanes = 16;
+  float top = values[0];
+  int64_t i = 0;
+  if (size >= kLanes) {
+    Lanes best, next;
+    std::memcpy(&best, values, sizeof(best));
+    for (i = kLanes; i + kLanes <= size; i += kLanes) {
+      std::memcpy(&next, values + i, sizeof(next));
+      best = next > best ? next : best;
+    }
+    for (int64_t lane = 0; lane < kLanes; ++lane) top = std::max(top, best[lane]);
+  }
+  for (; i < size; ++i) top = std::max(top, values[i]);
+  return top;
+}
+
 ST_CLONES float exp_row(float* row, int64_t size, float* maximum) {
-  float top = row[0];
-  for (int64_t i = 0; i < size; ++i) top = std::max(top, row[i]);
+  const float top = maximum_of(row, size);
   float sum = 0;
   for (int64_t i = 0; i < size; ++i) {
     const float e = fast_exp(row[i] - top);

@@ -28,6 +28,7 @@ void swiglu_backward(const float* gate_up, const float* d_out, int64_t tokens, i
 void relu2_forward(const float* up, int64_t size, float* out);
 void relu2_backward(const float* up, const float* d_out, int64_t size, float* d_up);
 
+float maximum_of(const float* values, int64_t size);
 // row <- exp(row - max(row)); returns the sum, and the maximum in *maximum.
 float exp_row(float* row, int64_t size, float* maximum);
 // row <- exp(row - shift).

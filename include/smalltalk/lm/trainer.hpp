@@ -20,19 +20,19 @@
 namespace smalltalk {
 
 struct TrainOptions {
-  std::string name;                   // "expert 3", for log lines and metrics
-  std::filesystem::path folder;       // metrics.jsonl and checkpoint.safetensors; empty: keep nothing
+  std::string name;              // "expert 3", for log lines and metrics
+  std::filesystem::path folder;  // metrics.jsonl and checkpoint.safetensors; empty: keep nothing
   std::map<std::string, std::string> provenance;  // a checkpoint of other provenance is refused
-  HostCollectives group;              // ranks that train this model together
-  std::string nccl_rendezvous;        // cuda groups of more than one: path of a file store
+  HostCollectives group;                          // ranks that train this model together
+  std::string nccl_rendezvous;  // cuda groups of more than one: path of a file store
   bool show_progress = true;
 };
 
 struct TrainSummary {
-  int64_t steps = 0;        // done in all, resumed ones included
-  int64_t tokens = 0;       // targets trained on, in all
-  double last_loss = 0;     // mean over the last logged interval, nats per token
-  double seconds = 0;       // of this process
+  int64_t steps = 0;     // done in all, resumed ones included
+  int64_t tokens = 0;    // targets trained on, in all
+  double last_loss = 0;  // mean over the last logged interval, nats per token
+  double seconds = 0;    // of this process
 };
 
 class Trainer {

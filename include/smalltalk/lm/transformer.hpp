@@ -28,7 +28,9 @@ class Transformer {
 
   // From a folder with config.json and model.safetensors, as save() or transformers writes it.
   static Transformer load(const std::filesystem::path& folder, const DeviceConfig& device);
-  // Writes model.safetensors (float32, with `metadata`) and config.json, each atomically.
+  // Writes model.safetensors (float32, with `metadata`) and config.json, each atomically. The entry
+  // "smalltalk.seq_length" of metadata, if there, becomes max_position_embeddings (else 2048),
+  // which evaluators take for the context length.
   void save(const std::filesystem::path& folder,
             const std::map<std::string, std::string>& metadata) const;
 
@@ -36,10 +38,11 @@ class Transformer {
   int64_t num_parameters() const;
 
   // Log-likelihoods in nats of `count` rows of `row_tokens` tokens [count, row_tokens]; the first
-  // token of a row is given, not scored. head[i] sums the targets at positions 1 .. split - 1, tail[i]
-  // the others (tail may be empty if split == row_tokens). No autograd; rows are worked on in blocks
-  // of `block_rows` always filled up to that shape, so that a row's result depends neither on how
-  // many rows are asked for nor on who asks. REQUIRES ids in [0, V) (else Error naming the row).
+  // token of a row is given, not scored. head[i] sums the targets at positions 1 .. split - 1,
+  // tail[i] the others (tail may be empty if split == row_tokens). No autograd; rows are worked on
+  // in blocks of `block_rows` always filled up to that shape, so that a row's result depends
+  // neither on how many rows are asked for nor on who asks. REQUIRES ids in [0, V) (else Error
+  // naming the row).
   void log_likelihoods(std::span<const int64_t> tokens, int64_t count, int64_t row_tokens,
                        int64_t split, int64_t block_rows, std::span<double> head,
                        std::span<double> tail) const;

@@ -1,0 +1,23 @@
+#include "smalltalk/lm/bench.hpp"
+
+#include <gtest/gtest.h>
+
+#include "smalltalk/core/error.hpp"
+
+namespace smalltalk {
+namespace {
+
+TEST(BenchTest, MeasuresAStep) {
+  const BenchResult result = run_bench("tiny-step", 0, DeviceConfig());
+  EXPECT_GT(result.tokens_per_second, 10);
+  EXPECT_GT(result.model_flops_per_second, 1e6 * result.tokens_per_second);
+  EXPECT_GT(result.gemm_flops_per_second, 1e8);
+}
+
+TEST(BenchTest, NamesWhatThereIs) {
+  EXPECT_EQ(bench_names().size(), 4U);
+  EXPECT_THROW(run_bench("step", 0, DeviceConfig()), Error);
+}
+
+}  // namespace
+}  // namespace smalltalk

@@ -1,0 +1,48 @@
+// Writes a random model and what it computes, for test_peer_transformers.py to compare with:
+// dump_model KIND FOLDER, KIND one of swiglu, swiglu_untied, relu2.
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "fixtures.hpp"
+#include "smalltalk/lm/safetensors.hpp"
+#include "smalltalk/lm/trainer.hpp"
+
+using namespace smalltalk;
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  const std::string kind = argv[1];
+  const std::filesystem::path folder = argv[2];
+  ModelConfig config = tiny_model();
+  config.vocab_size = 97;
+  config.hidden_size = 32;
+  config.init_std = 0.1;
+  if (kind == "swiglu_untied") {
+    config.tie_embeddings = false;
+    config.num_kv_heads = 2;
+  } else if (kind == "relu2") {
+    config.feed_forward = FeedForward::relu2;
+  } else if (kind != "swiglu") {
+    return 2;
+  }
+  constexpr int64_t kRows = 3, kRowTokens = 80;
+  Transformer model(config, DeviceConfig(), 17);
+  model.save(folder, {{"smalltalk.seq_length", std::to_string(kRowTokens)}});
+
+  const auto tokens = random_tokens(kRows * kRowTokens, config.vocab_size, 23);
+  const std::vector<float> token_values(tokens.begin(), tokens.end());
+  const std::vector<float> logits = model.logits(tokens, kRows, kRowTokens);
+  double loss = 0;
+  const auto gradients = loss_gradients(model, tokens, kRows, kRowTokens, &loss);
+  std::map<std::string, TensorView> tensors = {
+      {"tokens", {{kRows, kRowTokens}, token_values}},
+      {"logits", {{kRows, kRowTokens, config.vocab_size}, logits}}};
+  for (const auto& [name, values] : gradients) {
+    tensors["gradient." + name] = {{static_cast<int64_t>(values.size())}, values};
+  }
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.17g", loss);
+  write_safetensors(folder / "expected.safetensors", tensors, {{"loss", text}});
+  return 0;
+}

@@ -1,0 +1,72 @@
+// The three matrix products against float64, at sizes around the tiles of our own kernel.
+#include "lm/gemm.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "fixtures.hpp"
+
+namespace smalltalk {
+namespace {
+
+std::vector<float> random_values(size_t size, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(size);
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+struct Sizes {
+  int64_t m, n, k;
+};
+
+class GemmTest : public testing::TestWithParam<Sizes> {};
+
+TEST_P(GemmTest, AgreesWithFloat64) {
+  const auto [m, n, k] = GetParam();
+  constexpr int64_t kPadding = 3;  // rows are further apart than they are long
+  for (const char* kind : {"nt", "nn", "tn"}) {
+    const bool a_transposed = kind[0] == 't', b_transposed = kind[1] == 't';
+    const int64_t a_stride = (a_transposed ? m : k) + kPadding;
+    const int64_t b_stride = (b_transposed ? k : n) + kPadding;
+    const int64_t c_stride = n + kPadding;
+    const auto a = random_values(static_cast<size_t>(a_stride * std::max(m, k)), 1);
+    const auto b = random_values(static_cast<size_t>(b_stride * std::max(n, k)), 2);
+    for (const float beta : {0.0F, 1.0F, 0.5F}) {
+      const auto before = random_values(static_cast<size_t>(c_stride * m), 3);
+      std::vector<float> c = before;
+      const auto product = a_transposed ? gemm_tn : b_transposed ? gemm_nt : gemm_nn;
+      product(m, n, k, 0.25F, {a.data(), a_stride}, {b.data(), b_stride}, beta,
+              {c.data(), c_stride});
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < c_stride; ++j) {
+          const float old = before[i * c_stride + j];
+          if (j >= n) {
+            ASSERT_EQ(c[i * c_stride + j], old) << "wrote between the rows";
+            continue;
+          }
+          double sum = 0;
+          for (int64_t p = 0; p < k; ++p) {
+            const float left = a_transposed ? a[p * a_stride + i] : a[i * a_stride + p];
+            const float right = b_transposed ? b[j * b_stride + p] : b[p * b_stride + j];
+            sum += static_cast<double>(left) * right;
+          }
+          ASSERT_NEAR(c[i * c_stride + j], 0.25 * sum + static_cast<double>(beta) * old,
+                      1e-6 * static_cast<double>(k) + 1e-5)
+              << kind << " " << i << " " << j;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, GemmTest,
+                         testing::Values(Sizes{1, 1, 1}, Sizes{12, 32, 16}, Sizes{13, 33, 17},
+                                         Sizes{25, 16, 256}, Sizes{7, 47, 257}, Sizes{31, 15, 40},
+                                         Sizes{64, 100, 600}, Sizes{300, 150, 300}));
+
+}  // namespace
+}  // namespace smalltalk

@@ -1,0 +1,69 @@
+"""Our models in transformers: the folders that Transformer::save writes load as they are, and give
+the same logits and gradients. Skipped where transformers is not installed (ci/setup.sh --peers)."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+peer = os.environ.get("SMALLTALK_PEER_PYTHON", "")
+if os.path.abspath(sys.executable) != os.path.abspath(peer):
+    probe = [peer, "-c", "import torch, transformers, safetensors"]
+    if not os.path.exists(peer) or subprocess.run(probe, capture_output=True).returncode != 0:
+        print("skipped: no transformers at SMALLTALK_PEER_PYTHON; run ci/setup.sh --peers")
+        sys.exit(77)
+    os.execv(peer, [peer, "-B", *sys.argv])
+
+import torch  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+
+DUMP_MODEL = os.path.join(os.environ["SMALLTALK_BUILD_DIR"], "tests/lm/dump_model")
+TOLERANCE = 1e-5  # of the largest value of a tensor
+
+
+class PeerTransformers(unittest.TestCase):
+    def compare(self, kind, architecture):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([DUMP_MODEL, kind, folder], check=True)
+            with safe_open(os.path.join(folder, "expected.safetensors"), "pt") as file:
+                expected = {name: file.get_tensor(name) for name in file.keys()}
+                expected_loss = float(file.metadata()["loss"])
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, output_loading_info=True, attn_implementation="eager"
+            )
+            model.tie_weights()
+        self.assertEqual(type(model).__name__, architecture)
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            self.assertFalse(report[problem], problem)
+        self.assertEqual(model.config.max_position_embeddings, 80)
+
+        tokens = expected["tokens"].long()
+        output = model(tokens, labels=tokens)
+        self.close(output.logits, expected["logits"], "logits")
+        self.assertAlmostEqual(output.loss.item(), expected_loss, delta=1e-5)
+        output.loss.backward()
+        parameters = dict(model.named_parameters())
+        for name, gradient in expected.items():
+            if name.startswith("gradient."):
+                theirs = parameters[name.removeprefix("gradient.")].grad.flatten()
+                self.close(theirs, gradient, name)
+
+    def close(self, theirs, ours, name):
+        error = (theirs - ours).abs().max().item() / ours.abs().max().item()
+        self.assertLess(error, TOLERANCE, name)
+
+    def test_swiglu_with_tied_embeddings(self):
+        self.compare("swiglu", "LlamaForCausalLM")
+
+    def test_swiglu_with_grouped_heads_and_untied_embeddings(self):
+        self.compare("swiglu_untied", "LlamaForCausalLM")
+
+    def test_relu2(self):
+        self.compare("relu2", "ArceeForCausalLM")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    unittest.main()
