@@ -15,7 +15,7 @@ configure
 compile
 status=0
 read -ra arguments <<<"${SMALLTALK_CTEST_ARGS:-}"
-ctest --test-dir "$build" -j "$cores" --output-on-failure --output-junit tests.xml \
+ctest --test-dir "$build" -j "$cores" --output-on-failure --output-junit tests.xml --test-output-size-passed 100000 \
   "${arguments[@]}" || status=$?
 python3 ci/test_summary.py "$build/tests.xml"
 exit "$status"

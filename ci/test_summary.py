@@ -1,35 +1,40 @@
 #!/usr/bin/env python3
-"""Prints one line about a ctest run from its JUnit file: counts, failures, skips with reasons."""
+"""Prints one line about a ctest run from its JUnit file: counts, failures, skips with reasons.
+
+A program with many cases may pass and yet have skipped some: their reasons are named as well.
+"""
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
 
+SKIPS = [re.compile(r": Skipped\n(.+)"), re.compile(r"(?:\.\.\. )?skipped[: ]+(.+)")]
 
-def skip_reason(case):
-    """The text of GTEST_SKIP() or of unittest's skip, or what the command said last."""
+
+def skip_reasons(case):
+    """What GTEST_SKIP(), unittest or a command said; one entry a skipped case."""
     output = case.findtext("system-out") or ""
-    for pattern in (r": Skipped\n(.+)", r"skipped[: ]+['\"]?([^'\"\n]+)"):
-        match = re.search(pattern, output)
-        if match:
-            return match[1].strip()
-    lines = output.strip().splitlines()
-    return lines[-1] if lines else "no reason given"
+    for pattern in SKIPS:
+        found = [reason.strip(" '\"") for reason in pattern.findall(output)]
+        if found:
+            return found
+    return ["no reason given"] if case.get("status") in ("notrun", "disabled") else []
 
 
 def main():
     cases = ElementTree.parse(sys.argv[1]).getroot().findall("testcase")
     failed = [case.get("name") for case in cases if case.get("status") == "fail"]
-    skipped = [case for case in cases if case.find("skipped") is not None]
-    parts = [f"{len(cases) - len(failed) - len(skipped)} of {len(cases)} tests passed"]
+    not_run = [case for case in cases if case.get("status") in ("notrun", "disabled")]
+    line = f"{len(cases) - len(failed) - len(not_run)} of {len(cases)} tests passed"
     if failed:
-        parts.append(f"failed: {', '.join(failed)}")
-    if skipped:
-        reasons = {}
-        for case in skipped:
-            reasons.setdefault(skip_reason(case), []).append(case.get("name"))
-        parts.append("skipped: " + "; ".join(
-            f"{', '.join(names)} ({reason})" for reason, names in reasons.items()))
-    print(" | ".join(parts))
+        line += f" | failed: {', '.join(failed)}"
+    reasons = {}
+    for case in cases:
+        for reason in skip_reasons(case) if case.get("name") not in failed else []:
+            reasons.setdefault(reason, {}).setdefault(case.get("name"))
+    if reasons:
+        line += " | skipped: " + "; ".join(
+            f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    print(line)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ set(test_environment
 function(smalltalk_configure_test name label ranks timeout)
   set_tests_properties(${name} PROPERTIES
     LABELS ${label} PROCESSORS ${ranks} TIMEOUT ${timeout} SKIP_RETURN_CODE 77
-    SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]" WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
+    WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
     ENVIRONMENT "${test_environment}")
 endfunction()
 
@@ -102,8 +102,7 @@ function(smalltalk_add_test name)
       CROSSCOMPILING_EMULATOR "${CMAKE_COMMAND};-E;env;${test_environment}")
     gtest_discover_tests(${target} TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
-      PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT}
-      SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+      PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
   endif()
 endfunction()
 
