@@ -43,7 +43,7 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
     return layout.total - size;
   };
 
-  layout.embedding = add("model.embed_tokens.weight", {vocab, hidden}, c.init_std);
+  layout.embedding = add("model.embed_tokens.weight", {vocab, hidden}, c.embedding_std);
   for (int64_t i = 0; i < c.num_layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
     LayerOffsets layer;
@@ -61,7 +61,7 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
     layout.layers.push_back(layer);
   }
   layout.head =
-      c.tie_embeddings ? layout.embedding : add("lm_head.weight", {vocab, hidden}, c.init_std);
+      c.tie_embeddings ? layout.embedding : add("lm_head.weight", {vocab, hidden}, c.embedding_std);
 
   layout.decay_size = layout.total;
   for (int64_t i = 0; i < c.num_layers; ++i) {

@@ -62,9 +62,9 @@ void TrainingLog::write(const LogRow& row, bool print) const {
   const double eta = row.seconds / interval_steps * static_cast<double>(row.num_steps - row.step);
   if (print) {
     log_info(fmt::format(
-        "step: {:2}  loss: {:8.5f}  grad_norm: {:7.4f}  memory: {:5.2f}GiB({:.2f}%)  tps: {}  "
+        "{}  step: {:2}  loss: {:8.5f}  grad_norm: {:7.4f}  memory: {:5.2f}GiB({:.2f}%)  tps: {}  "
         "tflops: {:.2f}  mfu: {:.2f}%  lr: {:.2e}  eta: {}",
-        row.step, row.loss, row.gradient_norm, memory.peak_bytes / kGibibyte,
+        model_, row.step, row.loss, row.gradient_norm, memory.peak_bytes / kGibibyte,
         100 * memory.peak_bytes / memory.total_bytes,
         with_commas(static_cast<int64_t>(tokens_per_second)), flops_per_second / 1e12, mfu, row.lr,
         human_duration(eta)));

@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
   ModelConfig config = tiny_model();
   config.vocab_size = 97;
   config.hidden_size = 32;
-  config.init_std = 0.1;
+  config.init_std = config.embedding_std = 0.1;
   if (kind == "swiglu_untied") {
     config.tie_embeddings = false;
     config.num_kv_heads = 2;

@@ -24,7 +24,7 @@ inline ModelConfig tiny_model(FeedForward feed_forward = FeedForward::swiglu, bo
   config.intermediate_size = 24;
   config.feed_forward = feed_forward;
   config.tie_embeddings = tied;
-  config.init_std = 0.2;  // large, so that every part of the model matters
+  config.init_std = config.embedding_std = 0.2;  // large: every part of the model matters
   return config;
 }
 
