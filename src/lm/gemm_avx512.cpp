@@ -11,6 +11,7 @@ namespace {
 // A tile of results in registers: 12 x 32 uses 24 of the 32 registers as sums. kDepth steps of k
 // at a time keep a panel of b, [kDepth, 32], in the first-level cache.
 constexpr int64_t kRows = 12, kLanes = 16, kColumns = 2 * kLanes, kDepth = 256;
+constexpr int64_t kCachedFloats = 64 * 1024;
 
 struct Tile {
   int64_t k;
@@ -146,28 +147,48 @@ void pack_transposed(const float* b, int64_t stride, int64_t columns, int64_t de
   }
 }
 
+// Rows [row, row + rows) of the result, for `depth` steps of k from `first`.
+template <bool Transposed>
+void compute_block(const SmallGemm& g, int64_t row, int64_t rows, int64_t first, int64_t depth,
+                   float* panel) {
+  Tile tile{};
+  tile.k = depth;
+  tile.a = Transposed ? g.a + first * g.a_stride + row : g.a + row * g.a_stride + first;
+  tile.a_stride = g.a_stride;
+  tile.c_stride = g.c_stride;
+  tile.alpha = g.alpha;
+  tile.accumulate = g.accumulate || first > 0;
+  for (int64_t column = 0; column < g.n; column += kColumns) {
+    const int64_t columns = std::min(kColumns, g.n - column);
+    tile.b = g.b + first * g.b_stride + column;
+    tile.b_stride = g.b_stride;
+    if (g.b_transposed) {
+      pack_transposed(g.b + column * g.b_stride + first, g.b_stride, columns, depth, panel);
+      tile.b = panel;
+      tile.b_stride = kColumns;
+    }
+    tile.c = g.c + row * g.c_stride + column;
+    const int64_t last = columns > kLanes ? columns - kLanes : columns;
+    tile.last = static_cast<__mmask16>((1U << last) - 1);
+    if (columns > kLanes) {
+      compute_rows<2, Transposed>(tile, rows);
+    } else {
+      compute_rows<1, Transposed>(tile, rows);
+    }
+  }
+}
+
 template <bool Transposed>
 void compute(const SmallGemm& g) {
   alignas(64) float panel[kDepth * kColumns];
   for (int64_t first = 0; first < g.k; first += kDepth) {
     const int64_t depth = std::min(kDepth, g.k - first);
-    const float* a = g.a + first * (Transposed ? g.a_stride : 1);
-    for (int64_t column = 0; column < g.n; column += kColumns) {
-      const int64_t columns = std::min(kColumns, g.n - column);
-      Tile tile{depth,        a,          g.a_stride, g.b + first * g.b_stride + column, g.b_stride,
-                g.c + column, g.c_stride, g.alpha,    g.accumulate || first > 0,         0};
-      if (g.b_transposed) {
-        pack_transposed(g.b + column * g.b_stride + first, g.b_stride, columns, depth, panel);
-        tile.b = panel;
-        tile.b_stride = kColumns;
-      }
-      const int64_t last = columns > kLanes ? columns - kLanes : columns;
-      tile.last = static_cast<__mmask16>((1U << last) - 1);
-      if (columns > kLanes) {
-        compute_rows<2, Transposed>(tile, g.m);
-      } else {
-        compute_rows<1, Transposed>(tile, g.m);
-      }
+    // Rows of a that stay in the second-level cache while all columns pass by; packing b for each
+    // of several blocks would cost more than it saves.
+    const int64_t cached = std::max(kRows, kCachedFloats / depth / kRows * kRows);
+    const int64_t block = g.b_transposed ? g.m : cached;
+    for (int64_t row = 0; row < g.m; row += block) {
+      compute_block<Transposed>(g, row, std::min(block, g.m - row), first, depth, panel);
     }
   }
 }
