@@ -25,6 +25,9 @@ namespace {
 // How many sequences of round 1 are scored again in every round, to see how many change their mind.
 constexpr int64_t kProbeSequences = 256;
 
+// Shorter rounds are their own progress: one line a round, none a step.
+constexpr int64_t kQuietSteps = 500;
+
 fs::path round_state(const RunLayout& layout, int64_t e, int64_t round) {
   return layout.router(e) / fmt::format("round-{:03}.safetensors", round);
 }
@@ -169,6 +172,7 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
       options.name = fmt::format("router {}", e);
       options.folder = layout.router(e);
       options.provenance = provenance;
+      options.show_progress = steps_per_round >= kQuietSteps;
       router.trainer = std::make_unique<Trainer>(*router.model, config, options);
       if (done > 0) router.trainer->load(round_state(layout, e, done));
     }

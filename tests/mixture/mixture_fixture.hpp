@@ -1,0 +1,88 @@
+// A token file made by hand: even sequences walk up the vocabulary, odd ones walk down. Two routers
+// can tell them apart from any two tokens.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "smalltalk/core/experiment.hpp"
+#include "smalltalk/core/random.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/data/prepare.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/mixture/run_layout.hpp"
+
+namespace smalltalk {
+
+class MixtureFixture : public ::testing::Test {
+ protected:
+  static constexpr int64_t kLength = 16;  // S
+
+  void SetUp() override {
+    folder = std::filesystem::temp_directory_path() /
+             ("smalltalk-mixture-" + std::to_string(getpid()));
+    std::filesystem::remove_all(folder);
+    std::filesystem::create_directories(folder);
+    layout.root = folder / "run";
+
+    experiment.data.seq_length = kLength;
+    experiment.mixture.experts = 2;
+    experiment.mixture.prefix_tokens = 8;
+    experiment.mixture.rounds = 4;
+    experiment.mixture.sequences_per_round = 256;
+    experiment.router_model.hidden_size = 16;
+    experiment.router_model.num_layers = 1;
+    experiment.router_model.num_heads = 2;
+    experiment.router_train.batch_size = 8;
+    experiment.router_train.lr = 2e-2;
+    experiment.router_train.lr_decay = Decay::constant;
+    experiment.expert_model = experiment.router_model;
+    experiment.expert_train.steps = 10;
+    experiment.expert_train.batch_size = 8;
+
+    write_tokens();
+    experiment.router_model.vocab_size = tokens->info().vocab_size;
+    experiment.expert_model.vocab_size = tokens->info().vocab_size;
+    configure_runtime(experiment.device, 0);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder); }
+
+  // Goes through the real tokenizer: letters up or down the alphabet, one document of exactly one
+  // sequence each (S - 1 letters and the end token).
+  void write_tokens() {
+    const std::filesystem::path text = folder / "text.jsonl";
+    std::ofstream out(text);
+    for (uint64_t i = 0; i < 1200; ++i) {
+      std::string word;
+      for (uint64_t k = 0; k < kLength - 1; ++k) {
+        const uint64_t step = derive_seed(5, "start", i) + (i % 2 == 0 ? k : 26 * 26 - k);
+        word += static_cast<char>('a' + step % 26);
+      }
+      out << "{\"text\": \"" << word << "\"}\n";
+    }
+    out.close();
+    // A vocabulary of bytes and single letters: one token a letter.
+    train_tokenizer({text.string()}, kVocabulary, 1'000'000, folder / "tokenizer.model");
+    PrepareOptions options;
+    options.inputs = {text.string()};
+    options.tokenizer = folder / "tokenizer.model";
+    options.out = layout.tokens("train");
+    prepare_tokens(options);
+    tokens = std::make_shared<TokenFile>(layout.tokens("train"));
+    ASSERT_EQ(tokens->info().num_tokens, 1200 * kLength);
+  }
+  static constexpr int64_t kVocabulary = 3 + 256 + 26;
+
+  std::filesystem::path folder;
+  RunLayout layout;
+  Experiment experiment;
+  std::shared_ptr<const TokenFile> tokens;
+};
+
+}  // namespace smalltalk
