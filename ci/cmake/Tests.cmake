@@ -16,13 +16,18 @@ endif()
 list(JOIN mpirun_flags " " mpirun_flags_text)
 set(SMALLTALK_MPIRUN_COMMAND "${SMALLTALK_MPIRUN} ${mpirun_flags_text}")
 
+set(peer_venv "$ENV{SMALLTALK_PEER_VENV}")
+if(NOT peer_venv)
+  set(peer_venv ${PROJECT_SOURCE_DIR}/build/peer-venv)
+endif()
+
 # What a test may ask its environment for.
 set(test_environment
   OMP_NUM_THREADS=1
   SMALLTALK_SOURCE_DIR=${PROJECT_SOURCE_DIR}
   SMALLTALK_BUILD_DIR=${PROJECT_BINARY_DIR}
   SMALLTALK_BINARY=${PROJECT_BINARY_DIR}/smalltalk
-  SMALLTALK_PEER_PYTHON=${PROJECT_SOURCE_DIR}/build/peer-venv/bin/python3
+  SMALLTALK_PEER_PYTHON=${peer_venv}/bin/python3
   "SMALLTALK_MPIRUN=${SMALLTALK_MPIRUN_COMMAND}")
 
 function(smalltalk_configure_test name label ranks timeout)
