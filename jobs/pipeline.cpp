@@ -47,7 +47,8 @@ Run read_run(const RunOptions& options, Session& session) {
 void claim_run_folder(Run& run, Session& session) {
   require_writable(run.layout.root);
   const fs::path file = run.layout.experiment();
-  if (fs::exists(file)) {
+  // A start that failed before it computed anything leaves nothing to protect.
+  if (fs::exists(file) && fs::exists(run.layout.tokenizer())) {
     const Experiment before = load_experiment(file, {});
     if (experiment_hash(before) != run.experiment_hash) {
       throw Error(fmt::format("{} holds another experiment (see its experiment.toml): choose "

@@ -1,5 +1,6 @@
-// A token file made by hand: even sequences walk up the vocabulary, odd ones walk down. Two routers
-// can tell them apart from any two tokens.
+// A token file made by hand: even sequences walk up the alphabet, odd ones walk down. With a prefix
+// of two tokens nothing but the router can tell which way it goes: one that has seen a single kind
+// is certain of the second token, one that has seen both has to halve its bets.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -33,9 +34,9 @@ class MixtureFixture : public ::testing::Test {
 
     experiment.data.seq_length = kLength;
     experiment.mixture.experts = 2;
-    experiment.mixture.prefix_tokens = 8;
-    experiment.mixture.rounds = 4;
-    experiment.mixture.sequences_per_round = 256;
+    experiment.mixture.prefix_tokens = 2;
+    experiment.mixture.rounds = 10;
+    experiment.mixture.sequences_per_round = 1024;
     experiment.router_model.hidden_size = 16;
     experiment.router_model.num_layers = 1;
     experiment.router_model.num_heads = 2;
@@ -53,16 +54,16 @@ class MixtureFixture : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder); }
 
-  // Goes through the real tokenizer: letters up or down the alphabet, one document of exactly one
-  // sequence each (S - 1 letters and the end token).
+  // Goes through the real tokenizer: one document of exactly one sequence each (S - 1 letters and
+  // the end token).
   void write_tokens() {
     const std::filesystem::path text = folder / "text.jsonl";
     std::ofstream out(text);
     for (uint64_t i = 0; i < 1200; ++i) {
       std::string word;
       for (uint64_t k = 0; k < kLength - 1; ++k) {
-        const uint64_t step = derive_seed(5, "start", i) + (i % 2 == 0 ? k : 26 * 26 - k);
-        word += static_cast<char>('a' + step % 26);
+        const uint64_t first = derive_seed(5, "first letter", i) % 26;
+        word += static_cast<char>('a' + (first + (i % 2 == 0 ? k : 25 * k)) % 26);
       }
       out << "{\"text\": \"" << word << "\"}\n";
     }
