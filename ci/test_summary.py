@@ -7,16 +7,17 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 
-SKIPS = [re.compile(r": Skipped\n(.+)"), re.compile(r"(?:\.\.\. )?skipped[: ]+(.+)")]
+GTEST_SKIP = re.compile(r": Skipped\n(.+)")
+OTHER_SKIP = re.compile(r"^(?:.* \.\.\. )?skipped[: ]+(.+)", re.MULTILINE)
 
 
 def skip_reasons(case):
     """What GTEST_SKIP(), unittest or a command said; one entry a skipped case."""
     output = case.findtext("system-out") or ""
-    for pattern in SKIPS:
-        found = [reason.strip(" '\"") for reason in pattern.findall(output)]
-        if found:
-            return found
+    pattern = GTEST_SKIP if "[==========]" in output else OTHER_SKIP
+    found = [reason.strip(" '\"") for reason in pattern.findall(output)]
+    if found:
+        return found
     return ["no reason given"] if case.get("status") in ("notrun", "disabled") else []
 
 
