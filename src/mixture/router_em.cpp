@@ -262,6 +262,7 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
   for (const int e : hosting.trains) {
     std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
     metadata["router"] = std::to_string(e);
+    metadata["smalltalk.seq_length"] = std::to_string(experiment.data.seq_length);
     routers.at(e).model->save(layout.router(e), metadata);
   }
   hosting.barrier();

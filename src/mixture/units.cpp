@@ -98,6 +98,7 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
   metadata["experiment"] = experiment_hash(experiment);
   metadata["unit"] = unit.name;
+  metadata["smalltalk.seq_length"] = std::to_string(seq_length);
 
   Transformer model(experiment.expert_model, experiment.device,
                     derive_seed(experiment.seed, "expert init", index));

@@ -20,7 +20,7 @@ class Transformer {
  public:
   // Random weights, a function of `seed` alone (not of ranks, threads or device): matrices from
   // N(0, init_std), output projections of the residual branches divided by sqrt(2 L), the embedding
-  // (and an untied output projection) from N(0, embedding_std), norms one.
+  // from N(0, embedding_std), norms one.
   Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed);
   ~Transformer();
   Transformer(Transformer&&) noexcept;
