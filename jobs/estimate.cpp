@@ -71,14 +71,12 @@ Estimate estimate(const Run& run) {
   const auto router = static_cast<double>(parameter_count(experiment.router_model));
   const auto group = static_cast<double>(std::max(run.plan.group_size, 1));
   const TrainConfig& train = experiment.expert_train;
-  const double micro = train.micro_batch_size > 0
-                           ? static_cast<double>(train.micro_batch_size)
-                           : static_cast<double>(train.batch_size) / group;
+  const double micro = train.micro_batch_size > 0 ? static_cast<double>(train.micro_batch_size)
+                                                  : static_cast<double>(train.batch_size) / group;
   // Weights and gradients whole, AdamW's two moments shared out over the group.
-  result.memory_per_device_bytes =
-      4 * (2 * expert + 2 * expert / group +
-           micro * static_cast<double>(experiment.data.seq_length) *
-               activation_floats(experiment.expert_model));
+  result.memory_per_device_bytes = 4 * (2 * expert + 2 * expert / group +
+                                        micro * static_cast<double>(experiment.data.seq_length) *
+                                            activation_floats(experiment.expert_model));
 
   const auto rounds = static_cast<double>(experiment.mixture.rounds);
   const auto n = static_cast<double>(experiment.mixture.sequences_per_round);
@@ -87,10 +85,11 @@ Estimate estimate(const Run& run) {
   result.gather_bytes = 4 * experts * (n * (rounds - 1) + corpus);
   result.disk_bytes = static_cast<double>(tokens) * 2 * 1.1 +
                       static_cast<double>(units.size()) * expert * 4 * 4 +  // model, checkpoint
-                      experts * router * 4 * 7 +                            // and two rounds' states
-                      corpus * 10 * 2 + rounds * n * 18;                    // shard files
-  result.seconds = (result.flops.total() + result.baseline_flops) /
-                   (experiment.device.flops_per_second * static_cast<double>(run.plan.ranks.size()));
+                      experts * router * 4 * 7 +          // and two rounds' states
+                      corpus * 10 * 2 + rounds * n * 18;  // shard files
+  result.seconds =
+      (result.flops.total() + result.baseline_flops) /
+      (experiment.device.flops_per_second * static_cast<double>(run.plan.ranks.size()));
   return result;
 }
 
@@ -100,8 +99,9 @@ std::string describe(const Estimate& e) {
     text += fmt::format("  {:<34} {}\n", what, value);
   };
   text += "estimate\n";
-  line("training sequences", fmt::format("{}{}", e.num_sequences,
-                                         e.sequences_known ? "" : " (guessed from the text's size)"));
+  line("training sequences",
+       fmt::format("{}{}", e.num_sequences,
+                   e.sequences_known ? "" : " (guessed from the text's size)"));
   line("FLOPs, routers (training)", human_count(e.flops.router_train_upper));
   line("FLOPs, routers (scoring)", human_count(e.flops.router_scoring));
   line("FLOPs, sharding", human_count(e.flops.sharding));
@@ -120,9 +120,10 @@ void require_disk_space(const Run& run) {
   const fs::path where = existing_parent(run.layout.root);
   const auto free = static_cast<double>(fs::space(where).available);
   if (free < needed) {
-    throw Error(fmt::format("{} has {} of free space and the run needs about {}: choose another "
-                            "--out",
-                            where.string(), human_bytes(free), human_bytes(needed)));
+    throw Error(
+        fmt::format("{} has {} of free space and the run needs about {}: choose another "
+                    "--out",
+                    where.string(), human_bytes(free), human_bytes(needed)));
   }
 }
 

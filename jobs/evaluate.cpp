@@ -12,16 +12,17 @@ void add_evaluate_job(CLI::App& app, JobRun& run) {
   auto* job = app.add_subcommand("evaluate", "Evaluate all models of a run, write results.json");
   auto options = std::make_shared<RunOptions>();
   add_run_options(*job, *options);
-  job->footer("Any number of ranks share the cells (model x split) through a queue of files;\n"
-              "what was computed before is not computed again.\n"
-              "  mpirun -n 4 smalltalk evaluate jobs/tiny.toml --out RUN");
+  job->footer(
+      "Any number of ranks share the cells (model x split) through a queue of files;\n"
+      "what was computed before is not computed again.\n"
+      "  mpirun -n 4 smalltalk evaluate jobs/tiny.toml --out RUN");
   job->callback([&run, options] {
     run = [options] {
       return run_stage(
           *options, "evaluate", true, [&](Run& opened, Session&, const std::string& start) {
-            for (const TrainUnit& unit : train_units(
-                     opened.experiment,
-                     opened.tokens->num_sequences(opened.experiment.data.seq_length))) {
+            for (const TrainUnit& unit :
+                 train_units(opened.experiment,
+                             opened.tokens->num_sequences(opened.experiment.data.seq_length))) {
               if (!unit_complete(opened.layout, unit)) {
                 throw Error(fmt::format("{} is not trained yet: run train --model {} first",
                                         opened.layout.model(unit.name).string(), unit.name));

@@ -28,8 +28,8 @@ void train_all(const Run& run, Session& session, Communicator& group, const std:
   const int rank = session.world().rank();
   const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];
   const HostCollectives collectives = host_collectives(group);
-  const std::vector<TrainUnit> units = train_units(
-      run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
+  const std::vector<TrainUnit> units =
+      train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
   const auto train = [&](const TrainUnit& unit) {
     train_unit(run.experiment, run.tokens, run.layout, unit, collectives, run.provenance,
                [&] { write_ledger(run.layout, start, rank, group.name()); });
@@ -42,7 +42,8 @@ void train_all(const Run& run, Session& session, Communicator& group, const std:
     if (unit.rows == Rows::shard || unit_complete(run.layout, unit)) continue;
     // The group's first rank decides for the group.
     std::byte mine{0};
-    if (group.rank() == 0 && claim(run.layout.queue(start, unit.name), fmt::format("rank {}", rank))) {
+    if (group.rank() == 0 &&
+        claim(run.layout.queue(start, unit.name), fmt::format("rank {}", rank))) {
       mine = std::byte{1};
     }
     group.broadcast({&mine, 1}, 0);
@@ -87,7 +88,9 @@ int launch(const RunOptions& options, bool dry_run, Session& session) {
   set_ledger_phase("evaluate");
   const bool last = evaluate_from_queue(run, start);
   write_ledger(run.layout, start, rank, group.name());
-  if (last) log_info(fmt::format("wrote {} and {}", run.layout.results().string(), run.layout.report().string()));
+  if (last)
+    log_info(fmt::format("wrote {} and {}", run.layout.results().string(),
+                         run.layout.report().string()));
   return kExitDone;
 }
 
@@ -101,8 +104,9 @@ void add_launch_job(CLI::App& app, JobRun& run) {
   add_run_options(*job, *options);
   job->add_flag("--dry-run", *dry_run,
                 "Print who does what, FLOPs, memory, disk, traffic and time; compute nothing");
-  job->footer("Start it under mpirun or srun; with the same --out it goes on where it was.\n"
-              "  mpirun -n 4 smalltalk launch jobs/tiny.toml --out runs/tiny");
+  job->footer(
+      "Start it under mpirun or srun; with the same --out it goes on where it was.\n"
+      "  mpirun -n 4 smalltalk launch jobs/tiny.toml --out runs/tiny");
   job->callback([&run, options, dry_run] {
     run = [options, dry_run] {
       return run_session(0, nullptr, "launch",

@@ -51,9 +51,10 @@ void claim_run_folder(Run& run, Session& session) {
   if (fs::exists(file) && fs::exists(run.layout.tokenizer())) {
     const Experiment before = load_experiment(file, {});
     if (experiment_hash(before) != run.experiment_hash) {
-      throw Error(fmt::format("{} holds another experiment (see its experiment.toml): choose "
-                              "another --out, or delete that folder",
-                              run.layout.root.string()));
+      throw Error(
+          fmt::format("{} holds another experiment (see its experiment.toml): choose "
+                      "another --out, or delete that folder",
+                      run.layout.root.string()));
     }
   }
   session.world().barrier();  // everyone has looked before anyone writes
@@ -89,9 +90,10 @@ void prepare_tokens_of(const Run& run, Session& session) {
     options.barrier = [&world] { world.barrier(); };
     const PrepareReport report = prepare_tokens(options);
     if (report.already_complete) continue;
-    log_info(fmt::format("{}: {} documents, {} tokens, {} tokens/s", split,
-                         report.info.num_documents, human_count(static_cast<double>(report.info.num_tokens)),
-                         human_count(static_cast<double>(report.info.num_tokens) / report.seconds)));
+    log_info(
+        fmt::format("{}: {} documents, {} tokens, {} tokens/s", split, report.info.num_documents,
+                    human_count(static_cast<double>(report.info.num_tokens)),
+                    human_count(static_cast<double>(report.info.num_tokens) / report.seconds)));
   }
   if (world.rank() == 0 && missing) {
     record_seconds(run.layout, "prepare", now_seconds() - start);
@@ -105,10 +107,11 @@ void open_tokens(Run& run) {
   for (const std::string split : {"train", "validation", "test"}) {
     const TokenFile file(run.layout.tokens(split));
     if (file.info().tokenizer_hash != tokenizer.hash()) {
-      throw Error(fmt::format("{} was made with another tokenizer ({}) than {} ({}): delete it and "
-                              "run prepare again",
-                              file.path().string(), file.info().tokenizer_hash,
-                              run.layout.tokenizer().string(), tokenizer.hash()));
+      throw Error(
+          fmt::format("{} was made with another tokenizer ({}) than {} ({}): delete it and "
+                      "run prepare again",
+                      file.path().string(), file.info().tokenizer_hash,
+                      run.layout.tokenizer().string(), tokenizer.hash()));
     }
     if (split != "train" && file.num_sequences(experiment.data.seq_length) < 1) {
       throw Error(fmt::format("{} holds less than one sequence of {} tokens", file.path().string(),
@@ -118,10 +121,11 @@ void open_tokens(Run& run) {
   run.tokens = std::make_shared<TokenFile>(run.layout.tokens("train"));
   const int64_t num_sequences = run.tokens->num_sequences(experiment.data.seq_length);
   if (num_sequences < experiment.mixture.experts) {
-    throw Error(fmt::format("mixture.experts = {} but {} holds only {} sequences of {} tokens: add "
-                            "text, or lower mixture.experts or data.seq_length",
-                            experiment.mixture.experts, run.tokens->path().string(), num_sequences,
-                            experiment.data.seq_length));
+    throw Error(
+        fmt::format("mixture.experts = {} but {} holds only {} sequences of {} tokens: add "
+                    "text, or lower mixture.experts or data.seq_length",
+                    experiment.mixture.experts, run.tokens->path().string(), num_sequences,
+                    experiment.data.seq_length));
   }
   experiment.router_model.vocab_size = tokenizer.vocab_size();
   experiment.expert_model.vocab_size = tokenizer.vocab_size();
@@ -159,8 +163,8 @@ RouterHosting hosting_of(const Run& run, Communicator& world, Communicator& bloc
 // The ranks that score with the same router; a rank with several routers shares them with nobody.
 Communicator split_blocks(const Run& run, Communicator& world) {
   const RankRole& role = run.plan.ranks[static_cast<size_t>(world.rank())];
-  const int color = role.score_parts > 1 ? role.scores_routers.at(0)
-                                         : run.plan.num_experts + world.rank();
+  const int color =
+      role.score_parts > 1 ? role.scores_routers.at(0) : run.plan.num_experts + world.rank();
   return world.split(color, world.rank(), "router block");
 }
 
@@ -181,7 +185,8 @@ void route(const Run& run, Session& session) {
 void shard(const Run& run, Session& session) {
   const double start = now_seconds();
   Communicator& world = session.world();
-  const bool complete = fs::exists(run.layout.shards()) && fs::exists(run.layout.sharding_report()) &&
+  const bool complete = fs::exists(run.layout.shards()) &&
+                        fs::exists(run.layout.sharding_report()) &&
                         fs::exists(run.layout.random_shards());
   world.barrier();  // everyone has looked before anyone writes
   if (complete) {
@@ -222,8 +227,8 @@ TrainUnit find_unit(const Run& run, const std::string& name) {
 
 bool evaluate_from_queue(const Run& run, const std::string& start) {
   const std::string me = fmt::format("process {}", getpid());
-  const std::vector<TrainUnit> units = train_units(
-      run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
+  const std::vector<TrainUnit> units =
+      train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
   const auto trained = [&](const std::string& name) {
     return name == "routers" || fs::exists(run.layout.model(name) / "training.json");
   };
@@ -247,9 +252,9 @@ bool evaluate_from_queue(const Run& run, const std::string& start) {
 std::string agree_on_start(Session& session) {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   // The same length on every rank, so that one broadcast does.
-  std::string start = fmt::format(
-      "{:016x}-{:08x}",
-      std::chrono::duration_cast<std::chrono::milliseconds>(now).count(), getpid());
+  std::string start =
+      fmt::format("{:016x}-{:08x}",
+                  std::chrono::duration_cast<std::chrono::milliseconds>(now).count(), getpid());
   session.world().broadcast(std::as_writable_bytes(std::span(start)), 0);
   return start;
 }

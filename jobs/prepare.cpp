@@ -1,4 +1,6 @@
 // prepare: from text to token files.
+#include "smalltalk/data/prepare.hpp"
+
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -9,7 +11,6 @@
 #include "pipeline.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
-#include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
@@ -35,9 +36,10 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
   if (job.tokenizer.empty()) throw Error("say --tokenizer FILE (and --vocab-size V to train it)");
   const bool missing = !fs::exists(job.tokenizer);
   if (missing && job.vocab_size == 0) {
-    throw Error(fmt::format("{} does not exist: name a SentencePiece model, or give --vocab-size "
-                            "to train one there",
-                            job.tokenizer));
+    throw Error(
+        fmt::format("{} does not exist: name a SentencePiece model, or give --vocab-size "
+                    "to train one there",
+                    job.tokenizer));
   }
   world.barrier();
   if (missing && world.rank() == 0) {
@@ -102,9 +104,10 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
                   "Tolerated share of broken or empty documents")
       ->capture_default_str();
   sub->add_flag("--json", job->json, "Print the figures as one JSON line");
-  sub->footer("  mpirun -n 4 smalltalk prepare jobs/tiny.toml --out RUN\n"
-              "  smalltalk prepare --input 'text/*.jsonl.zst' --tokenizer t.model "
-              "--vocab-size 32000 --out tokens.h5");
+  sub->footer(
+      "  mpirun -n 4 smalltalk prepare jobs/tiny.toml --out RUN\n"
+      "  smalltalk prepare --input 'text/*.jsonl.zst' --tokenizer t.model "
+      "--vocab-size 32000 --out tokens.h5");
   sub->callback([&run, job] {
     run = [job] {
       if (job->run.experiment.empty() == job->inputs.empty()) {

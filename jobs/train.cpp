@@ -20,9 +20,10 @@ void add_train_job(CLI::App& app, JobRun& run) {
                   "Any model of the run by its folder: experts/0, baselines/dense, "
                   "baselines/random_shards/0, ...")
       ->excludes(expert_option);
-  job->footer("All ranks of the job train this one model together; from its checkpoint, if there\n"
-              "is one. Reads RUN/tokens/ and RUN/shards.h5.\n"
-              "  mpirun -n 2 smalltalk train jobs/tiny.toml --out RUN --expert 3");
+  job->footer(
+      "All ranks of the job train this one model together; from its checkpoint, if there\n"
+      "is one. Reads RUN/tokens/ and RUN/shards.h5.\n"
+      "  mpirun -n 2 smalltalk train jobs/tiny.toml --out RUN --expert 3");
   job->callback([&run, options, expert, model] {
     run = [options, expert, model] {
       return run_stage(
@@ -30,8 +31,8 @@ void add_train_job(CLI::App& app, JobRun& run) {
             if (*expert < 0 && model->empty()) {
               throw Error("say what to train: --expert K or --model NAME");
             }
-            const TrainUnit unit = find_unit(
-                opened, *expert >= 0 ? fmt::format("experts/{}", *expert) : *model);
+            const TrainUnit unit =
+                find_unit(opened, *expert >= 0 ? fmt::format("experts/{}", *expert) : *model);
             train_unit(opened.experiment, opened.tokens, opened.layout, unit,
                        host_collectives(session.world()), opened.provenance);
             write_ledger(opened.layout, start, session.world().rank(), session.world().name());

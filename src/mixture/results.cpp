@@ -87,8 +87,8 @@ class Arithmetic {
   json perplexity(const Likelihood& likelihood) const {
     const auto n = static_cast<double>(likelihood.head.size());
     return {{"all", std::exp(nats(likelihood, true) / (n * static_cast<double>(length_)))},
-            {"after_prefix", std::exp(nats(likelihood, false) /
-                                      (n * static_cast<double>(length_ - prefix_ + 1)))}};
+            {"after_prefix",
+             std::exp(nats(likelihood, false) / (n * static_cast<double>(length_ - prefix_ + 1)))}};
   }
 
   // Perplexity over all tokens of the sequences for which keep(i).
@@ -185,8 +185,8 @@ json communication(const Experiment& experiment, const RunLayout& layout) {
     for (const fs::path& file : files) {
       const json ledger = json::parse(read_text(file));
       for (const json& entry : ledger.at("entries")) {
-        auto& [calls, bytes] = sums[{entry.at("phase"), entry.at("communicator"),
-                                     entry.at("call")}];
+        auto& [calls, bytes] =
+            sums[{entry.at("phase"), entry.at("communicator"), entry.at("call")}];
         calls += entry.at("calls").get<int64_t>();
         bytes += entry.at("bytes").get<int64_t>();
       }
@@ -219,8 +219,7 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
   const TokenFile train(layout.tokens("train"));
   const int64_t train_sequences = train.num_sequences(experiment.data.seq_length);
   const MixtureFlops flops = mixture_flops(experiment, train_sequences);
-  const double one_sequence =
-      forward_flops(experiment.expert_model, 1, experiment.data.seq_length);
+  const double one_sequence = forward_flops(experiment.expert_model, 1, experiment.data.seq_length);
 
   // Units by the model they count for, in order.
   std::vector<std::string> names;
@@ -307,25 +306,24 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
   routing["domains"] = test.domains;
   routing["expert_by_domain"] = expert_by_domain(test, test.route, experts);
 
-  const json results = {
-      {"schema", 1},
-      {"name", experiment.name},
-      {"seed", experiment.seed},
-      {"experts", experts},
-      {"prefix_tokens", experiment.mixture.prefix_tokens},
-      {"seq_length", experiment.data.seq_length},
-      {"train_tokens", models["mixture"]["train_tokens"]},
-      {"corpus",
-       {{"train_tokens", train.info().num_tokens},
-        {"validation_tokens", validation.info.num_tokens},
-        {"test_tokens", test.info.num_tokens},
-        {"vocab_size", train.info().vocab_size},
-        {"documents", train.info().num_documents}}},
-      {"models", models},
-      {"per_expert", per_expert},
-      {"routing", routing},
-      {"communication", communication(experiment, layout)},
-      {"seconds", read_json_or(layout.root / "seconds.json", json::object())}};
+  const json results = {{"schema", 1},
+                        {"name", experiment.name},
+                        {"seed", experiment.seed},
+                        {"experts", experts},
+                        {"prefix_tokens", experiment.mixture.prefix_tokens},
+                        {"seq_length", experiment.data.seq_length},
+                        {"train_tokens", models["mixture"]["train_tokens"]},
+                        {"corpus",
+                         {{"train_tokens", train.info().num_tokens},
+                          {"validation_tokens", validation.info.num_tokens},
+                          {"test_tokens", test.info.num_tokens},
+                          {"vocab_size", train.info().vocab_size},
+                          {"documents", train.info().num_documents}}},
+                        {"models", models},
+                        {"per_expert", per_expert},
+                        {"routing", routing},
+                        {"communication", communication(experiment, layout)},
+                        {"seconds", read_json_or(layout.root / "seconds.json", json::object())}};
   write_text_atomically(layout.results(), results.dump(2) + "\n");
 }
 

@@ -85,8 +85,9 @@ ScoreMatrix score_chunk(const std::map<int, Router>& routers, const TokenFile& t
 ScoreMatrix first_rows(const ScoreMatrix& scores, int64_t from, int64_t count) {
   ScoreMatrix part(count, scores.num_experts());
   const auto width = static_cast<size_t>(scores.num_experts());
-  std::copy_n(scores.values().begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(from) * width),
-              static_cast<size_t>(count) * width, part.values().begin());
+  std::copy_n(
+      scores.values().begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(from) * width),
+      static_cast<size_t>(count) * width, part.values().begin());
   return part;
 }
 
@@ -131,9 +132,9 @@ std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequ
   const int64_t rounds_per_epoch = num_sequences / n;
   *epoch = (round - 1) / rounds_per_epoch;
   const int64_t first = (round - 1) % rounds_per_epoch * n;
-  const Permutation order(static_cast<uint64_t>(num_sequences),
-                          derive_seed(experiment.seed, "router chunks",
-                                      static_cast<uint64_t>(*epoch)));
+  const Permutation order(
+      static_cast<uint64_t>(num_sequences),
+      derive_seed(experiment.seed, "router chunks", static_cast<uint64_t>(*epoch)));
   std::vector<uint64_t> ids(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) {
     ids[static_cast<size_t>(i)] = order(static_cast<uint64_t>(first + i));
@@ -147,8 +148,8 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
   const int64_t num_experts = experiment.mixture.experts;
   const int64_t rounds = experiment.mixture.rounds;
   const int64_t num_sequences = tokens.num_sequences(experiment.data.seq_length);
-  const int64_t steps_per_round = experiment.mixture.sequences_per_round / num_experts /
-                                  experiment.router_train.batch_size;
+  const int64_t steps_per_round =
+      experiment.mixture.sequences_per_round / num_experts / experiment.router_train.batch_size;
   ST_CHECK(steps_per_round >= 1);
   if (routers_complete(experiment, layout)) {
     log_info("routers are complete");
@@ -192,11 +193,14 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
     const std::vector<uint64_t> chunk = round_chunk(experiment, num_sequences, round, &epoch);
     const auto n = static_cast<int64_t>(chunk.size());
     if (epoch > epoch_before) {
-      log_info(fmt::format("round {}: no new sequences are left, epoch {} begins", round,
-                           epoch + 1));
+      log_info(
+          fmt::format("round {}: no new sequences are left, epoch {} begins", round, epoch + 1));
     }
-    nlohmann::json line = {{"round", round}, {"epoch", epoch}, {"sequences", n},
-                           {"random", round == 1}, {"probe", probe.size()}};
+    nlohmann::json line = {{"round", round},
+                           {"epoch", epoch},
+                           {"sequences", n},
+                           {"random", round == 1},
+                           {"probe", probe.size()}};
 
     // E-step: the whole chunk and the probe in one collective.
     Assignment assignment;
@@ -227,11 +231,11 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
     for (const int e : hosting.trains) {
       const auto part = parts.of_expert(e);
       const auto view = std::shared_ptr<const TokenFile>(&tokens, [](const TokenFile*) {});
-      RowSource rows = shuffled_rows(
-          view, {part.begin(), part.end()}, experiment.data.seq_length,
-          experiment.mixture.prefix_tokens,
-          derive_seed(experiment.seed, "router order", static_cast<uint64_t>(e),
-                      static_cast<uint64_t>(round)));
+      RowSource rows =
+          shuffled_rows(view, {part.begin(), part.end()}, experiment.data.seq_length,
+                        experiment.mixture.prefix_tokens,
+                        derive_seed(experiment.seed, "router order", static_cast<uint64_t>(e),
+                                    static_cast<uint64_t>(round)));
       const int64_t base = (round - 1) * steps_per_round * config.batch_size;
       RowSource this_round = rows;
       this_round.read = [rows, base](int64_t first, int64_t count, std::span<int64_t> out) {
@@ -245,15 +249,14 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
     line["seconds"] = now_seconds() - start;
     if (hosting.leader) {
       append_routing_line(layout.routing_log(), round, line);
-      log_info(round == 1
-                   ? fmt::format("round 1 of {}: {} sequences dealt out at random, {}", rounds, n,
-                                 human_duration(line["seconds"].get<double>()))
-                   : fmt::format("round {} of {}: mean score {:.3f} (best {:.3f}), {} of {} "
-                                 "displaced, {}",
-                                 round, rounds, line["mean_score"].get<double>(),
-                                 line["mean_best_score"].get<double>(),
-                                 line["displaced"].get<int64_t>(), n,
-                                 human_duration(line["seconds"].get<double>())));
+      log_info(round == 1 ? fmt::format("round 1 of {}: {} sequences dealt out at random, {}",
+                                        rounds, n, human_duration(line["seconds"].get<double>()))
+                          : fmt::format("round {} of {}: mean score {:.3f} (best {:.3f}), {} of {} "
+                                        "displaced, {}",
+                                        round, rounds, line["mean_score"].get<double>(),
+                                        line["mean_best_score"].get<double>(),
+                                        line["displaced"].get<int64_t>(), n,
+                                        human_duration(line["seconds"].get<double>())));
     }
     // The state before the last is dropped only when all ranks have the new one.
     hosting.barrier();
@@ -274,11 +277,10 @@ void shard_corpus(const Experiment& experiment, const TokenFile& tokens, const R
   const double start = now_seconds();
   std::map<int, Router> routers;
   for (const int e : hosting.scores) {
-    routers[e].model = std::make_unique<Transformer>(
-        Transformer::load(layout.router(e), experiment.device));
+    routers[e].model =
+        std::make_unique<Transformer>(Transformer::load(layout.router(e), experiment.device));
   }
-  std::vector<uint64_t> ids(
-      static_cast<size_t>(tokens.num_sequences(experiment.data.seq_length)));
+  std::vector<uint64_t> ids(static_cast<size_t>(tokens.num_sequences(experiment.data.seq_length)));
   std::iota(ids.begin(), ids.end(), uint64_t{0});
   const ScoreMatrix scores = score_chunk(routers, tokens, experiment, hosting, ids);
   const Assignment assignment = balanced_assignment(scores);

@@ -20,8 +20,8 @@ std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_seq
   const int64_t experts = experiment.mixture.experts;
   std::vector<TrainUnit> units;
   for (int e = 0; e < static_cast<int>(experts); ++e) {
-    units.push_back({fmt::format("experts/{}", e), "mixture", e, Rows::shard,
-                     experiment.expert_train});
+    units.push_back(
+        {fmt::format("experts/{}", e), "mixture", e, Rows::shard, experiment.expert_train});
   }
   const double flops = mixture_flops(experiment, num_sequences).total();
   const auto dense = [&](const std::string& name, int64_t batch, double lr) {
@@ -30,8 +30,8 @@ std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_seq
     unit.train.steps = dense_steps(experiment, batch, flops);
     if (lr > 0) unit.train.lr = lr;
     // The schedule keeps its shape: warm-up is the same share of the steps.
-    unit.train.warmup_steps = experiment.expert_train.warmup_steps * unit.train.steps /
-                              experiment.expert_train.steps;
+    unit.train.warmup_steps =
+        experiment.expert_train.warmup_steps * unit.train.steps / experiment.expert_train.steps;
     units.push_back(unit);
   };
   const BaselineConfig& baselines = experiment.baselines;

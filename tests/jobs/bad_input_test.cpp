@@ -27,13 +27,15 @@ TEST_F(BadInput, OfTheExperiment) {
   expect_refused(launch("r", "--set expert.lr=fast"), {"expert.lr"});
   expect_refused(launch("r", "--set mixture.prefix_tokens=33"),
                  {"mixture.prefix_tokens", "data.seq_length"});
-  expect_refused("launch " + (folder_ / "absent.toml").string() + " --out " +
-                     (folder_ / "r").string(),
-                 {"absent.toml"});
-  expect_refused(launch("r", "--set 'data.train=[\"" + (folder_ / "absent.jsonl").string() + "\"]'"),
-                 {"absent.jsonl"});
-  expect_refused(launch("r1", "--set mixture.experts=20000 --set mixture.sequences_per_round=200000"),
-                 {"mixture.experts", "sequences"});
+  expect_refused(
+      "launch " + (folder_ / "absent.toml").string() + " --out " + (folder_ / "r").string(),
+      {"absent.toml"});
+  expect_refused(
+      launch("r", "--set 'data.train=[\"" + (folder_ / "absent.jsonl").string() + "\"]'"),
+      {"absent.jsonl"});
+  expect_refused(
+      launch("r1", "--set mixture.experts=20000 --set mixture.sequences_per_round=200000"),
+      {"mixture.experts", "sequences"});
   expect_refused(launch("r2", "--set mixture.sequences_per_round=1000000"),
                  {"mixture.sequences_per_round"});
   expect_refused(launch("r", "--set mixture.group_size=3"), {"mixture.group_size"});
@@ -56,9 +58,9 @@ TEST_F(BadInput, OfTheRunFolder) {
   expect_refused("route" + tail + " --set expert.lr=1e-3", {"another experiment"});
 
   // A token file of another tokenizer.
-  ASSERT_EQ(run_job(1, "prepare --input " + (folder_ / "heldout.jsonl").string() +
-                           " --tokenizer " + (folder_ / "t.model").string() +
-                           " --vocab-size 290 --out " + (folder_ / "t.h5").string())
+  ASSERT_EQ(run_job(1, "prepare --input " + (folder_ / "heldout.jsonl").string() + " --tokenizer " +
+                           (folder_ / "t.model").string() + " --vocab-size 290 --out " +
+                           (folder_ / "t.h5").string())
                 .exit_code,
             0);
   fs::copy_file(folder_ / "t.h5", folder_ / "run/tokens/test.h5",
@@ -77,8 +79,8 @@ TEST_F(BadInput, OfTheCommandLine) {
   const Outcome outcome = run_job(2, "launch --no-such-option");
   EXPECT_NE(outcome.exit_code, 0);
   EXPECT_EQ(run_job(1, "--help").exit_code, 0);
-  for (const char* job : {"launch", "prepare", "route", "shard", "train", "evaluate", "report",
-                          "inspect", "bench"}) {
+  for (const char* job :
+       {"launch", "prepare", "route", "shard", "train", "evaluate", "report", "inspect", "bench"}) {
     const Outcome help = run_job(1, std::string(job) + " --help");
     EXPECT_EQ(help.exit_code, 0) << job;
     EXPECT_GT(help.output.size(), 200u) << job;

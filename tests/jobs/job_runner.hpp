@@ -112,8 +112,8 @@ class JobTest : public ::testing::Test {
     const auto path = [&](const std::string& name) {
       return "[\"" + (folder_ / (name + ".jsonl")).string() + "\"]\n";
     };
-    out << "name = \"test\"\n[data]\ntrain = " << path("train") << "validation = "
-        << path("heldout") << "test = " << path("heldout")
+    out << "name = \"test\"\n[data]\ntrain = " << path("train")
+        << "validation = " << path("heldout") << "test = " << path("heldout")
         << "vocab_size = 300\nseq_length = 32\n"
            "[mixture]\nexperts = 4\nprefix_tokens = 8\nrounds = 3\nsequences_per_round = 256\n"
            "[router]\nhidden_size = 8\nnum_layers = 1\nnum_heads = 1\nbatch_size = 8\nlr = 1e-2\n"

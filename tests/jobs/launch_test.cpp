@@ -94,9 +94,8 @@ TEST_F(Launch, KilledAnywhereAndStartedAgainEndsTheSame) {
     const std::string out = "killed" + std::to_string(static_cast<int>(100 * share));
     // All processes of the job die at once, without a chance to tidy up.
     const std::string limit = std::to_string(share * whole_seconds);
-    run_command("setsid timeout --signal=KILL " + limit + " sh -c '" +
-                command(2, launch(out)) + "'; pkill -KILL -f -- '--out " +
-                (folder_ / out).string() + "'; true");
+    run_command("setsid timeout --signal=KILL " + limit + " sh -c '" + command(2, launch(out)) +
+                "'; pkill -KILL -f -- '--out " + (folder_ / out).string() + "'; true");
     const Outcome again = run_job(2, launch(out));
     ASSERT_EQ(again.exit_code, 0) << "killed at " << share << ": " << again.output;
     EXPECT_EQ(models(out), expected) << "killed at " << share;
@@ -124,8 +123,9 @@ TEST_F(Launch, StageByStageGivesTheSameModels) {
 }
 
 TEST_F(Launch, AGroupOfTwoLearnsWhatOneRankLearns) {
-  const std::string more = "--set mixture.experts=2 --set baselines.random_shards=false "
-                           "--set baselines.dense_large_batch=false";
+  const std::string more =
+      "--set mixture.experts=2 --set baselines.random_shards=false "
+      "--set baselines.dense_large_batch=false";
   ASSERT_EQ(run_job(1, launch("one", more)).exit_code, 0);
   const Outcome two = run_job(4, launch("two", more));
   ASSERT_EQ(two.exit_code, 0) << two.output;

@@ -26,8 +26,8 @@ class MixtureFixture : public ::testing::Test {
   static constexpr int64_t kLength = 16;  // S
 
   void SetUp() override {
-    folder = std::filesystem::temp_directory_path() /
-             ("smalltalk-mixture-" + std::to_string(getpid()));
+    folder =
+        std::filesystem::temp_directory_path() / ("smalltalk-mixture-" + std::to_string(getpid()));
     std::filesystem::remove_all(folder);
     std::filesystem::create_directories(folder);
     layout.root = folder / "run";

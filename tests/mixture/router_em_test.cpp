@@ -105,8 +105,7 @@ TEST_F(RouterEm, EveryRoundIsBalancedAndLogged) {
     EXPECT_EQ(row.at("round").get<int64_t>(), ++round);
     const Shards shards = read_shards(layout.round(round));
     EXPECT_EQ(shards.of_expert(0).size(), shards.of_expert(1).size());
-    EXPECT_EQ(static_cast<int64_t>(shards.chunk.size()),
-              experiment.mixture.sequences_per_round);
+    EXPECT_EQ(static_cast<int64_t>(shards.chunk.size()), experiment.mixture.sequences_per_round);
     if (round > 1) {
       const auto argmax = row.at("argmax_counts").get<std::vector<int64_t>>();
       EXPECT_EQ(std::accumulate(argmax.begin(), argmax.end(), int64_t{0}),
@@ -150,8 +149,8 @@ TEST_F(RouterEm, ScoresDoNotDependOnTheParts) {
     std::vector<float> joined;
     for (int64_t part = 0; part < parts; ++part) {
       const auto [first, last] = part_of(200, part, parts);
-      const auto piece = score(std::span(ids).subspan(static_cast<size_t>(first),
-                                                      static_cast<size_t>(last - first)));
+      const auto piece = score(
+          std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)));
       joined.insert(joined.end(), piece.begin(), piece.end());
     }
     EXPECT_EQ(joined, all);

@@ -27,7 +27,7 @@ struct HostCollectives {
         std::copy(mine.begin(), mine.end(), all.begin());
       };
   std::function<void(std::span<std::byte> bytes, int root)> broadcast = [](std::span<std::byte>,
-                                                                            int) {};
+                                                                           int) {};
   std::function<void()> barrier = [] {};
 };
 

@@ -20,9 +20,9 @@ inline constexpr int kExitUsage = 2;
 inline constexpr int kExitRequeue = 75;  // saved, start me again (EX_TEMPFAIL of sysexits.h)
 
 // States an invariant of our own code; a failure is a bug, not bad input.
-#define ST_CHECK(condition)                                                              \
-  do {                                                                                   \
-    if (!(condition)) ::smalltalk::check_failed(#condition, __FILE__, __LINE__);         \
+#define ST_CHECK(condition)                                                      \
+  do {                                                                           \
+    if (!(condition)) ::smalltalk::check_failed(#condition, __FILE__, __LINE__); \
   } while (false)
 
 [[noreturn]] inline void check_failed(const char* condition, const char* file, int line) {

@@ -24,8 +24,9 @@ struct ModelConfig {
   int64_t hidden_size = 64;
   int64_t num_layers = 2;
   int64_t num_heads = 4;
-  int64_t num_kv_heads = 0;       // 0: as num_heads
-  int64_t intermediate_size = 0;  // 0: 4 H for relu2, 8/3 H rounded up to a multiple of 8 for swiglu
+  int64_t num_kv_heads = 0;  // 0: as num_heads
+  int64_t intermediate_size =
+      0;  // 0: 4 H for relu2, 8/3 H rounded up to a multiple of 8 for swiglu
   FeedForward feed_forward = FeedForward::swiglu;
   bool tie_embeddings = true;
   double rope_theta = 10000;
@@ -41,8 +42,8 @@ struct ModelConfig {
 // How one model is trained. The same struct for router, expert and dense baseline.
 struct TrainConfig {
   int64_t steps = 100;
-  int64_t batch_size = 32;        // sequences per optimiser step, over the whole group
-  int64_t micro_batch_size = 0;   // sequences per rank per forward pass; 0: all of the rank's share
+  int64_t batch_size = 32;       // sequences per optimiser step, over the whole group
+  int64_t micro_batch_size = 0;  // sequences per rank per forward pass; 0: all of the rank's share
   double lr = 3e-3;
   double min_lr = 0;
   int64_t warmup_steps = 0;
@@ -59,37 +60,37 @@ struct TrainConfig {
 };
 
 struct DataConfig {
-  std::vector<std::string> train;       // files, folders or globs of .jsonl .txt (.gz .zst)
+  std::vector<std::string> train;  // files, folders or globs of .jsonl .txt (.gz .zst)
   std::vector<std::string> validation;
   std::vector<std::string> test;
-  std::string tokenizer;                // a SentencePiece model; empty: train one
-  int64_t vocab_size = 1024;            // of the tokenizer to train
+  std::string tokenizer;                        // a SentencePiece model; empty: train one
+  int64_t vocab_size = 1024;                    // of the tokenizer to train
   int64_t tokenizer_sample_bytes = 10'000'000;  // text that the tokenizer is trained on
-  double max_bad_fraction = 0;          // refused beyond this share of bad documents
-  int64_t seq_length = 128;             // S
+  double max_bad_fraction = 0;                  // refused beyond this share of bad documents
+  int64_t seq_length = 128;                     // S
 };
 
 struct MixtureConfig {
-  int64_t experts = 4;                // E
-  int64_t prefix_tokens = 32;         // M
-  int64_t rounds = 8;                 // T
+  int64_t experts = 4;                 // E
+  int64_t prefix_tokens = 32;          // M
+  int64_t rounds = 8;                  // T
   int64_t sequences_per_round = 4096;  // N, over all routers
-  int64_t group_size = 0;             // ranks per expert; 0: as many as the world gives
+  int64_t group_size = 0;              // ranks per expert; 0: as many as the world gives
 };
 
 struct BaselineConfig {
-  bool dense = true;               // batch as one expert, steps x E
-  bool dense_large_batch = false;  // batch x E, steps as one expert (the paper's first rows)
-  bool random_shards = true;       // the same experts on random shards
+  bool dense = true;                // batch as one expert, steps x E
+  bool dense_large_batch = false;   // batch x E, steps as one expert (the paper's first rows)
+  bool random_shards = true;        // the same experts on random shards
   double dense_lr = 0;              // 0: the expert's
   double dense_large_batch_lr = 0;  // 0: the expert's
 };
 
 struct DeviceConfig {
-  std::string device = "cpu";          // cpu or cuda
-  std::string precision = "float32";   // float32 or bf16-mixed (cuda)
-  int64_t threads = 1;                 // compute threads per rank on the CPU
-  double flops_per_second = 5e10;      // per device, for the estimates of --dry-run
+  std::string device = "cpu";         // cpu or cuda
+  std::string precision = "float32";  // float32 or bf16-mixed (cuda)
+  int64_t threads = 1;                // compute threads per rank on the CPU
+  double flops_per_second = 5e10;     // per device, for the estimates of --dry-run
 };
 
 struct Experiment {
@@ -98,9 +99,9 @@ struct Experiment {
   DataConfig data;
   MixtureConfig mixture;
   ModelConfig router_model;
-  TrainConfig router_train;   // steps: derived, one pass over the router's part of each round
+  TrainConfig router_train;  // steps: derived, one pass over the router's part of each round
   ModelConfig expert_model;
-  TrainConfig expert_train;   // steps: of one expert
+  TrainConfig expert_train;  // steps: of one expert
   BaselineConfig baselines;
   DeviceConfig device;
 

@@ -16,8 +16,8 @@ class ScoreMatrix {
 
   int64_t num_sequences() const { return num_sequences_; }
   int64_t num_experts() const { return num_experts_; }
-  std::span<const float> row(int64_t sequence) const;  // [E]
-  std::span<float> row(int64_t sequence);              // [E]
+  std::span<const float> row(int64_t sequence) const;        // [E]
+  std::span<float> row(int64_t sequence);                    // [E]
   std::span<const float> values() const { return values_; }  // [N * E]
   std::span<float> values() { return values_; }
 

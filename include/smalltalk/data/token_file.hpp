@@ -1,9 +1,10 @@
 // tokens.h5: the documents of one split, tokenised, each followed by the end token, laid end to
 // end. Format (version 1):
 //   /tokens           uint16 (V <= 65536) or uint32 [num_tokens], contiguous: can be memory-mapped
-//   /document_ends    uint64 [num_documents], one past the last token of each document (its end token)
-//   /document_domains uint16 [num_documents], index into the attribute `domains` (0: unknown)
-//   attributes: format, version, vocab_size, end_token, tokenizer_hash, content_hash, domains
+//   /document_ends    uint64 [num_documents], one past the last token of each document (its end
+//   token) /document_domains uint16 [num_documents], index into the attribute `domains` (0:
+//   unknown) attributes: format, version, vocab_size, end_token, tokenizer_hash, content_hash,
+//   domains
 // Sequence i of length S is tokens [i S, i S + S], S + 1 of them: the last is only a target.
 #pragma once
 

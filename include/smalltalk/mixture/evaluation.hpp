@@ -1,6 +1,6 @@
-// Evaluation as independent cells: (model, split) gives the log-likelihood of every sequence, cached
-// in a file; everything after is arithmetic on the cache. A cell needs one model in memory and no
-// other rank; any process may compute any cell.
+// Evaluation as independent cells: (model, split) gives the log-likelihood of every sequence,
+// cached in a file; everything after is arithmetic on the cache. A cell needs one model in memory
+// and no other rank; any process may compute any cell.
 #pragma once
 
 #include <cstdint>

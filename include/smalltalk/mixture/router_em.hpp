@@ -31,7 +31,7 @@ struct RouterHosting {
   std::vector<int> scores;  // routers that it scores with; contains `trains`
   int score_part = 0;       // it scores part score_part of score_parts of every chunk
   int score_parts = 1;
-  bool leader = true;       // writes what all ranks have in common
+  bool leader = true;  // writes what all ranks have in common
   // Ranks that share one router: rank 0 trains it, then broadcasts the weights.
   HostCollectives block;
   // Collective. `mine`: for each router of `scores`, this process's part of the n scores. Every
@@ -61,7 +61,8 @@ std::vector<float> score_prefixes(const Transformer& router, const TokenFile& to
                                   int64_t prefix_tokens);
 
 // Trains the routers into layout.router(e) and writes a shard file and a line of routing.jsonl per
-// round. Goes on from the last round that all routers have saved; does nothing if they are complete.
+// round. Goes on from the last round that all routers have saved; does nothing if they are
+// complete.
 void train_routers(const Experiment& experiment, const TokenFile& tokens, const RunLayout& layout,
                    const RouterHosting& hosting, const Provenance& provenance);
 

@@ -4,15 +4,14 @@
 //   tokens/tokenizer.model  tokens/train.h5  tokens/validation.h5  tokens/test.h5
 //   rounds/round-001.h5 ...         the assignment of each round of the EM
 //   routing.jsonl                   one line a round, see router_em.hpp
-//   routers/<e>/                    config.json, model.safetensors, metrics.jsonl, round-<t>.safetensors
-//   shards.h5  sharding.json        the experts' shards and what the assignment did
-//   random_shards.h5                of the control
-//   experts/<e>/                    config.json, model.safetensors, metrics.jsonl, training.json
-//   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/   the same files
-//   evaluation/<split>/*.h5         log-likelihoods per sequence of each model, routers' scores
-//   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
-//   queue/<start>/                  claims of work after the shards, one folder per start of launch
-//   seconds.json                    wall time of the stages
+//   routers/<e>/                    config.json, model.safetensors, metrics.jsonl,
+//   round-<t>.safetensors shards.h5  sharding.json        the experts' shards and what the
+//   assignment did random_shards.h5                of the control experts/<e>/ config.json,
+//   model.safetensors, metrics.jsonl, training.json baselines/dense/  baselines/dense_large_batch/
+//   baselines/random_shards/<e>/   the same files evaluation/<split>/*.h5         log-likelihoods
+//   per sequence of each model, routers' scores ledger/<start>-rank-<r>.json    what each rank of
+//   each start sent, see comm/ledger.hpp queue/<start>/                  claims of work after the
+//   shards, one folder per start of launch seconds.json                    wall time of the stages
 //   results.json  report.html
 #pragma once
 

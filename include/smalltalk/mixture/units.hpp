@@ -22,11 +22,11 @@ namespace smalltalk {
 enum class Rows { shard, random_shard, all };
 
 struct TrainUnit {
-  std::string name;    // its folder below the run: "experts/2", "baselines/dense"
-  std::string model;   // whose results it counts for: "mixture", "dense", ...
-  int expert = -1;     // which shard, for Rows::shard and Rows::random_shard
+  std::string name;   // its folder below the run: "experts/2", "baselines/dense"
+  std::string model;  // whose results it counts for: "mixture", "dense", ...
+  int expert = -1;    // which shard, for Rows::shard and Rows::random_shard
   Rows rows = Rows::all;
-  TrainConfig train;   // steps, batch and learning rate of this unit
+  TrainConfig train;  // steps, batch and learning rate of this unit
 };
 
 // Experts first, then the baselines that the experiment asks for, longest first. Dense models get
@@ -44,7 +44,6 @@ bool unit_complete(const RunLayout& layout, const TrainUnit& unit);
 // Error: shards made from other tokens or another experiment.
 void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
                 const RunLayout& layout, const TrainUnit& unit, const HostCollectives& group,
-                const Provenance& provenance,
-                const std::function<void()>& before_complete = {});
+                const Provenance& provenance, const std::function<void()>& before_complete = {});
 
 }  // namespace smalltalk
