@@ -35,6 +35,7 @@ std::vector<std::string> read_strings(const Impl& impl, const std::string& name)
   impl.check(H5Aread(attribute.get(), type.get(), raw.data()) >= 0,
              "attribute '" + name + "' cannot be read");
   std::vector<std::string> values;
+  values.reserve(raw.size());
   for (const char* text : raw) values.emplace_back(text == nullptr ? "" : text);
   H5Dvlen_reclaim(type.get(), space.get(), H5P_DEFAULT, raw.data());
   return values;
@@ -48,6 +49,7 @@ void write_strings(const Impl& impl, const std::string& name,
       H5Acreate2(impl.file.get(), name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT),
       H5Aclose, "attribute '" + name + "' cannot be created");
   std::vector<const char*> raw;
+  raw.reserve(values.size());
   for (const std::string& value : values) raw.push_back(value.c_str());
   if (raw.empty()) return;
   impl.check(H5Awrite(attribute.get(), type.get(), raw.data()) >= 0,

@@ -48,6 +48,7 @@ TEST_F(BadInput, OfTheRunFolder) {
   std::ofstream(folder_ / "file") << "not a folder\n";
   expect_refused(launch("file"), {"file"});
   expect_refused("launch " + experiment().string() + " --out /proc/smalltalk", {"/proc"});
+  expect_refused(launch("big", "--dry-run --set expert.hidden_size=400000"), {"free space"});
   const std::string tail = " " + experiment().string() + " --out " + (folder_ / "run").string();
   expect_refused("route" + tail, {"tokenizer.model"});
   ASSERT_EQ(run_job(1, "prepare" + tail).exit_code, 0);

@@ -1,0 +1,51 @@
+// The experiment files that the project ships: each loads, and opens with what a user wants to
+// know.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "smalltalk/core/experiment.hpp"
+#include "smalltalk/core/flops.hpp"
+#include "smalltalk/core/run_folder.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST(ExperimentFiles, AllLoadAndSayWhatTheyAreFor) {
+  const char* source = std::getenv("SMALLTALK_SOURCE_DIR");
+  ASSERT_NE(source, nullptr) << "run ctest";
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(fs::path(source) / "jobs")) {
+    if (entry.path().extension() != ".toml") continue;
+    ++files;
+    const std::string text = read_text(entry.path());
+    for (const char* word : {"# Purpose:", "# Launch:", "# Hardware:"}) {
+      EXPECT_NE(text.find(word), std::string::npos) << entry.path() << " lacks " << word;
+    }
+    EXPECT_NO_THROW(load_experiment(entry.path(), {})) << entry.path();
+  }
+  EXPECT_GE(files, 12);
+}
+
+// Sizes of the papers: SmallTalk's table 1 (335M, 1.3B, 4.4M) and Lory's table 4 (0.3B, 1.5B, 7B).
+TEST(ExperimentFiles, HaveThePapersSizes) {
+  const fs::path jobs = fs::path(std::getenv("SMALLTALK_SOURCE_DIR")) / "jobs";
+  const auto millions = [&](const std::string& file, bool router) {
+    const Experiment experiment = load_experiment(jobs / file, {});
+    ModelConfig model = router ? experiment.router_model : experiment.expert_model;
+    model.vocab_size = experiment.data.vocab_size;
+    return static_cast<double>(parameter_count(model)) / 1e6;
+  };
+  EXPECT_NEAR(millions("smalltalk-335m-x4.toml", false), 335, 1);
+  EXPECT_NEAR(millions("smalltalk-1300m-x32.toml", false), 1273, 2);
+  EXPECT_NEAR(millions("smalltalk-335m-x4.toml", true), 4.4, 0.01);
+  EXPECT_NEAR(millions("lory-300m-x8.toml", false), 370, 5);
+  EXPECT_NEAR(millions("lory-1500m-x8.toml", false), 1458, 20);
+  EXPECT_NEAR(millions("lory-7b-x8.toml", false), 6738, 2);
+}
+
+}  // namespace
+}  // namespace smalltalk
