@@ -126,7 +126,7 @@ def self_test():
         "jobs/r.cpp": '#include <CLI/CLI.hpp>\n#include "smalltalk/comm/session.hpp"',
         "tests/mpi_test_main.cpp": "#include <mpi.h>",
         "tests/data/s_test.cpp": "auto labels = read_domains(path);",
-        "ci/t.sh": 'cd "$root/work/here" && ls build/home/x',
+        "ci/t.sh": 'cd "$root/srv/here" && ls build/home/x',
     }
     failures = []
     with tempfile.TemporaryDirectory() as folder:

@@ -39,10 +39,11 @@ void train_all(const Run& run, Session& session, Communicator& group, const std:
 
   set_ledger_phase("baselines");
   for (const TrainUnit& unit : units) {
-    if (unit.rows == Rows::shard || unit_complete(run.layout, unit)) continue;
-    // The group's first rank decides for the group.
+    if (unit.rows == Rows::shard) continue;
+    // The group's first rank decides for the group: another group may complete the unit meanwhile,
+    // and each rank would see that at another moment.
     std::byte mine{0};
-    if (group.rank() == 0 &&
+    if (group.rank() == 0 && !unit_complete(run.layout, unit) &&
         claim(run.layout.queue(start, unit.name), fmt::format("rank {}", rank))) {
       mine = std::byte{1};
     }

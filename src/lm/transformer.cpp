@@ -128,6 +128,19 @@ void Transformer::log_likelihoods(std::span<const int64_t> tokens, int64_t count
   }
 }
 
+std::vector<float> Transformer::weights() const {
+  const at::Tensor host = impl_->host_parameters();
+  const float* base = host.const_data_ptr<float>();
+  return {base, base + impl_->layout.total};
+}
+
+void Transformer::set_weights(std::span<const float> values) {
+  ST_CHECK(static_cast<int64_t>(values.size()) == impl_->layout.total);
+  const at::Tensor host =
+      at::from_blob(const_cast<float*>(values.data()), {impl_->layout.total}, at::kFloat);
+  impl_->parameters.narrow(0, 0, impl_->layout.total).copy_(host);
+}
+
 std::map<std::string, std::span<const float>> Transformer::parameters() const {
   if (impl_->device.device != "cpu") throw Error("parameters() is for models on the CPU");
   std::map<std::string, std::span<const float>> result;

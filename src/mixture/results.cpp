@@ -180,7 +180,9 @@ json communication(const Experiment& experiment, const RunLayout& layout) {
   if (fs::exists(folder)) {
     std::set<fs::path> files;
     for (const auto& file : fs::directory_iterator(folder)) {
-      if (file.path().extension() == ".json") files.insert(file.path());
+      // A killed process may have left a temporary file, whose name begins with a dot.
+      const bool hidden = file.path().filename().string().starts_with(".");
+      if (!hidden && file.path().extension() == ".json") files.insert(file.path());
     }
     for (const fs::path& file : files) {
       const json ledger = json::parse(read_text(file));

@@ -59,11 +59,9 @@ struct Router {
 // Gives the other ranks of a block the weights that its first rank trained.
 void share_weights(const HostCollectives& block, Transformer& model) {
   if (block.size == 1) return;
-  for (const auto& [name, values] : model.parameters()) {
-    // The spans are views of the model's own buffer, which this function is the one to refill.
-    auto* data = reinterpret_cast<std::byte*>(const_cast<float*>(values.data()));
-    block.broadcast({data, values.size_bytes()}, 0);
-  }
+  std::vector<float> weights = model.weights();
+  block.broadcast(std::as_writable_bytes(std::span(weights)), 0);
+  model.set_weights(weights);
 }
 
 ScoreMatrix score_chunk(const std::map<int, Router>& routers, const TokenFile& tokens,

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "smalltalk/core/experiment.hpp"
 
@@ -46,6 +47,11 @@ class Transformer {
   void log_likelihoods(std::span<const int64_t> tokens, int64_t count, int64_t row_tokens,
                        int64_t split, int64_t block_rows, std::span<double> head,
                        std::span<double> tail) const;
+
+  // All weights as one vector in host memory [num_parameters], in the model's own order, and back:
+  // what ranks that share a model send each other.
+  std::vector<float> weights() const;
+  void set_weights(std::span<const float> values);
 
   // Parameters by name, and logits [rows, row_tokens, V] in float32: for tests and export.
   std::map<std::string, std::span<const float>> parameters() const;  // CPU models only
