@@ -20,9 +20,7 @@ void add_evaluate_job(CLI::App& app, JobRun& run) {
     run = [options] {
       return run_stage(
           *options, "evaluate", true, [&](Run& opened, Session&, const std::string& start) {
-            for (const TrainUnit& unit :
-                 train_units(opened.experiment,
-                             opened.tokens->num_sequences(opened.experiment.data.seq_length))) {
+            for (const TrainUnit& unit : units_of(opened)) {
               if (!unit_complete(opened.layout, unit)) {
                 throw Error(fmt::format("{} is not trained yet: run train --model {} first",
                                         opened.layout.model(unit.name).string(), unit.name));

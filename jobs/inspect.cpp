@@ -16,6 +16,7 @@
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/safetensors.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
+#include "smalltalk/mixture/units.hpp"
 
 namespace smalltalk {
 namespace {
@@ -135,23 +136,26 @@ Json describe_run(const fs::path& path) {
                       {"done", there},
                       {"of", files.size()}});
   };
-  const auto each = [&](const fs::path& folder, const std::string& file) {
-    std::vector<fs::path> files;
-    for (int64_t e = 0; e < experts; ++e) files.push_back(folder / std::to_string(e) / file);
-    return files;
-  };
   add("tokens", {layout.tokenizer(), layout.tokens("train"), layout.tokens("validation"),
                  layout.tokens("test")});
-  add("routers", each(path / "routers", "model.safetensors"));
-  add("shards", {layout.shards(), layout.sharding_report()});
-  add("experts", each(path / "experts", "training.json"));
-  const fs::path baselines = path / "baselines";
-  if (experiment.baselines.dense) add("dense", {baselines / "dense" / "training.json"});
-  if (experiment.baselines.dense_large_batch) {
-    add("dense large batch", {baselines / "dense_large_batch" / "training.json"});
+  std::vector<fs::path> routers;
+  for (int64_t e = 0; e < experts; ++e) {
+    routers.push_back(layout.router(e) / "model.safetensors");
   }
-  if (experiment.baselines.random_shards) {
-    add("random shards", each(baselines / "random_shards", "training.json"));
+  add("routers", routers);
+  add("shards", {layout.shards(), layout.sharding_report()});
+  const std::vector<std::pair<std::string, std::string>> models = {
+      {"mixture", "experts"},
+      {"dense", "dense"},
+      {"dense_large_batch", "dense large batch"},
+      {"random_shards", "random shards"}};
+  const std::vector<TrainUnit> units = train_units(experiment, 1);  // only the names count here
+  for (const auto& [model, stage] : models) {
+    std::vector<fs::path> marks;
+    for (const TrainUnit& unit : units) {
+      if (unit.model == model) marks.push_back(layout.trained_mark(unit.name));
+    }
+    if (!marks.empty()) add(stage, marks);
   }
   add("results", {layout.results()});
   add("report", {layout.report()});

@@ -2,9 +2,7 @@
 // group trains its experts alone, takes baselines and evaluation from a queue of files, and whoever
 // finishes last writes the results.
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <iostream>
 
 #include "estimate.hpp"
@@ -18,8 +16,6 @@
 
 namespace smalltalk {
 
-namespace fs = std::filesystem;
-
 namespace {
 
 // Trains the group's own experts, then baselines that no other group has claimed. Returns when
@@ -28,8 +24,7 @@ void train_all(const Run& run, Session& session, Communicator& group, const std:
   const int rank = session.world().rank();
   const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];
   const HostCollectives collectives = host_collectives(group);
-  const std::vector<TrainUnit> units =
-      train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
+  const std::vector<TrainUnit> units = units_of(run);
   const auto train = [&](const TrainUnit& unit) {
     train_unit(run.experiment, run.tokens, run.layout, unit, collectives, run.provenance,
                [&] { write_ledger(run.layout, start, rank, group.name()); });
@@ -89,9 +84,10 @@ int launch(const RunOptions& options, bool dry_run, Session& session) {
   set_ledger_phase("evaluate");
   const bool last = evaluate_from_queue(run, start);
   write_ledger(run.layout, start, rank, group.name());
-  if (last)
+  if (last) {
     log_info(fmt::format("wrote {} and {}", run.layout.results().string(),
                          run.layout.report().string()));
+  }
   return kExitDone;
 }
 

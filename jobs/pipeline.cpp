@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "smalltalk/comm/ledger.hpp"
@@ -175,7 +174,7 @@ void route(const Run& run, Session& session) {
   Communicator& world = session.world();
   Communicator block = split_blocks(run, world);
   const bool complete = fs::exists(run.layout.router(0) / "model.safetensors");
-  train_routers(run.experiment, *run.tokens, run.layout, hosting_of(run, world, block),
+  train_routers(run.experiment, run.tokens, run.layout, hosting_of(run, world, block),
                 run.provenance);
   if (world.rank() == 0 && !complete) {
     record_seconds(run.layout, "route", now_seconds() - start);
@@ -202,7 +201,7 @@ void shard(const Run& run, Session& session) {
     made_from[fmt::format("router {}", e)] = hash_file(weights);
   }
   Communicator block = split_blocks(run, world);
-  shard_corpus(run.experiment, *run.tokens, run.layout, hosting_of(run, world, block), made_from);
+  shard_corpus(run.experiment, run.tokens, run.layout, hosting_of(run, world, block), made_from);
   if (world.rank() == 0) {
     const int64_t n = run.tokens->num_sequences(run.experiment.data.seq_length);
     const int64_t experts = run.experiment.mixture.experts;
@@ -215,10 +214,13 @@ void shard(const Run& run, Session& session) {
   world.barrier();
 }
 
+std::vector<TrainUnit> units_of(const Run& run) {
+  return train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
+}
+
 TrainUnit find_unit(const Run& run, const std::string& name) {
   std::string known;
-  for (const TrainUnit& unit :
-       train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length))) {
+  for (const TrainUnit& unit : units_of(run)) {
     if (unit.name == name) return unit;
     known += " " + unit.name;
   }
@@ -227,10 +229,9 @@ TrainUnit find_unit(const Run& run, const std::string& name) {
 
 bool evaluate_from_queue(const Run& run, const std::string& start) {
   const std::string me = fmt::format("process {}", getpid());
-  const std::vector<TrainUnit> units =
-      train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
+  const std::vector<TrainUnit> units = units_of(run);
   const auto trained = [&](const std::string& name) {
-    return name == "routers" || fs::exists(run.layout.model(name) / "training.json");
+    return name == "routers" || fs::exists(run.layout.trained_mark(name));
   };
   const std::vector<EvalCell> cells = eval_cells(units);
   // A model that is still in training is left to the group that trains it, which comes here next:
@@ -245,7 +246,7 @@ bool evaluate_from_queue(const Run& run, const std::string& start) {
   }
   if (!claim(run.layout.queue(start, "results"), me)) return false;
   write_results(run.experiment, run.layout, units);
-  write_text_atomically(run.layout.report(), render_report(run.layout.root));
+  write_report(run.layout.root);
   return true;
 }
 

@@ -52,7 +52,9 @@ void open_tokens(Run& run);
 void route(const Run& run, Session& session);
 void shard(const Run& run, Session& session);  // shards.h5, random_shards.h5
 
-// The training units of a run, by name; Error naming the known ones.
+// The training units of a run whose tokens are open.
+std::vector<TrainUnit> units_of(const Run& run);
+// One of them by name; Error naming the known ones.
 TrainUnit find_unit(const Run& run, const std::string& name);
 
 // Evaluates what is complete and unclaimed, then writes results.json and report.html if nothing is

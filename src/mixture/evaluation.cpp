@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <memory>
 #include <numeric>
 
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/data/sampler.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/lm/transformer.hpp"
@@ -17,11 +18,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int64_t kBlockRows = 32;
-
 ScoreMatrix score_by_routers(const Experiment& experiment, const RunLayout& layout,
-                             const TokenFile& tokens) {
-  const int64_t n = tokens.num_sequences(experiment.data.seq_length);
+                             const std::shared_ptr<const TokenFile>& tokens) {
+  const int64_t n = tokens->num_sequences(experiment.data.seq_length);
   std::vector<uint64_t> ids(static_cast<size_t>(n));
   std::iota(ids.begin(), ids.end(), uint64_t{0});
   ScoreMatrix scores(n, experiment.mixture.experts);
@@ -37,31 +36,11 @@ ScoreMatrix score_by_routers(const Experiment& experiment, const RunLayout& layo
 }
 
 ScoreMatrix score_by_model(const Experiment& experiment, const fs::path& folder,
-                           const TokenFile& tokens) {
-  const Transformer model = Transformer::load(folder, experiment.device);
+                           const std::shared_ptr<const TokenFile>& tokens) {
   const int64_t length = experiment.data.seq_length;
-  const int64_t row_tokens = length + 1;
-  const int64_t n = tokens.num_sequences(length);
-  ScoreMatrix scores(n, 2);
-  std::vector<int64_t> rows(static_cast<size_t>(kBlockRows * row_tokens));  // [block, S + 1]
-  std::vector<double> head(kBlockRows);
-  std::vector<double> tail(kBlockRows);
-  for (int64_t first = 0; first < n; first += kBlockRows) {
-    const int64_t count = std::min(kBlockRows, n - first);
-    for (int64_t i = 0; i < count; ++i) {
-      tokens.read((first + i) * length, std::span(rows).subspan(static_cast<size_t>(i * row_tokens),
-                                                                static_cast<size_t>(row_tokens)));
-    }
-    model.log_likelihoods(std::span(rows).first(static_cast<size_t>(count * row_tokens)), count,
-                          row_tokens, experiment.mixture.prefix_tokens, kBlockRows,
-                          std::span(head).first(static_cast<size_t>(count)),
-                          std::span(tail).first(static_cast<size_t>(count)));
-    for (int64_t i = 0; i < count; ++i) {
-      scores.row(first + i)[0] = static_cast<float>(head[static_cast<size_t>(i)]);
-      scores.row(first + i)[1] = static_cast<float>(tail[static_cast<size_t>(i)]);
-    }
-  }
-  return scores;
+  return score_rows(Transformer::load(folder, experiment.device),
+                    ordered_rows(tokens, {}, length, length + 1), tokens->num_sequences(length),
+                    experiment.mixture.prefix_tokens);
 }
 
 }  // namespace
@@ -81,12 +60,12 @@ bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
 
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell) {
   if (cell_complete(layout, cell)) return;
-  const TokenFile tokens(layout.tokens(cell.split));
+  const auto tokens = std::make_shared<const TokenFile>(layout.tokens(cell.split));
   const ScoreMatrix scores = cell.unit == "routers"
                                  ? score_by_routers(experiment, layout, tokens)
                                  : score_by_model(experiment, layout.model(cell.unit), tokens);
   write_scores(layout.evaluation(cell.split, cell.unit), scores,
-               {{"tokens", tokens.info().content_hash},
+               {{"tokens", tokens->info().content_hash},
                 {"experiment", experiment_hash(experiment)},
                 {"unit", cell.unit}});
   log_info(fmt::format("evaluated {} on {}", cell.unit, cell.split));

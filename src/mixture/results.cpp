@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -130,40 +129,36 @@ Split read_split(const Experiment& experiment, const RunLayout& layout, const st
   return split;
 }
 
-// Share of each domain's sequences that goes to each expert: [E][domains].
-json expert_by_domain(const Split& split, const Assignment& route, int64_t num_experts) {
-  const size_t d = split.domains.size();
-  std::vector<std::vector<double>> table(static_cast<size_t>(num_experts),
-                                         std::vector<double>(d, 0.0));
-  std::vector<double> total(d, 0.0);
-  for (size_t i = 0; i < route.size(); ++i) {
-    table[route[i]][split.domain[i]] += 1;
-    total[split.domain[i]] += 1;
-  }
-  for (auto& row : table) {
-    for (size_t k = 0; k < d; ++k) row[k] = total[k] == 0 ? 0 : row[k] / total[k];
-  }
-  return table;
-}
-
-// Share of sequences that lie where most of their domain lies, and share whose domain is the
-// largest of their expert.
-json purity(const Split& split, const Assignment& route, int64_t num_experts) {
-  const size_t d = split.domains.size();
+// What the routers make of the domains: the share of each domain's sequences that goes to each
+// expert [E][domains]; the share of sequences that lie where most of their domain lies (purity);
+// and the share whose domain is the largest of their expert.
+json routing_of_domains(const Split& split, int64_t num_experts) {
+  const size_t num_domains = split.domains.size();
   std::vector<std::vector<int64_t>> count(static_cast<size_t>(num_experts),
-                                          std::vector<int64_t>(d, 0));
-  for (size_t i = 0; i < route.size(); ++i) ++count[route[i]][split.domain[i]];
-  int64_t by_expert = 0;
-  int64_t by_domain = 0;
-  for (const auto& row : count) by_expert += *std::max_element(row.begin(), row.end());
-  for (size_t k = 0; k < d; ++k) {
+                                          std::vector<int64_t>(num_domains, 0));
+  for (size_t i = 0; i < split.route.size(); ++i) ++count[split.route[i]][split.domain[i]];
+  std::vector<std::vector<double>> shares(count.size(), std::vector<double>(num_domains, 0.0));
+  int64_t with_their_domain = 0;
+  for (size_t d = 0; d < num_domains; ++d) {
+    int64_t total = 0;
     int64_t most = 0;
-    for (const auto& row : count) most = std::max(most, row[k]);
-    by_domain += most;
+    for (const auto& row : count) {
+      total += row[d];
+      most = std::max(most, row[d]);
+    }
+    with_their_domain += most;
+    if (total == 0) continue;
+    for (size_t e = 0; e < count.size(); ++e) {
+      shares[e][d] = static_cast<double>(count[e][d]) / static_cast<double>(total);
+    }
   }
-  const auto n = static_cast<double>(route.size());
-  return {{"purity", static_cast<double>(by_domain) / n},
-          {"largest_domain_share", static_cast<double>(by_expert) / n}};
+  int64_t of_largest_domain = 0;
+  for (const auto& row : count) of_largest_domain += *std::max_element(row.begin(), row.end());
+  const auto n = static_cast<double>(split.route.size());
+  return {{"purity", static_cast<double>(with_their_domain) / n},
+          {"largest_domain_share", static_cast<double>(of_largest_domain) / n},
+          {"domains", split.domains},
+          {"expert_by_domain", shares}};
 }
 
 json read_json_or(const fs::path& path, json otherwise) {
@@ -235,7 +230,7 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
   std::map<std::string, Likelihood> test_likelihood;
   for (const std::string& name : names) {
     const auto& members = by_model[name];
-    const bool routed_model = members.size() > 1 || name == "mixture" || name == "random_shards";
+    const bool routed_model = members[0]->rows != Rows::all;
     const auto likelihood_on = [&](const Split& split, Likelihood* best) {
       std::vector<Likelihood> parts;
       for (const TrainUnit* unit : members) {
@@ -304,10 +299,6 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
     per_expert.push_back(row);
   }
 
-  json routing = purity(test, test.route, experts);
-  routing["domains"] = test.domains;
-  routing["expert_by_domain"] = expert_by_domain(test, test.route, experts);
-
   const json results = {{"schema", 1},
                         {"name", experiment.name},
                         {"seed", experiment.seed},
@@ -323,7 +314,7 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
                           {"documents", train.info().num_documents}}},
                         {"models", models},
                         {"per_expert", per_expert},
-                        {"routing", routing},
+                        {"routing", routing_of_domains(test, experts)},
                         {"communication", communication(experiment, layout)},
                         {"seconds", read_json_or(layout.root / "seconds.json", json::object())}};
   write_text_atomically(layout.results(), results.dump(2) + "\n");

@@ -64,7 +64,8 @@ void share_weights(const HostCollectives& block, Transformer& model) {
   model.set_weights(weights);
 }
 
-ScoreMatrix score_chunk(const std::map<int, Router>& routers, const TokenFile& tokens,
+ScoreMatrix score_chunk(const std::map<int, Router>& routers,
+                        const std::shared_ptr<const TokenFile>& tokens,
                         const Experiment& experiment, const RouterHosting& hosting,
                         std::span<const uint64_t> ids) {
   const auto n = static_cast<int64_t>(ids.size());
@@ -141,11 +142,12 @@ std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequ
   return ids;
 }
 
-void train_routers(const Experiment& experiment, const TokenFile& tokens, const RunLayout& layout,
-                   const RouterHosting& hosting, const Provenance& provenance) {
+void train_routers(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
+                   const RunLayout& layout, const RouterHosting& hosting,
+                   const Provenance& provenance) {
   const int64_t num_experts = experiment.mixture.experts;
   const int64_t rounds = experiment.mixture.rounds;
-  const int64_t num_sequences = tokens.num_sequences(experiment.data.seq_length);
+  const int64_t num_sequences = tokens->num_sequences(experiment.data.seq_length);
   const int64_t steps_per_round =
       experiment.mixture.sequences_per_round / num_experts / experiment.router_train.batch_size;
   ST_CHECK(steps_per_round >= 1);
@@ -228,9 +230,8 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
     // M-step: one pass of each router over its part, prefixes only.
     for (const int e : hosting.trains) {
       const auto part = parts.of_expert(e);
-      const auto view = std::shared_ptr<const TokenFile>(&tokens, [](const TokenFile*) {});
       RowSource rows =
-          shuffled_rows(view, {part.begin(), part.end()}, experiment.data.seq_length,
+          shuffled_rows(tokens, {part.begin(), part.end()}, experiment.data.seq_length,
                         experiment.mixture.prefix_tokens,
                         derive_seed(experiment.seed, "router order", static_cast<uint64_t>(e),
                                     static_cast<uint64_t>(round)));
@@ -270,15 +271,16 @@ void train_routers(const Experiment& experiment, const TokenFile& tokens, const 
   for (const int e : hosting.trains) fs::remove(round_state(layout, e, rounds));
 }
 
-void shard_corpus(const Experiment& experiment, const TokenFile& tokens, const RunLayout& layout,
-                  const RouterHosting& hosting, const Provenance& provenance) {
+void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
+                  const RunLayout& layout, const RouterHosting& hosting,
+                  const Provenance& provenance) {
   const double start = now_seconds();
   std::map<int, Router> routers;
   for (const int e : hosting.scores) {
     routers[e].model =
         std::make_unique<Transformer>(Transformer::load(layout.router(e), experiment.device));
   }
-  std::vector<uint64_t> ids(static_cast<size_t>(tokens.num_sequences(experiment.data.seq_length)));
+  std::vector<uint64_t> ids(static_cast<size_t>(tokens->num_sequences(experiment.data.seq_length)));
   std::iota(ids.begin(), ids.end(), uint64_t{0});
   const ScoreMatrix scores = score_chunk(routers, tokens, experiment, hosting, ids);
   const Assignment assignment = balanced_assignment(scores);

@@ -1,9 +1,8 @@
-// The E-step's two halves that need no communication: scoring a part, and joining the parts.
-#include <fmt/format.h>
-
+// Scoring, and the part of the E-step that needs no communication: joining what was scored.
 #include <algorithm>
 
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/data/sampler.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 
 namespace smalltalk {
@@ -51,27 +50,36 @@ ScoreMatrix join_scores(int64_t n, int64_t num_experts, std::span<const GatherPi
   return scores;
 }
 
-std::vector<float> score_prefixes(const Transformer& router, const TokenFile& tokens,
-                                  std::span<const uint64_t> ids, int64_t seq_length,
-                                  int64_t prefix_tokens) {
-  const auto count = static_cast<int64_t>(ids.size());
-  std::vector<float> scores(ids.size());
-  std::vector<int64_t> rows(static_cast<size_t>(kBlockRows * prefix_tokens));  // [block, M]
-  std::vector<double> sums(static_cast<size_t>(kBlockRows));
+ScoreMatrix score_rows(const Transformer& model, const RowSource& rows, int64_t count,
+                       int64_t split) {
+  ScoreMatrix scores(count, 2);
+  std::vector<int64_t> tokens(static_cast<size_t>(kBlockRows * rows.row_tokens));
+  std::vector<double> head(kBlockRows);
+  std::vector<double> tail(kBlockRows);
   for (int64_t first = 0; first < count; first += kBlockRows) {
-    const int64_t n = std::min(kBlockRows, count - first);
-    for (int64_t i = 0; i < n; ++i) {
-      tokens.read(static_cast<int64_t>(ids[static_cast<size_t>(first + i)]) * seq_length,
-                  std::span(rows).subspan(static_cast<size_t>(i * prefix_tokens),
-                                          static_cast<size_t>(prefix_tokens)));
-    }
-    router.log_likelihoods(std::span(rows).first(static_cast<size_t>(n * prefix_tokens)), n,
-                           prefix_tokens, prefix_tokens, kBlockRows,
-                           std::span(sums).first(static_cast<size_t>(n)), {});
-    for (int64_t i = 0; i < n; ++i) {
-      scores[static_cast<size_t>(first + i)] = static_cast<float>(sums[static_cast<size_t>(i)]);
+    const auto n = static_cast<size_t>(std::min(kBlockRows, count - first));
+    const auto block = std::span(tokens).first(n * static_cast<size_t>(rows.row_tokens));
+    rows.read(first, static_cast<int64_t>(n), block);
+    model.log_likelihoods(block, static_cast<int64_t>(n), rows.row_tokens, split, kBlockRows,
+                          std::span(head).first(n), std::span(tail).first(n));
+    for (size_t i = 0; i < n; ++i) {
+      scores.row(first + static_cast<int64_t>(i))[0] = static_cast<float>(head[i]);
+      scores.row(first + static_cast<int64_t>(i))[1] = static_cast<float>(tail[i]);
     }
   }
+  return scores;
+}
+
+std::vector<float> score_prefixes(const Transformer& router,
+                                  const std::shared_ptr<const TokenFile>& tokens,
+                                  std::span<const uint64_t> ids, int64_t seq_length,
+                                  int64_t prefix_tokens) {
+  if (ids.empty()) return {};  // to ordered_rows() no ids would mean all
+  const RowSource rows = ordered_rows(tokens, {ids.begin(), ids.end()}, seq_length, prefix_tokens);
+  const ScoreMatrix both =
+      score_rows(router, rows, static_cast<int64_t>(ids.size()), prefix_tokens);
+  std::vector<float> scores(ids.size());
+  for (size_t i = 0; i < scores.size(); ++i) scores[i] = both.row(static_cast<int64_t>(i))[0];
   return scores;
 }
 

@@ -55,7 +55,7 @@ double unit_flops(const Experiment& experiment, const TrainUnit& unit) {
 }
 
 bool unit_complete(const RunLayout& layout, const TrainUnit& unit) {
-  return fs::exists(layout.model(unit.name) / "training.json");
+  return fs::exists(layout.trained_mark(unit.name));
 }
 
 namespace {
@@ -127,7 +127,7 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
                                  {"last_loss", summary.last_loss},
                                  {"train_flops", unit_flops(experiment, unit)},
                                  {"seconds", summary.seconds}};
-    write_text_atomically(folder / "training.json", done.dump(2) + "\n");
+    write_text_atomically(layout.trained_mark(unit.name), done.dump(2) + "\n");
     fs::remove(folder / "checkpoint.safetensors");  // the model is whole; a rerun has nothing to do
   }
   group.barrier();

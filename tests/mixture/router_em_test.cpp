@@ -87,8 +87,8 @@ TEST(RoundChunk, RefusesMoreThanTheCorpusHolds) {
 class RouterEm : public MixtureFixture {};
 
 TEST_F(RouterEm, FindsAPartitionThatNoSingleRouterCanMatch) {
-  train_routers(experiment, *tokens, layout, RouterHosting::alone(2), {});
-  shard_corpus(experiment, *tokens, layout, RouterHosting::alone(2), {});
+  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+  shard_corpus(experiment, tokens, layout, RouterHosting::alone(2), {});
   // One router for all, or two for random halves, cannot do better than log 1/2 per sequence.
   const auto report = nlohmann::json::parse(read_text(layout.sharding_report()));
   EXPECT_GT(report.at("mean_score").get<double>(), 0.5 * std::log(0.5));
@@ -97,7 +97,7 @@ TEST_F(RouterEm, FindsAPartitionThatNoSingleRouterCanMatch) {
 }
 
 TEST_F(RouterEm, EveryRoundIsBalancedAndLogged) {
-  train_routers(experiment, *tokens, layout, RouterHosting::alone(2), {});
+  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
   std::ifstream log(layout.routing_log());
   int64_t round = 0;
   for (std::string line; std::getline(log, line);) {
@@ -117,7 +117,7 @@ TEST_F(RouterEm, EveryRoundIsBalancedAndLogged) {
 }
 
 TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {
-  train_routers(experiment, *tokens, layout, RouterHosting::alone(2), {});
+  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
   const std::string whole = read_text(layout.router(1) / "model.safetensors");
 
   // A second run is stopped when its third round gathers scores.
@@ -129,19 +129,19 @@ TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {
     if (++gathers == 2) throw Error("stopped by the test");
     return inner(n, mine);
   };
-  EXPECT_THROW(train_routers(experiment, *tokens, second, hosting, {}), Error);
+  EXPECT_THROW(train_routers(experiment, tokens, second, hosting, {}), Error);
   EXPECT_FALSE(std::filesystem::exists(second.router(1) / "model.safetensors"));
-  train_routers(experiment, *tokens, second, RouterHosting::alone(2), {});
+  train_routers(experiment, tokens, second, RouterHosting::alone(2), {});
   EXPECT_EQ(read_text(second.router(1) / "model.safetensors"), whole);
 }
 
 TEST_F(RouterEm, ScoresDoNotDependOnTheParts) {
-  train_routers(experiment, *tokens, layout, RouterHosting::alone(2), {});
+  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
   const Transformer router = Transformer::load(layout.router(0), experiment.device);
   std::vector<uint64_t> ids(200);
   std::iota(ids.begin(), ids.end(), uint64_t{0});
   const auto score = [&](std::span<const uint64_t> some) {
-    return score_prefixes(router, *tokens, some, experiment.data.seq_length,
+    return score_prefixes(router, tokens, some, experiment.data.seq_length,
                           experiment.mixture.prefix_tokens);
   };
   const std::vector<float> all = score(ids);

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "smalltalk/core/balanced_assignment.hpp"
+#include "smalltalk/core/batch.hpp"
 #include "smalltalk/core/collectives.hpp"
 #include "smalltalk/core/experiment.hpp"
 #include "smalltalk/core/score_matrix.hpp"
@@ -54,17 +55,22 @@ struct GatherPiece {
 ScoreMatrix join_scores(int64_t n, int64_t num_experts, std::span<const GatherPiece> layout,
                         std::span<const float> gathered);
 
+// Log-likelihoods in nats of the first `count` rows under one model: [count, 2], the targets before
+// token `split` and those from it on. A row's result depends neither on `count` nor on its place.
+ScoreMatrix score_rows(const Transformer& model, const RowSource& rows, int64_t count,
+                       int64_t split);
 // Prefix log-likelihoods of sequences under one router, nats. [ids.size()]
-// Blocks of fixed shape: the same for any split of the ids.
-std::vector<float> score_prefixes(const Transformer& router, const TokenFile& tokens,
+std::vector<float> score_prefixes(const Transformer& router,
+                                  const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
                                   int64_t prefix_tokens);
 
 // Trains the routers into layout.router(e) and writes a shard file and a line of routing.jsonl per
 // round. Goes on from the last round that all routers have saved; does nothing if they are
 // complete.
-void train_routers(const Experiment& experiment, const TokenFile& tokens, const RunLayout& layout,
-                   const RouterHosting& hosting, const Provenance& provenance);
+void train_routers(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
+                   const RunLayout& layout, const RouterHosting& hosting,
+                   const Provenance& provenance);
 
 // The ids of a round's chunk, ascending. Rounds count from 1. Sets *epoch.
 std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequences,
@@ -72,7 +78,8 @@ std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequ
 
 // Assigns all sequences of the token file with the finished routers and writes shards.h5 and
 // sharding.json (leader).
-void shard_corpus(const Experiment& experiment, const TokenFile& tokens, const RunLayout& layout,
-                  const RouterHosting& hosting, const Provenance& provenance);
+void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
+                  const RunLayout& layout, const RouterHosting& hosting,
+                  const Provenance& provenance);
 
 }  // namespace smalltalk

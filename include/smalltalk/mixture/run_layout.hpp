@@ -35,6 +35,10 @@ struct RunLayout {
   std::filesystem::path random_shards() const { return root / "random_shards.h5"; }
   std::filesystem::path sharding_report() const { return root / "sharding.json"; }
   std::filesystem::path model(const std::string& unit) const { return root / unit; }
+  // Written last: says that the model is trained to its end.
+  std::filesystem::path trained_mark(const std::string& unit) const {
+    return model(unit) / "training.json";
+  }
   std::filesystem::path evaluation(const std::string& split, const std::string& cell) const;
   std::filesystem::path ledger_folder() const { return root / "ledger"; }
   std::filesystem::path queue(const std::string& start, const std::string& work) const;
