@@ -11,9 +11,9 @@ cd "$(dirname "$0")/.."
 torch_version=2.11.0
 transformers_version=4.57.6
 core_packages=(g++ cmake ninja-build ccache git python3-venv libfmt-dev libtomlplusplus-dev
-  libxxhash-dev libgtest-dev libgmock-dev)
+  libxxhash-dev libgtest-dev libgmock-dev liblemon-dev)
 other_packages=(libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libcli11-dev nlohmann-json3-dev
-  libsimdjson-dev libsentencepiece-dev libzstd-dev zlib1g-dev)
+  libsimdjson-dev libsentencepiece-dev libzstd-dev zlib1g-dev iproute2)
 
 with_torch=yes
 with_peers=no

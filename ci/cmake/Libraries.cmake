@@ -1,15 +1,20 @@
 # The functions with which the folders declare their libraries, and the third-party ones.
 
-# smalltalk_find(<target> HEADER <header> [LIBRARIES <name>...])
+# smalltalk_find(<target> [OPTIONAL] HEADER <header> [LIBRARIES <name>...])
 # A third-party library by its header and, unless it is header only, its library files: works with
-# Debian packages, modules and prefixes alike (CMAKE_PREFIX_PATH). Defines the target once.
+# Debian packages, modules and prefixes alike (CMAKE_PREFIX_PATH). Defines the target once; not at
+# all where an OPTIONAL one is missing.
 function(smalltalk_find target)
-  cmake_parse_arguments(arg "" "HEADER" "LIBRARIES" ${ARGN})
+  cmake_parse_arguments(arg "OPTIONAL" "HEADER" "LIBRARIES" ${ARGN})
   if(TARGET smalltalk::${target})
     return()
   endif()
   string(TOUPPER "SMALLTALK_${target}" variable)
   find_path(${variable}_INCLUDE_DIR ${arg_HEADER})
+  if(arg_OPTIONAL AND NOT ${variable}_INCLUDE_DIR)
+    message(STATUS "${arg_HEADER} not found: what needs it is left out")
+    return()
+  endif()
   if(NOT ${variable}_INCLUDE_DIR)
     message(FATAL_ERROR "${arg_HEADER} not found: install it (ci/setup.sh does on Debian) "
                         "or add its prefix to CMAKE_PREFIX_PATH")

@@ -1,54 +1,42 @@
-// N sequences, E experts.
 #include "smalltalk/core/balanced_assignment.hpp"
 
 #include <algorithm>
-#include <bit>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/parallel.hpp"
 
 namespace smalltalk {
 namespace {
 
-// Index of the best finite score of a row, ties by expert.
-size_t best_expert(std::span<const float> row, int64_t sequence) {
-  size_t best = 0;
-  for (size_t expert = 0; expert < row.size(); ++expert) {
-    if (!std::isfinite(row[expert])) {
-      throw Error("the score of sequence " + std::to_string(sequence) + " under expert " +
-                  std::to_string(expert) + " is " + std::to_string(row[expert]) +
-                  "; scores must be finite (has a router diverged?)");
-    }
-    if (row[expert] > row[best]) best = expert;
-  }
-  return best;
-}
-
-// Smaller for higher scores; equal for +0 and -0. A float's bits order like its magnitude, so
-// flipping them by sign makes them order like the float.
-uint32_t descending_key(float score) {
-  const uint32_t bits = std::bit_cast<uint32_t>(score == 0.0F ? 0.0F : score);
-  const bool negative = (bits >> 31) != 0;
-  return negative ? bits : ~(bits | 0x80000000U);
-}
-
-// All sequences by best score, highest first, ties by sequence. One 64-bit word per sequence, so
-// that the sort compares integers and touches no score.
-std::vector<uint64_t> sorted_sequences(const ScoreMatrix& scores) {
-  std::vector<uint64_t> order(static_cast<size_t>(scores.num_sequences()));
-  for (int64_t sequence = 0; sequence < scores.num_sequences(); ++sequence) {
-    const auto row = scores.row(sequence);
-    const uint64_t key = descending_key(row[best_expert(row, sequence)]);
-    order[static_cast<size_t>(sequence)] = key << 32 | static_cast<uint64_t>(sequence);
-  }
-  std::sort(order.begin(), order.end());
-  for (uint64_t& word : order) word &= 0xFFFFFFFFU;
-  return order;
-}
+constexpr std::array<std::pair<AssignmentMethod, const char*>, 4> kMethods = {{
+    {AssignmentMethod::greedy, "greedy"},
+    {AssignmentMethod::margin, "margin"},
+    {AssignmentMethod::optimal, "optimal"},
+    {AssignmentMethod::random, "random"},
+}};
 
 }  // namespace
+
+std::string to_string(AssignmentMethod method) {
+  for (const auto& [value, name] : kMethods) {
+    if (value == method) return name;
+  }
+  throw Error("internal error: an assignment method without a name");
+}
+
+AssignmentMethod assignment_method(const std::string& name) {
+  std::string known;
+  for (const auto& [value, its_name] : kMethods) {
+    if (name == its_name) return value;
+    known += std::string(known.empty() ? "" : ", ") + its_name;
+  }
+  throw Error("there is no assignment method '" + name + "'; there are " + known);
+}
 
 std::vector<int64_t> balanced_capacities(int64_t num_sequences, int64_t num_experts) {
   if (num_experts < 1 || num_experts > std::numeric_limits<uint16_t>::max()) {
@@ -62,39 +50,57 @@ std::vector<int64_t> balanced_capacities(int64_t num_sequences, int64_t num_expe
   return capacities;
 }
 
-Assignment balanced_assignment(const ScoreMatrix& scores) {
-  const int64_t num_sequences = scores.num_sequences();
-  std::vector<int64_t> room = balanced_capacities(num_sequences, scores.num_experts());
-  if (num_sequences < scores.num_experts()) {
-    throw Error(std::to_string(num_sequences) + " sequences cannot be shared among " +
-                std::to_string(scores.num_experts()) +
-                " experts: each needs at least one; score more sequences or use fewer experts");
+std::vector<int64_t> shared_capacities(int64_t num_sequences, int64_t num_experts,
+                                       std::span<const double> shares) {
+  if (shares.empty()) return balanced_capacities(num_sequences, num_experts);
+  if (static_cast<int64_t>(shares.size()) != num_experts) {
+    throw Error(std::to_string(shares.size()) + " shares given for " + std::to_string(num_experts) +
+                " experts");
   }
-  if (num_sequences > int64_t{1} << 32) {
-    throw Error("at most 2^32 sequences can be assigned at once; assign them chunk by chunk");
+  double total = 0;
+  for (const double share : shares) {
+    if (!(share > 0) || !std::isfinite(share))
+      throw Error("the shares of experts must be positive");
+    total += share;
   }
-  Assignment assignment(static_cast<size_t>(num_sequences));
-  for (const uint64_t sequence : sorted_sequences(scores)) {
-    const auto row = scores.row(static_cast<int64_t>(sequence));
-    size_t choice = row.size();
-    for (size_t expert = 0; expert < row.size(); ++expert) {
-      if (room[expert] == 0) continue;
-      if (choice == row.size() || row[expert] > row[choice]) choice = expert;
+  std::vector<int64_t> capacities;
+  std::vector<std::pair<double, size_t>> remainders;  // negative, so that they sort largest first
+  int64_t left = num_sequences;
+  for (size_t e = 0; e < shares.size(); ++e) {
+    const double exact = static_cast<double>(num_sequences) * (shares[e] / total);
+    capacities.push_back(static_cast<int64_t>(exact));
+    remainders.emplace_back(static_cast<double>(capacities.back()) - exact, e);
+    left -= capacities.back();
+  }
+  std::sort(remainders.begin(), remainders.end());
+  for (size_t i = 0; left > 0; ++i, --left) ++capacities[remainders[i % remainders.size()].second];
+  for (size_t i = 0; left < 0; ++i, ++left) --capacities[remainders[i % remainders.size()].second];
+  return capacities;
+}
+
+std::vector<int64_t> room_beside(std::span<const int64_t> counts, std::vector<int64_t> capacities) {
+  ST_CHECK(counts.size() == capacities.size());
+  for (size_t e = 0; e < counts.size(); ++e) {
+    if (counts[e] > capacities[e]) {
+      throw Error("expert " + std::to_string(e) + " keeps " + std::to_string(counts[e]) +
+                  " sequences, more than its new capacity of " + std::to_string(capacities[e]) +
+                  ": assign all anew (without --append), or give it a larger share");
     }
-    ST_CHECK(choice < row.size());  // capacities sum to N
-    --room[choice];
-    assignment[sequence] = static_cast<uint16_t>(choice);
+    capacities[e] -= counts[e];
   }
-  return assignment;
+  return capacities;
+}
+
+Assignment balanced_assignment(const ScoreMatrix& scores) {
+  const LocalScores<float> all = local_scores(scores);
+  const auto capacities = balanced_capacities(scores.num_sequences(), scores.num_experts());
+  const int threads = available_cores();
+  return apply_rule(all, balanced_rule(all, capacities, AssignmentMethod::greedy, threads), threads)
+      .expert;
 }
 
 Assignment argmax_assignment(const ScoreMatrix& scores) {
-  Assignment assignment(static_cast<size_t>(scores.num_sequences()));
-  for (int64_t sequence = 0; sequence < scores.num_sequences(); ++sequence) {
-    assignment[static_cast<size_t>(sequence)] =
-        static_cast<uint16_t>(best_expert(scores.row(sequence), sequence));
-  }
-  return assignment;
+  return argmax_assignment(local_scores(scores));
 }
 
 }  // namespace smalltalk

@@ -47,6 +47,7 @@ std::string toml_value(const std::vector<std::string>& values) {
 }
 
 std::string toml_value(FeedForward value) { return toml_value(to_string(value)); }
+std::string toml_value(AssignmentMethod value) { return toml_value(to_string(value)); }
 std::string toml_value(Decay value) { return toml_value(to_string(value)); }
 
 // "section.key" -> "section"; "" at the top level.

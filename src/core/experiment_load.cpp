@@ -104,6 +104,11 @@ void assign(const Entry& entry, FeedForward& field) {
   assign_enum(entry, field, {FeedForward::swiglu, FeedForward::relu2});
 }
 
+void assign(const Entry& entry, AssignmentMethod& field) {
+  assign_enum(entry, field,
+              {AssignmentMethod::greedy, AssignmentMethod::margin, AssignmentMethod::optimal});
+}
+
 void assign(const Entry& entry, Decay& field) {
   assign_enum(entry, field, {Decay::constant, Decay::cosine});
 }

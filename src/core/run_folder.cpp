@@ -92,6 +92,16 @@ void write_text_atomically(const fs::path& path, std::string_view text) {
   });
 }
 
+void publish_link(const fs::path& link, const fs::path& target) {
+  TemporaryFile temporary(link);
+  const fs::path relative = target.lexically_relative(folder_of(link));
+  if (::symlink(relative.c_str(), temporary.path().c_str()) != 0) {
+    throw_system_error("create a link at", link, errno);
+  }
+  temporary.rename_to(link);
+  File::open(folder_of(link), O_RDONLY | O_DIRECTORY).flush();
+}
+
 std::string read_text(const fs::path& path) {
   const File file = File::open(path, O_RDONLY);
   std::string text;

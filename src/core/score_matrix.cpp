@@ -30,4 +30,8 @@ std::span<float> ScoreMatrix::row(int64_t sequence) {
                           static_cast<size_t>(num_experts_));
 }
 
+LocalScores<float> local_scores(const ScoreMatrix& scores) {
+  return {scores.num_experts(), {{0, scores.values()}}};
+}
+
 }  // namespace smalltalk

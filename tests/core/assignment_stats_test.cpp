@@ -12,7 +12,7 @@ TEST(AssignmentStats, WorkedExample) {
   ScoreMatrix scores(4, 2);
   const std::vector<float> values = {-2, -5, -4, -9, -1, -7, -8, -3};
   std::copy(values.begin(), values.end(), scores.values().begin());
-  const AssignmentStats stats = assignment_stats(scores, balanced_assignment(scores));
+  const AssignmentStats stats = assignment_stats(local_scores(scores), balanced_assignment(scores));
   // Sequence 1, the third to prefer expert 0, is given to expert 1.
   EXPECT_EQ(stats.argmax_counts, (std::vector<int64_t>{3, 1}));
   EXPECT_EQ(stats.assigned_counts, (std::vector<int64_t>{2, 2}));
@@ -22,14 +22,16 @@ TEST(AssignmentStats, WorkedExample) {
 }
 
 TEST(AssignmentStats, OfNothing) {
-  const AssignmentStats stats = assignment_stats(ScoreMatrix(0, 2), {});
+  const ScoreMatrix none(0, 2);
+  const AssignmentStats stats = assignment_stats(local_scores(none), {});
   EXPECT_EQ(stats.assigned_counts, (std::vector<int64_t>{0, 0}));
   EXPECT_EQ(stats.mean_score, 0);
 }
 
 TEST(AssignmentStats, RefusesAnAssignmentOfOtherScores) {
-  EXPECT_THROW(assignment_stats(ScoreMatrix(3, 2), Assignment{0, 1}), Error);
-  EXPECT_THROW(assignment_stats(ScoreMatrix(2, 2), Assignment{0, 2}), Error);
+  const ScoreMatrix scores(2, 2);
+  EXPECT_THROW(assignment_stats(local_scores(scores), Assignment{0}), Error);
+  EXPECT_THROW(assignment_stats(local_scores(scores), Assignment{0, 2}), Error);
 }
 
 }  // namespace

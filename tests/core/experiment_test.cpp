@@ -143,6 +143,8 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
         field = FeedForward::relu2;
       } else if constexpr (std::is_same_v<Field, Decay>) {
         field = Decay::constant;
+      } else if constexpr (std::is_same_v<Field, AssignmentMethod>) {
+        field = AssignmentMethod::margin;
       } else {
         field += 1;
       }

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace smalltalk {
 
@@ -28,6 +30,20 @@ struct HostCollectives {
       };
   std::function<void(std::span<std::byte> bytes, int root)> broadcast = [](std::span<std::byte>,
                                                                            int) {};
+  // values <- sums over ranks; integers, so that the result does not depend on the ranks' order.
+  std::function<void(std::span<int64_t> values)> all_reduce_sum_int64 = [](std::span<int64_t>) {};
+  // values <- largest over ranks.
+  std::function<void(std::span<double> values)> all_reduce_max = [](std::span<double>) {};
+  // `mine` holds bytes_to[r] bytes for each rank r, in rank order. Returns what the ranks sent to
+  // this one, in rank order.
+  using Bytes = std::vector<std::byte>;
+  std::function<Bytes(std::span<const std::byte> mine, std::span<const int64_t> bytes_to)>
+      all_to_all = [](std::span<const std::byte> mine, std::span<const int64_t>) {
+        return Bytes(mine.begin(), mine.end());
+      };
+  // The bytes of all ranks, of any lengths, in rank order.
+  std::function<Bytes(std::span<const std::byte> mine)> all_gather_bytes =
+      [](std::span<const std::byte> mine) { return Bytes(mine.begin(), mine.end()); };
   std::function<void()> barrier = [] {};
 };
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "smalltalk/core/balanced_assignment.hpp"
 #include "smalltalk/core/learning_rate.hpp"
 
 namespace smalltalk {
@@ -71,11 +72,12 @@ struct DataConfig {
 };
 
 struct MixtureConfig {
-  int64_t experts = 4;                 // E
-  int64_t prefix_tokens = 32;          // M
-  int64_t rounds = 8;                  // T
-  int64_t sequences_per_round = 4096;  // N, over all routers
-  int64_t group_size = 0;              // ranks per expert; 0: as many as the world gives
+  int64_t experts = 4;                                     // E
+  int64_t prefix_tokens = 32;                              // M
+  int64_t rounds = 8;                                      // T
+  int64_t sequences_per_round = 4096;                      // N, over all routers
+  AssignmentMethod assignment = AssignmentMethod::greedy;  // or margin, optimal
+  int64_t group_size = 0;  // ranks per expert; 0: as many as the world gives
 };
 
 struct BaselineConfig {

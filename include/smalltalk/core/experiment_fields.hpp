@@ -64,6 +64,8 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("mixture.rounds"), e.mixture.rounds, "T, rounds of the EM");
   f(std::string("mixture.sequences_per_round"), e.mixture.sequences_per_round,
     "N, new sequences of a round, over all routers");
+  f(std::string("mixture.assignment"), e.mixture.assignment,
+    "who chooses first: greedy (best score, the paper's), margin, or optimal (largest total)");
   f(std::string("mixture.group_size"), e.mixture.group_size,
     "ranks that train one expert; 0: as many as the world gives");
 

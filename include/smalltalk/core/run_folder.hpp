@@ -18,6 +18,10 @@ void write_atomically(const std::filesystem::path& path,
                       const std::function<void(const std::filesystem::path&)>& write);
 void write_text_atomically(const std::filesystem::path& path, std::string_view text);
 
+// Makes `link` a symbolic link to `target`, relative, so that the folder may be moved; replaces
+// what was there atomically.
+void publish_link(const std::filesystem::path& link, const std::filesystem::path& target);
+
 std::string read_text(const std::filesystem::path& path);  // Error if it cannot be read
 
 // XXH3 of bytes or of a whole file, 16 hex digits.
