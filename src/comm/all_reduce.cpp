@@ -67,11 +67,7 @@ void all_reduce_in_rank_order(MPI_Comm comm, const std::string& name, std::span<
   MPI_Comm_size(comm, &size);
   const auto total = static_cast<int64_t>(values.size());
   if (size <= 2) {  // a + b == b + a: there is only one order
-    for_each_piece(total, max_mpi_count(), [&](int64_t offset, int count) {
-      check_mpi(
-          MPI_Allreduce(MPI_IN_PLACE, values.data() + offset, count, mpi_type<T>(), MPI_SUM, comm),
-          "MPI_Allreduce", name);
-    });
+    all_reduce_pieces(comm, name, values, MPI_SUM);
     return;
   }
   std::vector<T> buffer;

@@ -16,15 +16,24 @@ void broadcast_pieces(MPI_Comm comm, const std::string& name, T* data, int64_t t
   });
 }
 
+std::vector<int> offsets_of(const std::vector<int>& counts) {
+  std::vector<int> offsets(counts.size());
+  std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
+  return offsets;
+}
+
+int64_t sum(std::span<const int64_t> values) {
+  return std::accumulate(values.begin(), values.end(), int64_t{0});
+}
+
 // Blocks of sizes[r] elements joined in rank order into `all`. Displacements of MPI are int too, so
 // what does not fit into one call is broadcast block by block.
 template <typename T>
 void gather_blocks(MPI_Comm comm, const std::string& name, int rank, std::span<const T> mine,
                    const std::vector<int64_t>& sizes, std::span<T> all) {
   if (static_cast<int64_t>(all.size()) <= max_mpi_count()) {
-    std::vector<int> counts(sizes.begin(), sizes.end());
-    std::vector<int> offsets(sizes.size());
-    std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
+    const std::vector<int> counts(sizes.begin(), sizes.end());
+    const std::vector<int> offsets = offsets_of(counts);
     check_mpi(MPI_Allgatherv(mine.data(), static_cast<int>(mine.size()), mpi_type<T>(), all.data(),
                              counts.data(), offsets.data(), mpi_type<T>(), comm),
               "MPI_Allgatherv", name);
@@ -40,17 +49,56 @@ void gather_blocks(MPI_Comm comm, const std::string& name, int rank, std::span<c
   }
 }
 
-template <typename T>
-std::pair<std::vector<T>, std::vector<int64_t>> gather_v(MPI_Comm comm, const std::string& name,
-                                                         int rank, int size,
-                                                         std::span<const T> mine) {
-  std::vector<int64_t> sizes(static_cast<size_t>(size));
+struct Gathered {
+  std::vector<std::byte> bytes;
+  std::vector<int64_t> sizes;  // of the ranks' blocks
+};
+
+Gathered gather_bytes(MPI_Comm comm, const std::string& name, int rank, int size,
+                      std::span<const std::byte> mine) {
+  Gathered all;
+  all.sizes.resize(static_cast<size_t>(size));
   const auto my_size = static_cast<int64_t>(mine.size());
-  check_mpi(MPI_Allgather(&my_size, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, comm),
+  check_mpi(MPI_Allgather(&my_size, 1, MPI_INT64_T, all.sizes.data(), 1, MPI_INT64_T, comm),
             "MPI_Allgather", name);
-  std::vector<T> all(static_cast<size_t>(std::accumulate(sizes.begin(), sizes.end(), int64_t{0})));
-  if (!all.empty()) gather_blocks<T>(comm, name, rank, mine, sizes, all);
-  return {std::move(all), std::move(sizes)};
+  all.bytes.resize(static_cast<size_t>(sum(all.sizes)));
+  if (!all.bytes.empty()) {
+    gather_blocks<std::byte>(comm, name, rank, mine, all.sizes, all.bytes);
+  }
+  return all;
+}
+
+// An exchange of any size, one partner at a time. With itself too, so that the ledger counts what
+// it counts in MPI_Alltoallv.
+void exchange_in_pairs(MPI_Comm comm, const std::string& name, int rank,
+                       std::span<const std::byte> out, std::span<const int64_t> bytes_to,
+                       std::span<std::byte> in, std::span<const int64_t> bytes_from) {
+  const auto block_of = [](auto buffer, std::span<const int64_t> sizes, int r) {
+    const auto place = static_cast<size_t>(r);
+    return buffer.subspan(static_cast<size_t>(sum(sizes.first(place))),
+                          static_cast<size_t>(sizes[place]));
+  };
+  const int size = static_cast<int>(bytes_to.size());
+  const auto limit = static_cast<size_t>(max_mpi_count());
+  for (int step = 0; step < size; ++step) {
+    const int to = (rank + step) % size, from = (rank + size - step) % size;
+    const std::span<const std::byte> sent = block_of(out, bytes_to, to);
+    const std::span<std::byte> received = block_of(in, bytes_from, from);
+    for (size_t offset = 0; offset < std::max(sent.size(), received.size()); offset += limit) {
+      const auto piece_of = [&](auto block) {
+        const size_t begin = std::min(offset, block.size());
+        return block.subspan(begin, std::min(limit, block.size() - begin));
+      };
+      // The two blocks may differ in length: the shorter one ends with nobody as its partner.
+      const auto send = piece_of(sent);
+      const auto receive = piece_of(received);
+      check_mpi(MPI_Sendrecv(send.data(), static_cast<int>(send.size()), MPI_BYTE,
+                             send.empty() ? MPI_PROC_NULL : to, 0, receive.data(),
+                             static_cast<int>(receive.size()), MPI_BYTE,
+                             receive.empty() ? MPI_PROC_NULL : from, 0, comm, MPI_STATUS_IGNORE),
+                "MPI_Sendrecv", name);
+    }
+  }
 }
 
 void require_sizes(const char* call, const std::string& name, size_t whole, size_t part, int size) {
@@ -107,9 +155,16 @@ void Communicator::all_reduce_sum(std::span<double> values) {
   all_reduce_in_rank_order(impl_->comm, impl_->name, values);
 }
 
+void Communicator::all_reduce_sum(std::span<int64_t> values) {
+  all_reduce_pieces(impl_->comm, impl_->name, values, MPI_SUM);
+}
+
+void Communicator::all_reduce_max(std::span<double> values) {
+  all_reduce_pieces(impl_->comm, impl_->name, values, MPI_MAX);
+}
+
 int64_t Communicator::all_reduce_max(int64_t value) {
-  impl_->check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_MAX, impl_->comm),
-               "MPI_Allreduce");
+  all_reduce_pieces(impl_->comm, impl_->name, std::span(&value, 1), MPI_MAX);
   return value;
 }
 
@@ -157,20 +212,58 @@ void Communicator::all_gather(std::span<const float> mine, std::span<float> all)
                "MPI_Allgather");
 }
 
-std::vector<float> Communicator::all_gather_v(std::span<const float> mine) {
-  return gather_v<float>(impl_->comm, impl_->name, impl_->rank, impl_->size, mine).first;
+std::vector<std::byte> Communicator::all_gather_bytes(std::span<const std::byte> mine) {
+  return gather_bytes(impl_->comm, impl_->name, impl_->rank, impl_->size, mine).bytes;
 }
 
 std::vector<std::string> Communicator::all_gather_strings(const std::string& mine) {
-  const auto [text, sizes] = gather_v<char>(impl_->comm, impl_->name, impl_->rank, impl_->size,
-                                            std::span<const char>(mine));
+  const auto [text, sizes] = gather_bytes(impl_->comm, impl_->name, impl_->rank, impl_->size,
+                                          std::as_bytes(std::span(mine)));
   std::vector<std::string> strings;
   size_t begin = 0;
   for (const int64_t size : sizes) {
-    strings.emplace_back(text.data() + begin, static_cast<size_t>(size));
+    strings.emplace_back(reinterpret_cast<const char*>(text.data()) + begin,
+                         static_cast<size_t>(size));
     begin += static_cast<size_t>(size);
   }
   return strings;
+}
+
+std::vector<std::byte> Communicator::all_to_all(std::span<const std::byte> mine,
+                                                std::span<const int64_t> bytes_to) {
+  const auto size = static_cast<size_t>(impl_->size);
+  const std::string where = "all_to_all on communicator \"" + impl_->name + "\": ";
+  if (bytes_to.size() != size) {
+    throw Error(where + std::to_string(bytes_to.size()) + " counts for " + std::to_string(size) +
+                " ranks");
+  }
+  if (std::any_of(bytes_to.begin(), bytes_to.end(), [](int64_t n) { return n < 0; })) {
+    throw Error(where + "a count is negative");
+  }
+  if (sum(bytes_to) != static_cast<int64_t>(mine.size())) {
+    throw Error(where + "the counts add up to " + std::to_string(sum(bytes_to)) + " of " +
+                std::to_string(mine.size()) + " bytes");
+  }
+
+  std::vector<int64_t> bytes_from(size);
+  impl_->check(
+      MPI_Alltoall(bytes_to.data(), 1, MPI_INT64_T, bytes_from.data(), 1, MPI_INT64_T, impl_->comm),
+      "MPI_Alltoall");
+  std::vector<std::byte> received(static_cast<size_t>(sum(bytes_from)));
+  // All ranks must take the same way.
+  const int64_t largest =
+      all_reduce_max(static_cast<int64_t>(std::max(mine.size(), received.size())));
+  if (largest > max_mpi_count()) {
+    exchange_in_pairs(impl_->comm, impl_->name, impl_->rank, mine, bytes_to, received, bytes_from);
+  } else if (largest > 0) {
+    const std::vector<int> out(bytes_to.begin(), bytes_to.end());
+    const std::vector<int> in(bytes_from.begin(), bytes_from.end());
+    impl_->check(
+        MPI_Alltoallv(mine.data(), out.data(), offsets_of(out).data(), MPI_BYTE, received.data(),
+                      in.data(), offsets_of(in).data(), MPI_BYTE, impl_->comm),
+        "MPI_Alltoallv");
+  }
+  return received;
 }
 
 Communicator Communicator::split(int color, int key, const std::string& name) {
@@ -193,6 +286,14 @@ HostCollectives host_collectives(Communicator& communicator) {
     c->all_gather(mine, all);
   };
   collectives.broadcast = [c](std::span<std::byte> bytes, int root) { c->broadcast(bytes, root); };
+  collectives.all_reduce_sum_int64 = [c](std::span<int64_t> values) { c->all_reduce_sum(values); };
+  collectives.all_reduce_max = [c](std::span<double> values) { c->all_reduce_max(values); };
+  collectives.all_to_all = [c](std::span<const std::byte> mine, std::span<const int64_t> bytes_to) {
+    return c->all_to_all(mine, bytes_to);
+  };
+  collectives.all_gather_bytes = [c](std::span<const std::byte> mine) {
+    return c->all_gather_bytes(mine);
+  };
   collectives.barrier = [c] { c->barrier(); };
   return collectives;
 }

@@ -23,6 +23,16 @@ struct Communicator::Impl {
   int size = 1;
 };
 
+// values <- op over the ranks of comm: one call of MPI for all but huge buffers.
+template <typename T>
+void all_reduce_pieces(MPI_Comm comm, const std::string& name, std::span<T> values, MPI_Op op) {
+  const auto total = static_cast<int64_t>(values.size());
+  for_each_piece(total, max_mpi_count(), [&](int64_t offset, int count) {
+    check_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data() + offset, count, mpi_type<T>(), op, comm),
+              "MPI_Allreduce", name);
+  });
+}
+
 // values <- sum over the ranks of comm. For three ranks and more the sum is taken in rank order by
 // code of ours, so that its bits depend on the number of ranks and on nothing else: not on how they
 // are spread over nodes, not on which algorithm MPI picks. Moves what a ring all-reduce moves.

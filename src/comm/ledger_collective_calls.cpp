@@ -1,6 +1,6 @@
 // Collectives, blocking and not. Bytes are what this rank puts in: all of its send buffer, one copy
-// for each receiver where the call says so (scatter, all-to-all). With MPI_IN_PLACE, its part of
-// the receive buffer.
+// for each receiver where the call says so (scatter, all-to-all), this rank among them. With
+// MPI_IN_PLACE, its part of the receive buffer.
 //
 // A blocking call and its nonblocking twin differ by one argument; ST_BOTH writes both wrappers.
 #include "ledger_record.hpp"

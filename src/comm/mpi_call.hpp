@@ -34,10 +34,6 @@ template <>
 inline MPI_Datatype mpi_type<std::byte>() {
   return MPI_BYTE;
 }
-template <>
-inline MPI_Datatype mpi_type<char>() {
-  return MPI_CHAR;
-}
 
 // The most elements one call moves, over all ranks. Well below INT_MAX, because some algorithms
 // inside MPI multiply counts as int. Tests lower it by SMALLTALK_MAX_MPI_COUNT.

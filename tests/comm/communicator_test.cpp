@@ -132,18 +132,89 @@ TEST(Communicator, AllGather) {
   }
 }
 
-TEST(Communicator, AllGatherV) {
+// What rank `from` says to rank `to`: n bytes.
+std::vector<std::byte> message(int from, int to, size_t n) {
+  std::vector<std::byte> bytes(n);
+  for (size_t i = 0; i < n; ++i) {
+    bytes[i] = std::byte(i * 31 + i / 251 + static_cast<size_t>(from * 16 + to * 5));
+  }
+  return bytes;
+}
+
+void append(std::vector<std::byte>& all, const std::vector<std::byte>& more) {
+  all.insert(all.end(), more.begin(), more.end());
+}
+
+// The lengths of the messages from each rank to each: nothing at all, nothing to itself, all to
+// one, all from one, all the same, and nothing the same.
+const std::vector<size_t (*)(int from, int to, size_t n)> kLengths = {
+    [](int, int, size_t) { return size_t{0}; },
+    [](int from, int to, size_t n) { return from == to ? 0 : n; },
+    [](int, int to, size_t n) { return to == 0 ? n : 0; },
+    [](int from, int, size_t n) { return from == 0 ? n : 0; },
+    [](int, int, size_t n) { return n; },
+    [](int from, int to, size_t n) { return n * static_cast<size_t>((from * 5 + to * 3) % 4); }};
+
+TEST(Communicator, AllGatherBytes) {
   Communicator& world = test_world();
-  // Rank r gives r * n values: rank 0 none.
-  for (const size_t n : kSizes) {
-    std::vector<float> mine(n * static_cast<size_t>(world.rank()));
-    for (size_t i = 0; i < mine.size(); ++i) mine[i] = value(world.rank(), i);
-    const std::vector<float> all = world.all_gather_v(mine);
-    std::vector<float> expected;
-    for (int r = 0; r < world.size(); ++r) {
-      for (size_t i = 0; i < n * static_cast<size_t>(r); ++i) expected.push_back(value(r, i));
+  for (const auto length : kLengths) {
+    for (const size_t n : kSizes) {
+      const auto block = [&](int r) { return message(r, 0, length(r, 1, n)); };
+      std::vector<std::byte> expected;
+      for (int r = 0; r < world.size(); ++r) append(expected, block(r));
+      ASSERT_TRUE(world.all_gather_bytes(block(world.rank())) == expected) << n;
     }
-    ASSERT_EQ(all, expected) << n;
+  }
+}
+
+TEST(Communicator, AllToAll) {
+  Communicator& world = test_world();
+  const int rank = world.rank();
+  for (size_t pattern = 0; pattern < kLengths.size(); ++pattern) {
+    for (const size_t n : kSizes) {
+      std::vector<std::byte> mine, expected;
+      std::vector<int64_t> bytes_to;
+      for (int r = 0; r < world.size(); ++r) {
+        append(mine, message(rank, r, kLengths[pattern](rank, r, n)));
+        bytes_to.push_back(static_cast<int64_t>(kLengths[pattern](rank, r, n)));
+        append(expected, message(r, rank, kLengths[pattern](r, rank, n)));
+      }
+      ASSERT_TRUE(world.all_to_all(mine, bytes_to) == expected)
+          << "pattern " << pattern << ", n " << n;
+    }
+  }
+}
+
+TEST(Communicator, AllReduceSumOfIntegers) {
+  Communicator& world = test_world();
+  // Beyond the 53 bits of a double, and negative.
+  const auto number = [](int rank, size_t i) {
+    const int64_t magnitude = (int64_t{1} << 55) + static_cast<int64_t>(i) * 1'000'003 + rank;
+    return (i + static_cast<size_t>(rank)) % 3 == 0 ? -magnitude : magnitude;
+  };
+  for (const size_t n : kSizes) {
+    std::vector<int64_t> values(n), expected(n);
+    for (size_t i = 0; i < n; ++i) {
+      values[i] = number(world.rank(), i);
+      for (int r = 0; r < world.size(); ++r) expected[i] += number(r, i);
+    }
+    world.all_reduce_sum(values);
+    ASSERT_EQ(values, expected) << n;
+  }
+}
+
+TEST(Communicator, AllReduceMaxOfDoubles) {
+  Communicator& world = test_world();
+  for (const size_t n : kSizes) {
+    std::vector<double> values(n), expected(n, -HUGE_VAL);
+    for (size_t i = 0; i < n; ++i) {
+      values[i] = rough<double>(world.rank(), i);
+      for (int r = 0; r < world.size(); ++r) {
+        expected[i] = std::max(expected[i], rough<double>(r, i));
+      }
+    }
+    world.all_reduce_max(values);
+    ASSERT_EQ(values, expected) << n;
   }
 }
 
@@ -163,6 +234,19 @@ TEST(Communicator, WrongSizesAreRefused) {
   EXPECT_THROW(world.all_gather(a, b), Error);
   EXPECT_THROW(world.reduce_scatter_sum(b, a), Error);
   EXPECT_THROW(world.split(-1, 0, "negative"), Error);
+
+  const auto size = static_cast<size_t>(world.size());
+  const std::vector<std::byte> bytes(size);
+  std::vector<int64_t> bytes_to(size, 1);
+  EXPECT_THROW(world.all_to_all(std::span(bytes).first(size - 1), bytes_to), Error);
+  bytes_to.push_back(0);
+  EXPECT_THROW(world.all_to_all(bytes, bytes_to), Error);
+  bytes_to.pop_back();
+  if (size > 1) {  // the sum is right
+    bytes_to.front() -= 2;
+    bytes_to.back() += 2;
+    EXPECT_THROW(world.all_to_all(bytes, bytes_to), Error);
+  }
 }
 
 TEST(Communicator, MpiErrorsAreThrownWithTheirPlace) {
@@ -215,6 +299,18 @@ TEST(Communicator, HostCollectives) {
   std::vector<std::byte> byte = {std::byte(c.rank + 1)};
   c.broadcast(byte, 0);
   EXPECT_EQ(byte[0], std::byte{1});
+
+  std::vector<int64_t> count = {c.rank};
+  c.all_reduce_sum_int64(count);
+  EXPECT_EQ(count[0], c.size * (c.size - 1) / 2);
+  std::vector<double> largest = {-1.0 - c.rank};
+  c.all_reduce_max(largest);
+  EXPECT_EQ(largest[0], -1.0);
+  const std::vector<std::byte> mine_to_each(size, std::byte(c.rank));
+  std::vector<std::byte> ranks;
+  for (size_t r = 0; r < size; ++r) ranks.push_back(std::byte(r));
+  EXPECT_EQ(c.all_to_all(mine_to_each, std::vector<int64_t>(size, 1)), ranks);
+  EXPECT_EQ(c.all_gather_bytes(std::span(mine_to_each).first(1)), ranks);
   c.barrier();
 }
 
@@ -225,15 +321,20 @@ TEST(Communicator, HostCollectivesOfOne) {
   c.all_reduce_sum(in);
   c.reduce_scatter_sum(in, out);
   EXPECT_EQ(in, out);
+  const std::vector<std::byte> bytes = {std::byte{1}, std::byte{2}};
+  EXPECT_EQ(c.all_to_all(bytes, std::vector<int64_t>{2}), bytes);
+  EXPECT_EQ(c.all_gather_bytes(bytes), bytes);
 }
 
 TEST(Session, Nodes) {
   const auto& nodes = test_session().node_of_rank();
   ASSERT_EQ(nodes.size(), static_cast<size_t>(test_world().size()));
   EXPECT_EQ(nodes[0], 0);
-  const char* pretended = std::getenv("SMALLTALK_RANKS_PER_NODE");
-  const int per_node =
-      pretended ? std::atoi(pretended) : test_world().size();  // all on this machine
+  // By default all are on this machine; or on pretended nodes, or on test hosts.
+  int per_node = test_world().size();
+  for (const char* name : {"SMALLTALK_RANKS_PER_NODE", "SMALLTALK_TEST_RANKS_PER_HOST"}) {
+    if (const char* text = std::getenv(name)) per_node = std::atoi(text);
+  }
   for (int r = 0; r < test_world().size(); ++r) EXPECT_EQ(nodes[size_t(r)], r / per_node);
   EXPECT_EQ(test_session().local_rank(), test_world().rank() % per_node);
 }

@@ -56,9 +56,29 @@ TEST_F(Ledger, CountsOurCollectives) {
   EXPECT_EQ(counted("world", "MPI_Allreduce"), Counts(1, 8));
 
   clear_ledger();
-  world.all_gather_v(std::span<const float>(ten).first(static_cast<size_t>(rank)));
+  world.all_gather_bytes(std::span<const std::byte>(bytes).first(static_cast<size_t>(rank)));
   EXPECT_EQ(counted("world", "MPI_Allgather"), Counts(1, 8));  // the lengths
-  EXPECT_EQ(counted("world", "MPI_Allgatherv"), size > 1 ? Counts(1, 4 * rank) : Counts(0, 0));
+  EXPECT_EQ(counted("world", "MPI_Allgatherv"), size > 1 ? Counts(1, rank) : Counts(0, 0));
+
+  clear_ledger();
+  std::vector<int64_t> integers(1024);
+  std::vector<double> doubles(3);
+  world.all_reduce_sum(integers);  // routing makes thousands: each must be a single call
+  world.all_reduce_max(doubles);
+  EXPECT_EQ(ledger_entries().size(), 1u);
+  EXPECT_EQ(counted("world", "MPI_Allreduce"), Counts(2, 8 * (1024 + 3)));
+}
+
+TEST_F(Ledger, CountsAnAllToAll) {
+  // r + 1 bytes to rank r, as many to itself as to any other.
+  std::vector<int64_t> bytes_to;
+  for (int r = 0; r < size; ++r) bytes_to.push_back(r + 1);
+  const int64_t sent = size * (size + 1) / 2;
+  const std::vector<std::byte> bytes(static_cast<size_t>(sent));
+  world.all_to_all(bytes, bytes_to);
+  EXPECT_EQ(counted("world", "MPI_Alltoall"), Counts(1, 8 * size));  // the lengths
+  EXPECT_EQ(counted("world", "MPI_Allreduce"), Counts(1, 8));        // does it fit into one call?
+  EXPECT_EQ(counted("world", "MPI_Alltoallv"), Counts(1, sent));
 }
 
 TEST_F(Ledger, CountsByPhaseAndCommunicator) {

@@ -29,12 +29,18 @@ class Communicator {
   void broadcast(std::span<std::byte> bytes, int root);
   void all_reduce_sum(std::span<float> values);
   void all_reduce_sum(std::span<double> values);
+  void all_reduce_sum(std::span<int64_t> values);
+  void all_reduce_max(std::span<double> values);
   int64_t all_reduce_max(int64_t value);
   void reduce_scatter_sum(std::span<const float> in, std::span<float> out);
   void all_gather(std::span<const float> mine, std::span<float> all);
   // Blocks of any length, joined in rank order; every rank gets all.
-  std::vector<float> all_gather_v(std::span<const float> mine);
+  std::vector<std::byte> all_gather_bytes(std::span<const std::byte> mine);
   std::vector<std::string> all_gather_strings(const std::string& mine);
+  // `mine` holds bytes_to[r] bytes for each rank r, in rank order; returns what the ranks sent to
+  // this one, in rank order. Error: bytes_to does not add up to `mine`.
+  std::vector<std::byte> all_to_all(std::span<const std::byte> mine,
+                                    std::span<const int64_t> bytes_to);
 
   // The ranks that give the same color, ordered by key. The name is for the ledger and messages.
   Communicator split(int color, int key, const std::string& name);
