@@ -1,7 +1,10 @@
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "hdf5_file.hpp"
+#include "mapped_dataset.hpp"
 #include "provenance.hpp"
+#include "shard_format.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "token_format.hpp"
@@ -12,7 +15,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 Json describe_tokens(const std::filesystem::path& path) {
-  const TokenFileInfo info = TokenFile(path).info();
+  const TokenFile file(path);
+  const TokenFileInfo& info = file.info();
+  if (file.hash_of_first(info.num_tokens) != info.content_hash) {
+    throw Error(path.string() + ": its tokens do not have the hash that it states; make it again");
+  }
   const Domains domains = read_domains(path);
   std::vector<int64_t> documents(domains.names.size());
   for (const uint16_t domain : domains.of_document) ++documents[domain];
@@ -30,29 +37,71 @@ Json describe_tokens(const std::filesystem::path& path) {
           {"documents_by_domain", of_domains}};
 }
 
+Json describe_rule(const AssignmentRule& rule) {
+  Json closings = Json::array();
+  for (const Closing& closing : rule.closings) {
+    closings.push_back({{"expert", closing.expert},
+                        {"rank", closing.key.rank},
+                        {"sequence", closing.key.sequence}});
+  }
+  Json description = {{"method", method_name(rule.method)}};
+  if (!rule.capacities.empty()) description["capacities"] = rule.capacities;
+  if (!rule.prices.empty()) description["prices"] = rule.prices;
+  if (!rule.closings.empty()) description["closings"] = closings;
+  return description;
+}
+
+// Mapped, so that files of any size can be verified.
 Json describe_shards(const std::filesystem::path& path) {
-  const Shards shards = read_shards(path);
-  Json sequences = Json::array();
-  for (int64_t e = 0; e < shards.num_experts(); ++e)
-    sequences.push_back(shards.of_expert(e).size());
-  return {{"kind", shards.chunk.empty() ? "shards" : "round"},
-          {"num_sequences", shards.expert.size()},
-          {"num_experts", shards.num_experts()},
-          {"sequences_by_expert", sequences}};
+  const Hdf5File file = Hdf5File::open(path);
+  const ShardInfo info = read_shard_info(path);
+  const MappedDataset expert(file, "expert");
+  const MappedDataset sequences(file, "sequences");
+  std::optional<MappedDataset> chunk;
+  if (info.has_chunk) chunk.emplace(file, "chunk");
+  const int64_t size = info.num_sequences;
+  const std::string problem = shards_disagreement(
+      {expert.values<uint16_t>(0, size), info.offsets, sequences.values<uint64_t>(0, size),
+       chunk ? chunk->values<uint64_t>(0, size) : std::span<const uint64_t>{}});
+  if (!problem.empty()) throw Error(path.string() + ": " + problem + "; make it again");
+  Json sizes = Json::array();
+  for (int64_t e = 0; e < info.num_experts(); ++e) sizes.push_back(info.size_of(e));
+  Json description = {{"kind", info.has_chunk ? "round" : "shards"},
+                      {"num_sequences", info.num_sequences},
+                      {"num_experts", info.num_experts()},
+                      {"sequences_by_expert", sizes},
+                      {"kept_sequences", info.kept_sequences}};
+  description.update(describe_rule(info.rule));
+  return description;
 }
 
 Json describe_scores(const std::filesystem::path& path) {
-  const ScoreMatrix scores = read_scores(path);
+  const ScoreFile scores(path);
+  scores.rows(0, scores.num_sequences());  // verifies them
   return {{"kind", "scores"},
           {"num_sequences", scores.num_sequences()},
           {"num_experts", scores.num_experts()}};
+}
+
+Json describe_score_block(const Hdf5File& file) {
+  file.read<float>("scores");  // verifies them
+  return {{"kind", "score block"},
+          {"first_sequence", file.integer_attribute("first_sequence")},
+          {"shape", file.shape("scores")}};
+}
+
+Json describe_block_hashes(const Hdf5File& file) {
+  return {{"kind", "block hashes"},
+          {"seq_length", file.integer_attribute("seq_length")},
+          {"block_sequences", file.integer_attribute("block_sequences")},
+          {"blocks", file.read<uint64_t>("blocks").size()}};
 }
 
 }  // namespace
 
 std::string describe_hdf5(const std::filesystem::path& path) {
   const Hdf5File file = Hdf5File::open(path);
-  const std::string format = file.has_attribute("format") ? file.text_attribute("format") : "";
+  const std::string format = file.format();
   Json description;
   if (format == kTokenFormat) {
     description = describe_tokens(path);
@@ -60,6 +109,10 @@ std::string describe_hdf5(const std::filesystem::path& path) {
     description = describe_shards(path);
   } else if (format == kScoreFormat || (format.empty() && file.has_dataset("scores"))) {
     description = describe_scores(path);
+  } else if (format == kScoreBlockFormat) {
+    description = describe_score_block(file);
+  } else if (format == kBlockHashFormat) {
+    description = describe_block_hashes(file);
   } else {
     throw Error(path.string() + ": not a token, shard or score file of this suite");
   }

@@ -12,7 +12,7 @@ Domains read_domains(const std::filesystem::path& path) {
   const Hdf5File file = Hdf5File::open(path);
   file.require_format(kTokenFormat);
   Domains domains;
-  domains.names = file.list_attribute("domains");
+  domains.names = file.read_list("domains");
   domains.of_document = file.read<uint16_t>(kDocumentDomains);
   domains.document_ends = file.read<uint64_t>(kDocumentEnds);
   const bool known = std::all_of(domains.of_document.begin(), domains.of_document.end(),

@@ -1,8 +1,9 @@
 #include "hdf5_file.hpp"
 
-#include <functional>
+#include <algorithm>
 #include <numeric>
 
+#include "checksums.hpp"
 #include "hdf5_impl.hpp"
 
 namespace smalltalk {
@@ -14,30 +15,73 @@ hid_t hdf5_type() {
   if constexpr (std::is_same_v<T, uint32_t>) return H5T_STD_U32LE;
   if constexpr (std::is_same_v<T, uint64_t>) return H5T_STD_U64LE;
   if constexpr (std::is_same_v<T, float>) return H5T_IEEE_F32LE;
+  if constexpr (std::is_same_v<T, double>) return H5T_IEEE_F64LE;
 }
 
-// The library prints every failure by itself unless told not to; the setting is per thread.
-void silence_hdf5() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+template <typename Iterator>
+int64_t product(Iterator begin, Iterator end) {
+  return std::accumulate(begin, end, int64_t{1},
+                         [](int64_t a, auto b) { return a * static_cast<int64_t>(b); });
+}
 
-template <typename Impl>
-Hdf5Handle open_dataset(const Impl& impl, const std::string& name) {
+}  // namespace
+
+Hdf5Handle Hdf5File::Impl::open_dataset(const std::string& name) const {
   silence_hdf5();
-  return impl.own(H5Dopen2(impl.file.get(), name.c_str(), H5P_DEFAULT), H5Dclose,
-                  "has no dataset /" + name);
+  return own(H5Dopen2(file.get(), name.c_str(), H5P_DEFAULT), H5Dclose,
+             "has no dataset /" + name + ", or it is damaged; make it again");
 }
 
-template <typename Impl>
-std::vector<hsize_t> dataset_shape(const Impl& impl, const Hdf5Handle& dataset) {
+std::vector<hsize_t> Hdf5File::Impl::shape_of(const Hdf5Handle& dataset) const {
   Hdf5Handle space =
-      impl.own(H5Dget_space(dataset.get()), H5Sclose, "the shape of a dataset cannot be read");
+      own(H5Dget_space(dataset.get()), H5Sclose, "the shape of a dataset cannot be read");
   const int rank = H5Sget_simple_extent_ndims(space.get());
-  impl.check(rank >= 0, "the shape of a dataset cannot be read");
+  check(rank >= 0, "the shape of a dataset cannot be read");
   std::vector<hsize_t> shape(static_cast<size_t>(rank));
   if (rank > 0) H5Sget_simple_extent_dims(space.get(), shape.data(), nullptr);
   return shape;
 }
 
-}  // namespace
+Hdf5Handle Hdf5File::Impl::type_of(const Hdf5Handle& dataset) const {
+  return own(H5Dget_type(dataset.get()), H5Tclose, "the type of a dataset cannot be read");
+}
+
+Hdf5Handle Hdf5File::Impl::make_dataset(const std::string& name, hid_t type,
+                                        const std::vector<hsize_t>& shape) {
+  Hdf5Handle space = own(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr),
+                         H5Sclose, "shape");
+  Hdf5Handle creation = own(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "HDF5 gave no property list");
+  H5Pset_layout(creation.get(), H5D_CONTIGUOUS);
+  H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY);
+  H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER);
+  H5Pset_obj_track_times(creation.get(), false);
+  return own(H5Dcreate2(file.get(), name.c_str(), type, space.get(), H5P_DEFAULT, creation.get(),
+                        H5P_DEFAULT),
+             H5Dclose, "/" + name + " cannot be created (disk full?)");
+}
+
+void Hdf5File::Impl::read_rows(const Hdf5Handle& dataset, const std::string& name, hid_t type,
+                               hsize_t first, hsize_t count, void* out) const {
+  std::vector<hsize_t> extent = shape_of(dataset);
+  std::vector<hsize_t> start(extent.size(), 0);
+  start[0] = first;
+  extent[0] = count;
+  Hdf5Handle place = own(H5Dget_space(dataset.get()), H5Sclose, "shape of /" + name);
+  Hdf5Handle memory = own(H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr),
+                          H5Sclose, "shape");
+  check(H5Sselect_hyperslab(place.get(), H5S_SELECT_SET, start.data(), nullptr, extent.data(),
+                            nullptr) >= 0 &&
+            H5Dread(dataset.get(), type, memory.get(), place.get(), H5P_DEFAULT, out) >= 0,
+        "/" + name + " cannot be read (truncated?)");
+}
+
+void Hdf5File::Impl::write_checksums(const std::string& name, std::span<const uint64_t> checksums) {
+  const std::string companion = checksums_of(name);
+  const Hdf5Handle dataset = make_dataset(companion, H5T_STD_U64LE, {checksums.size()});
+  check(checksums.empty() || H5Dwrite(dataset.get(), H5T_STD_U64LE, H5S_ALL, H5S_ALL, H5P_DEFAULT,
+                                      checksums.data()) >= 0,
+        "/" + companion + " cannot be written (disk full?)");
+}
 
 Hdf5File::Hdf5File(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Hdf5File::~Hdf5File() = default;
@@ -64,9 +108,11 @@ Hdf5File Hdf5File::create(const std::filesystem::path& path, const std::filesyst
   silence_hdf5();
   auto impl = std::make_unique<Impl>();
   impl->shown = shown;
+  impl->created = true;
   Hdf5Handle access = impl->own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "HDF5 gave no property list");
   H5Pset_file_locking(access.get(), false, true);
-  // The 1.8 layout holds attributes of more than 64 KiB: lists of many domains.
+  // The 1.8 layout holds attributes of more than 64 KiB (lists of many domains), and checksums of
+  // all metadata.
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V18);
   H5Pset_alignment(access.get(), 1, 8);  // datasets are mapped into memory
   Hdf5Handle creation =
@@ -77,97 +123,131 @@ Hdf5File Hdf5File::create(const std::filesystem::path& path, const std::filesyst
   return Hdf5File(std::move(impl));
 }
 
-void Hdf5File::close() {
-  impl_->check(H5Fflush(impl_->file.get(), H5F_SCOPE_GLOBAL) >= 0 && impl_->file.close(),
-               "cannot be written (disk full?)");
-}
+const std::filesystem::path& Hdf5File::path() const { return impl_->shown; }
 
 bool Hdf5File::has_dataset(const std::string& name) const {
   silence_hdf5();
-  return H5Lexists(impl_->file.get(), name.c_str(), H5P_DEFAULT) > 0;
+  const htri_t found = H5Lexists(impl_->file.get(), name.c_str(), H5P_DEFAULT);
+  impl_->check(found >= 0, "its list of datasets is damaged; make it again");
+  return found > 0;
 }
 
 std::vector<int64_t> Hdf5File::shape(const std::string& name) const {
-  const std::vector<hsize_t> shape = dataset_shape(*impl_, open_dataset(*impl_, name));
+  const std::vector<hsize_t> shape = impl_->shape_of(impl_->open_dataset(name));
   return {shape.begin(), shape.end()};
 }
 
 int64_t Hdf5File::element_bytes(const std::string& name) const {
-  Hdf5Handle dataset = open_dataset(*impl_, name);
-  Hdf5Handle type = impl_->own(H5Dget_type(dataset.get()), H5Tclose, "type of /" + name);
-  return static_cast<int64_t>(H5Tget_size(type.get()));
+  return static_cast<int64_t>(H5Tget_size(impl_->type_of(impl_->open_dataset(name)).get()));
+}
+
+template <typename T>
+bool Hdf5File::has_type(const std::string& name) const {
+  return H5Tequal(impl_->type_of(impl_->open_dataset(name)).get(), hdf5_type<T>()) > 0;
 }
 
 int64_t Hdf5File::contiguous_offset(const std::string& name) const {
-  const haddr_t offset = H5Dget_offset(open_dataset(*impl_, name).get());
-  impl_->check(offset != HADDR_UNDEF, "/" + name + " is not laid out contiguously");
-  return static_cast<int64_t>(offset);
+  const haddr_t offset = H5Dget_offset(impl_->open_dataset(name).get());
+  return offset == HADDR_UNDEF ? -1 : static_cast<int64_t>(offset);
 }
 
 template <typename T>
 std::vector<T> Hdf5File::read(const std::string& name) const {
   const std::vector<int64_t> extent = shape(name);
-  std::vector<T> values(static_cast<size_t>(
-      std::accumulate(extent.begin(), extent.end(), int64_t{1}, std::multiplies<>())));
+  std::vector<T> values(static_cast<size_t>(product(extent.begin(), extent.end())));
   read_into<T>(name, values);
   return values;
 }
 
 template <typename T>
 void Hdf5File::read_into(const std::string& name, std::span<T> out) const {
-  Hdf5Handle dataset = open_dataset(*impl_, name);
-  size_t size = 1;
-  for (hsize_t extent : dataset_shape(*impl_, dataset)) size *= extent;
-  impl_->check(size == out.size(), "/" + name + " has an unexpected size");
+  const std::vector<int64_t> extent = shape(name);
+  impl_->check(static_cast<int64_t>(out.size()) == product(extent.begin(), extent.end()),
+               "/" + name + " has an unexpected size");
+  if (extent.empty()) impl_->fail("/" + name + " is a single value, not an array");
+  read_slice<T>(name, 0, out);
+}
+
+template <typename T>
+void Hdf5File::read_slice(const std::string& name, int64_t first, std::span<T> out) const {
+  impl_->check(has_type<T>(name), "/" + name + " has an unexpected type");
   if (out.empty()) return;
-  // Only the very type is taken: HDF5 would convert, and clip, silently.
-  Hdf5Handle type = impl_->own(H5Dget_type(dataset.get()), H5Tclose, "type of /" + name);
-  impl_->check(H5Tequal(type.get(), hdf5_type<T>()) > 0, "/" + name + " has an unexpected type");
-  impl_->check(
-      H5Dread(dataset.get(), hdf5_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, out.data()) >= 0,
-      "/" + name + " cannot be read (truncated?)");
+  const Hdf5Handle dataset = impl_->open_dataset(name);
+  const std::vector<hsize_t> shape = impl_->shape_of(dataset);
+  impl_->check(!shape.empty(), "/" + name + " is a single value, not an array");
+  const int64_t row = product(shape.begin() + 1, shape.end());
+  const auto size = static_cast<int64_t>(out.size());
+  const auto extent = static_cast<int64_t>(shape[0]);
+  impl_->check(row > 0 && size % row == 0 && first >= 0 && size / row <= extent &&
+                   first <= extent - size / row,
+               "/" + name + " does not hold the rows that are asked for");
+  impl_->read_rows(dataset, name, hdf5_type<T>(), static_cast<hsize_t>(first),
+                   static_cast<hsize_t>(size / row), out.data());
+  verify<T>(name, first * row, out);
 }
 
-namespace {
-
-template <typename T, typename Impl>
-Hdf5Handle make_dataset(const Impl& impl, const std::string& name,
-                        const std::vector<hsize_t>& shape) {
-  Hdf5Handle space = impl.own(
-      H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr), H5Sclose, "shape");
-  Hdf5Handle creation =
-      impl.own(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "HDF5 gave no property list");
-  H5Pset_layout(creation.get(), H5D_CONTIGUOUS);
-  H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY);
-  H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER);
-  H5Pset_obj_track_times(creation.get(), false);
-  return impl.own(H5Dcreate2(impl.file.get(), name.c_str(), hdf5_type<T>(), space.get(),
-                             H5P_DEFAULT, creation.get(), H5P_DEFAULT),
-                  H5Dclose, "/" + name + " cannot be created (disk full?)");
+// Pieces that are only partly in `out` are read once more, whole; what of them is in `out` is then
+// taken from there, so that only verified values are handed on.
+template <typename T>
+void Hdf5File::verify(const std::string& name, int64_t first_element, std::span<T> out) const {
+  constexpr int64_t kPiece = kPieceBytes / static_cast<int64_t>(sizeof(T));  // elements
+  const Hdf5Handle dataset = impl_->open_dataset(name);
+  const std::vector<hsize_t> shape = impl_->shape_of(dataset);
+  const int64_t row = product(shape.begin() + 1, shape.end());
+  const int64_t total = row * static_cast<int64_t>(shape[0]);
+  const int64_t last_element = first_element + static_cast<int64_t>(out.size());
+  const int64_t first_piece = first_element / kPiece;
+  const std::vector<uint64_t> expected =
+      impl_->read_checksums(name, total * static_cast<int64_t>(sizeof(T)), first_piece,
+                            (last_element + kPiece - 1) / kPiece - first_piece);
+  std::vector<T> rows;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const int64_t begin = (first_piece + static_cast<int64_t>(i)) * kPiece;
+    const int64_t end = std::min(begin + kPiece, total);
+    std::span<const T> piece;
+    if (begin >= first_element && end <= last_element) {
+      piece =
+          out.subspan(static_cast<size_t>(begin - first_element), static_cast<size_t>(end - begin));
+    } else {
+      const int64_t first_row = begin / row;
+      const int64_t num_rows = (end + row - 1) / row - first_row;
+      rows.resize(static_cast<size_t>(num_rows * row));
+      impl_->read_rows(dataset, name, hdf5_type<T>(), static_cast<hsize_t>(first_row),
+                       static_cast<hsize_t>(num_rows), rows.data());
+      piece = std::span<const T>(rows).subspan(static_cast<size_t>(begin - first_row * row),
+                                               static_cast<size_t>(end - begin));
+      const int64_t from = std::max(begin, first_element);
+      const int64_t until = std::min(end, last_element);
+      std::copy_n(piece.begin() + (from - begin), until - from,
+                  out.begin() + (from - first_element));
+    }
+    if (piece_hash(std::as_bytes(piece)) != expected[i]) impl_->fail(damage_near(name, begin));
+  }
 }
-
-}  // namespace
 
 template <typename T>
 void Hdf5File::write(const std::string& name, std::span<const T> values,
                      std::vector<int64_t> shape) {
   if (shape.empty()) shape = {static_cast<int64_t>(values.size())};
-  Hdf5Handle dataset = make_dataset<T>(*impl_, name, {shape.begin(), shape.end()});
-  if (values.empty()) return;
-  impl_->check(
-      H5Dwrite(dataset.get(), hdf5_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) >= 0,
-      "/" + name + " cannot be written (disk full?)");
+  ST_CHECK(product(shape.begin(), shape.end()) == static_cast<int64_t>(values.size()));
+  const Hdf5Handle dataset =
+      impl_->make_dataset(name, hdf5_type<T>(), {shape.begin(), shape.end()});
+  impl_->check(values.empty() || H5Dwrite(dataset.get(), hdf5_type<T>(), H5S_ALL, H5S_ALL,
+                                          H5P_DEFAULT, values.data()) >= 0,
+               "/" + name + " cannot be written (disk full?)");
+  impl_->write_checksums(name, hash_pieces(std::as_bytes(values)));
 }
 
 template <typename T>
 void Hdf5File::create_dataset(const std::string& name, int64_t size) {
-  make_dataset<T>(*impl_, name, {static_cast<hsize_t>(size)});
+  impl_->make_dataset(name, hdf5_type<T>(), {static_cast<hsize_t>(size)});
+  impl_->unsealed.push_back(name);
 }
 
 template <typename T>
 void Hdf5File::write_at(const std::string& name, int64_t first, std::span<const T> values) {
   if (values.empty()) return;
-  Hdf5Handle dataset = open_dataset(*impl_, name);
+  Hdf5Handle dataset = impl_->open_dataset(name);
   const hsize_t start = static_cast<hsize_t>(first);
   const hsize_t count = values.size();
   Hdf5Handle place = impl_->own(H5Dget_space(dataset.get()), H5Sclose, "shape of /" + name);
@@ -180,8 +260,10 @@ void Hdf5File::write_at(const std::string& name, int64_t first, std::span<const 
 }
 
 #define ST_HDF5_INSTANTIATE(T)                                                                    \
+  template bool Hdf5File::has_type<T>(const std::string&) const;                                  \
   template std::vector<T> Hdf5File::read<T>(const std::string&) const;                            \
   template void Hdf5File::read_into<T>(const std::string&, std::span<T>) const;                   \
+  template void Hdf5File::read_slice<T>(const std::string&, int64_t, std::span<T>) const;         \
   template void Hdf5File::write<T>(const std::string&, std::span<const T>, std::vector<int64_t>); \
   template void Hdf5File::create_dataset<T>(const std::string&, int64_t);                         \
   template void Hdf5File::write_at<T>(const std::string&, int64_t, std::span<const T>);
@@ -189,6 +271,7 @@ ST_HDF5_INSTANTIATE(uint16_t)
 ST_HDF5_INSTANTIATE(uint32_t)
 ST_HDF5_INSTANTIATE(uint64_t)
 ST_HDF5_INSTANTIATE(float)
+ST_HDF5_INSTANTIATE(double)
 #undef ST_HDF5_INSTANTIATE
 
 }  // namespace smalltalk

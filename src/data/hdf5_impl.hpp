@@ -1,4 +1,4 @@
-// What hdf5_file.cpp and hdf5_attributes.cpp share.
+// What hdf5_file.cpp, hdf5_checksums.cpp and hdf5_attributes.cpp share.
 #pragma once
 
 #include "hdf5_file.hpp"
@@ -10,6 +10,8 @@ namespace smalltalk {
 struct Hdf5File::Impl {
   std::filesystem::path shown;
   Hdf5Handle file;
+  bool created = false;
+  std::vector<std::string> unsealed;  // datasets of a created file that have no checksums yet
 
   [[noreturn]] void fail(const std::string& what) const {
     throw Error(shown.string() + ": " + what);
@@ -22,6 +24,24 @@ struct Hdf5File::Impl {
   void check(bool good, const std::string& what) const {
     if (!good) fail(what);
   }
+
+  Hdf5Handle open_dataset(const std::string& name) const;
+  std::vector<hsize_t> shape_of(const Hdf5Handle& dataset) const;
+  Hdf5Handle type_of(const Hdf5Handle& dataset) const;
+  // Contiguous, to be filled. The caller sees to its checksums.
+  Hdf5Handle make_dataset(const std::string& name, hid_t type, const std::vector<hsize_t>& shape);
+  // Reads rows [first, first + count) along the first dimension, unverified.
+  void read_rows(const Hdf5Handle& dataset, const std::string& name, hid_t type, hsize_t first,
+                 hsize_t count, void* out) const;
+
+  void write_checksums(const std::string& name, std::span<const uint64_t> checksums);
+  // Of pieces [first, first + count) of a dataset of `bytes` bytes; empty if it has none and need
+  // not have any.
+  std::vector<uint64_t> read_checksums(const std::string& name, int64_t bytes, int64_t first,
+                                       int64_t count) const;
 };
+
+// The library prints every failure by itself unless told not to.
+inline void silence_hdf5() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
 
 }  // namespace smalltalk

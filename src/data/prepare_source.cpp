@@ -62,7 +62,7 @@ PrepareReport report_of(const PrepareOptions& options, const std::string& tokeni
   report.bad.bad_utf8 = file.integer_attribute("bad_utf8");
   report.bad.empty = file.integer_attribute("empty");
   report.bad.broken_json = file.integer_attribute("broken_json");
-  report.bad.examples = file.list_attribute("bad_examples");
+  report.bad.examples = file.read_list("bad_examples");
   return report;
 }
 

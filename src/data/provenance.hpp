@@ -1,4 +1,4 @@
-// Formats with provenance, and how it is stored. Private to src/data.
+// How provenance is stored. Private to src/data.
 #pragma once
 
 #include "hdf5_file.hpp"
@@ -7,12 +7,15 @@
 
 namespace smalltalk {
 
-inline constexpr const char* kShardFormat = "smalltalk shards";
 inline constexpr const char* kScoreFormat = "smalltalk scores";
+inline constexpr const char* kScoreBlockFormat = "smalltalk score block";
+inline constexpr const char* kBlockHashFormat = "smalltalk block hashes";
 
 inline void write_provenance(Hdf5File& file, const Provenance& provenance) {
   for (const auto& [name, value] : provenance) {
-    ST_CHECK(name != "format" && name != "version");
+    for (const auto* ours : {"format", "version", "method", "kept_sequences", "content_hash"}) {
+      ST_CHECK(name != ours);
+    }
     file.write_text_attribute(name, value);
   }
 }

@@ -1,57 +1,18 @@
 #include "smalltalk/data/token_file.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
+#include <algorithm>
 #include <cstring>
 
+#include "checksums.hpp"
 #include "hdf5_file.hpp"
+#include "mapped_dataset.hpp"
 #include "smalltalk/core/error.hpp"
 #include "token_format.hpp"
 
 namespace smalltalk {
 namespace {
-
-// A whole file, read-only.
-class MappedFile {
- public:
-  MappedFile() = default;
-  explicit MappedFile(const std::filesystem::path& path) {
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    struct stat status {};
-    if (file >= 0 && ::fstat(file, &status) == 0) {
-      size_ = static_cast<size_t>(status.st_size);
-      void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file, 0);
-      if (address != MAP_FAILED) bytes_ = static_cast<const std::byte*>(address);
-    }
-    const int reason = errno;
-    if (file >= 0) ::close(file);
-    if (bytes_ == nullptr) {
-      throw Error(path.string() + ": cannot be mapped: " + std::strerror(reason));
-    }
-  }
-  ~MappedFile() {
-    if (bytes_ != nullptr) ::munmap(const_cast<std::byte*>(bytes_), size_);
-  }
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-
-  // Bytes of a dataset, which must lie in the file: a read behind its end would be a bus error.
-  const std::byte* at(int64_t offset, int64_t bytes, const std::filesystem::path& path) const {
-    if (offset < 0 || offset + bytes > static_cast<int64_t>(size_)) {
-      throw Error(path.string() + ": truncated; make it again");
-    }
-    return bytes_ + offset;
-  }
-
- private:
-  const std::byte* bytes_ = nullptr;
-  size_t size_ = 0;
-};
 
 template <typename Stored>
 void widen(const std::byte* from, std::span<int64_t> out) {
@@ -65,12 +26,12 @@ void widen(const std::byte* from, std::span<int64_t> out) {
 }  // namespace
 
 struct TokenFile::Impl {
-  explicit Impl(const std::filesystem::path& file) : path(file), mapped(file) {}
+  Impl(const std::filesystem::path& place, TokenFileInfo what, const Hdf5File& file)
+      : path(place), info(std::move(what)), tokens(file, kTokens), ends(file, kDocumentEnds) {}
   std::filesystem::path path;
   TokenFileInfo info;
-  MappedFile mapped;
-  const std::byte* tokens = nullptr;
-  const std::byte* ends = nullptr;
+  MappedDataset tokens;
+  MappedDataset ends;
 };
 
 TokenFile::TokenFile(const std::filesystem::path& path) {
@@ -82,22 +43,18 @@ TokenFile::TokenFile(const std::filesystem::path& path) {
   info.text_bytes = file.integer_attribute("text_bytes");
   info.tokenizer_hash = file.text_attribute("tokenizer_hash");
   info.content_hash = file.text_attribute("content_hash");
-  info.token_bytes = file.element_bytes(kTokens);
+  info.token_bytes = token_bytes_for(info.vocab_size);
   const auto tokens = file.shape(kTokens);
   const auto ends = file.shape(kDocumentEnds);
-  if (tokens.size() != 1 || ends.size() != 1 || tokens[0] < 1 || ends[0] < 1 ||
-      info.token_bytes != token_bytes_for(info.vocab_size) ||
-      file.element_bytes(kDocumentEnds) != 8) {
+  const bool right_type =
+      info.token_bytes == 2 ? file.has_type<uint16_t>(kTokens) : file.has_type<uint32_t>(kTokens);
+  if (tokens.size() != 1 || ends.size() != 1 || tokens[0] < 1 || ends[0] < 1 || !right_type ||
+      !file.has_type<uint64_t>(kDocumentEnds)) {
     throw Error(path.string() + ": its datasets do not have the shapes and types of a token file");
   }
   info.num_tokens = tokens[0];
   info.num_documents = ends[0];
-  impl_ = std::make_unique<Impl>(path);
-  impl_->info = info;
-  impl_->tokens =
-      impl_->mapped.at(file.contiguous_offset(kTokens), info.num_tokens * info.token_bytes, path);
-  impl_->ends =
-      impl_->mapped.at(file.contiguous_offset(kDocumentEnds), info.num_documents * 8, path);
+  impl_ = std::make_unique<Impl>(path, info, file);
 }
 
 TokenFile::~TokenFile() = default;
@@ -117,18 +74,34 @@ void TokenFile::read(int64_t first, std::span<int64_t> out) const {
     throw Error(fmt::format("{}: tokens {} to {} asked for, of {}", impl_->path.string(), first,
                             first + size, impl_->info.num_tokens));
   }
-  const std::byte* from = impl_->tokens + first * impl_->info.token_bytes;
-  if (impl_->info.token_bytes == 2) {
+  const int64_t token_bytes = impl_->info.token_bytes;
+  const std::byte* from = impl_->tokens.bytes(first * token_bytes, size * token_bytes).data();
+  if (token_bytes == 2) {
     widen<uint16_t>(from, out);
   } else {
     widen<uint32_t>(from, out);
   }
 }
 
+std::string TokenFile::hash_of_first(int64_t num_tokens) const {
+  if (num_tokens < 0 || num_tokens > impl_->info.num_tokens) {
+    throw Error(fmt::format("{}: the hash of {} tokens asked for, of {}", impl_->path.string(),
+                            num_tokens, impl_->info.num_tokens));
+  }
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
+                                                                       &XXH3_freeState);
+  XXH3_64bits_reset(state.get());
+  const int64_t size = num_tokens * impl_->info.token_bytes;
+  for (int64_t at = 0; at < size; at += kPieceBytes) {
+    const auto piece = impl_->tokens.bytes(at, std::min(kPieceBytes, size - at));
+    XXH3_64bits_update(state.get(), piece.data(), piece.size());
+  }
+  return fmt::format("{:016x}", XXH3_64bits_digest(state.get()));
+}
+
 std::vector<uint64_t> TokenFile::document_ends() const {
-  std::vector<uint64_t> ends(static_cast<size_t>(impl_->info.num_documents));
-  std::memcpy(ends.data(), impl_->ends, ends.size() * sizeof(uint64_t));
-  return ends;
+  const auto ends = impl_->ends.values<uint64_t>(0, impl_->info.num_documents);
+  return {ends.begin(), ends.end()};
 }
 
 }  // namespace smalltalk

@@ -59,7 +59,7 @@ TokenWriter::TokenWriter(const std::filesystem::path& path, const std::filesyste
   file.write_integer_attribute("end_token", info.end_token);
   file.write_integer_attribute("text_bytes", info.text_bytes);
   file.write_text_attribute("tokenizer_hash", info.tokenizer_hash);
-  file.write_list_attribute("domains", domain_names);
+  file.write_list("domains", domain_names);
   if (impl_->info.token_bytes == 2) {
     file.create_dataset<uint16_t>(kTokens, info.num_tokens);
   } else {
@@ -104,7 +104,7 @@ void TokenWriter::add_integer(const std::string& name, int64_t value) {
 }
 
 void TokenWriter::add_list(const std::string& name, const std::vector<std::string>& values) {
-  impl_->file.write_list_attribute(name, values);
+  impl_->file.write_list(name, values);
 }
 
 void TokenWriter::finish() {

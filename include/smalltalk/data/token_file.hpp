@@ -1,10 +1,10 @@
 // tokens.h5: the documents of one split, tokenised, each followed by the end token, laid end to
-// end. Format (version 1):
+// end. Format (version 2; all of it with checksums, see data/README.md):
 //   /tokens           uint16 (V <= 65536) or uint32 [num_tokens], contiguous: can be memory-mapped
-//   /document_ends    uint64 [num_documents], one past the last token of each document (its end
-//   token) /document_domains uint16 [num_documents], index into the attribute `domains` (0:
-//   unknown) attributes: format, version, vocab_size, end_token, tokenizer_hash, content_hash,
-//   domains
+//   /document_ends    uint64 [num_documents], one past the last token (the end token) of each
+//   /document_domains uint16 [num_documents], index into /domains (0: unknown)
+//   /domains          text [num_domains]
+//   attributes: format, version, vocab_size, end_token, tokenizer_hash, content_hash, ...
 // Sequence i of length S is tokens [i S, i S + S], S + 1 of them: the last is only a target.
 #pragma once
 
@@ -28,7 +28,8 @@ struct TokenFileInfo {
   int64_t text_bytes = 0;    // UTF-8 bytes of the documents, for bits per byte
 };
 
-// Read-only memory map; any number of threads may read.
+// Read-only memory map; any number of threads may read. Opening reads no tokens: each MiB is
+// verified when it is first touched, and a damaged one is an Error that names its place.
 class TokenFile {
  public:
   // Errors: missing, not a token file, another version, truncated.
@@ -42,6 +43,10 @@ class TokenFile {
   // Copies tokens [first, first + out.size()). REQUIRES them to exist (else Error).
   void read(int64_t first, std::span<int64_t> out) const;
   std::vector<uint64_t> document_ends() const;
+  // XXH3 of the bytes of the first `num_tokens` tokens, as content_hash is of all: equal to another
+  // file's content_hash if this one is that one with more behind it. Reads them all.
+  // REQUIRES them to exist (else Error).
+  std::string hash_of_first(int64_t num_tokens) const;
 
  private:
   struct Impl;

@@ -28,7 +28,8 @@ class TokenWriter {
   // Ends count from the start of the file. The spans are of equal size.
   void add_documents(std::span<const uint64_t> ends, std::span<const uint16_t> domains);
 
-  void add_text(const std::string& name, const std::string& value);  // further attributes
+  // Further attributes (texts of at most 2048 bytes), and lists as datasets.
+  void add_text(const std::string& name, const std::string& value);
   void add_integer(const std::string& name, int64_t value);
   void add_list(const std::string& name, const std::vector<std::string>& values);
 
