@@ -120,8 +120,8 @@ BenchResult run_bench(const std::string& name, double seconds, const DeviceConfi
     fill(0, work.sequences, tokens);
     std::vector<double> scores(static_cast<size_t>(work.sequences));
     const auto score = [&] {
-      model.log_likelihoods(tokens, work.sequences, row_tokens, row_tokens, work.sequences, scores,
-                            {});
+      model.log_likelihoods(tokens, work.sequences, row_tokens, {&row_tokens, 1}, work.sequences,
+                            scores);
     };
     score();
     step_seconds = time_of(0.8 * seconds, score);

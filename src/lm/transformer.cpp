@@ -93,16 +93,15 @@ const ModelConfig& Transformer::config() const { return impl_->config; }
 int64_t Transformer::num_parameters() const { return impl_->layout.total; }
 
 void Transformer::log_likelihoods(std::span<const int64_t> tokens, int64_t count,
-                                  int64_t row_tokens, int64_t split, int64_t block_rows,
-                                  std::span<double> head, std::span<double> tail) const {
+                                  int64_t row_tokens, std::span<const int64_t> prefixes,
+                                  int64_t block_rows, std::span<double> out) const {
   check_tokens(tokens, count, row_tokens, impl_->config.vocab_size);
   if (row_tokens < 2) throw Error("a row needs at least 2 tokens to be scored");
-  if (split < 1 || split > row_tokens) {
-    throw Error("split must be within 1 .. " + std::to_string(row_tokens) + ", is " +
-                std::to_string(split));
+  if (prefixes.empty() || prefixes.front() < 1 || prefixes.back() > row_tokens ||
+      !std::is_sorted(prefixes.begin(), prefixes.end())) {
+    throw Error("prefixes must ascend within 1 .. " + std::to_string(row_tokens));
   }
-  ST_CHECK(block_rows >= 1 && static_cast<int64_t>(head.size()) == count);
-  ST_CHECK(static_cast<int64_t>(tail.size()) == count || (tail.empty() && split == row_tokens));
+  ST_CHECK(block_rows >= 1 && out.size() == static_cast<size_t>(count) * prefixes.size());
 
   const int64_t length = row_tokens - 1;
   std::vector<int64_t> filled;
@@ -119,11 +118,12 @@ void Transformer::log_likelihoods(std::span<const int64_t> tokens, int64_t count
     impl_->engine->target_log_probs(block, block_rows, row_tokens, log_probs);
     for (int64_t row = 0; row < rows; ++row) {
       const float* values = log_probs.data() + row * length;
-      double before = 0, after = 0;
-      for (int64_t i = 0; i < split - 1; ++i) before += values[i];
-      for (int64_t i = split - 1; i < length; ++i) after += values[i];
-      head[first + row] = before;
-      if (!tail.empty()) tail[first + row] = after;
+      double sum = 0;
+      int64_t target = 0;
+      for (size_t j = 0; j < prefixes.size(); ++j) {
+        for (; target < prefixes[j] - 1; ++target) sum += values[target];
+        out[static_cast<size_t>(first + row) * prefixes.size() + j] = sum;
+      }
     }
   }
 }
