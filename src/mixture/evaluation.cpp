@@ -27,7 +27,7 @@ ScoreMatrix score_by_routers(const Experiment& experiment, const RunLayout& layo
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     const Transformer router = Transformer::load(layout.router(e), experiment.device);
     const std::vector<float> column = score_prefixes(
-        router, tokens, ids, experiment.data.seq_length, experiment.mixture.prefix_tokens);
+        router, tokens, ids, experiment.data.seq_length, {&experiment.mixture.prefix_tokens, 1});
     for (int64_t i = 0; i < n; ++i) {
       scores.row(i)[static_cast<size_t>(e)] = column[static_cast<size_t>(i)];
     }
@@ -38,9 +38,18 @@ ScoreMatrix score_by_routers(const Experiment& experiment, const RunLayout& layo
 ScoreMatrix score_by_model(const Experiment& experiment, const fs::path& folder,
                            const std::shared_ptr<const TokenFile>& tokens) {
   const int64_t length = experiment.data.seq_length;
-  return score_rows(Transformer::load(folder, experiment.device),
-                    ordered_rows(tokens, {}, length, length + 1), tokens->num_sequences(length),
-                    experiment.mixture.prefix_tokens);
+  const int64_t n = tokens->num_sequences(length);
+  const std::vector<int64_t> prefixes = {experiment.mixture.prefix_tokens, length + 1};
+  const std::vector<double> sums =
+      score_rows(Transformer::load(folder, experiment.device),
+                 ordered_rows(tokens, {}, length, length + 1), n, prefixes);
+  ScoreMatrix scores(n, 2);
+  for (int64_t i = 0; i < n; ++i) {
+    const double* sum = &sums[static_cast<size_t>(2 * i)];
+    scores.row(i)[0] = static_cast<float>(sum[0]);
+    scores.row(i)[1] = static_cast<float>(sum[1] - sum[0]);
+  }
+  return scores;
 }
 
 }  // namespace

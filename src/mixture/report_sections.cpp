@@ -157,8 +157,7 @@ std::string communication_section(const RunData& data) {
   const auto bytes = number_at(communication, "bytes_per_router_per_round");
   if (collectives && bytes) {
     lede += fmt::format(
-        " Routers and sharding took {} collectives; a router's scores of one round "
-        "are {}.",
+        " The routers exchanged scores {} times; a router's scores of one round are {}.",
         whole(*collectives), human_bytes(*bytes));
   }
   return section("communication", title, lede, body);

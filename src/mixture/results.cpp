@@ -200,7 +200,7 @@ json communication(const Experiment& experiment, const RunLayout& layout) {
                       {"bytes", value.second}});
   }
   return {{"collectives", collectives},
-          {"bytes_per_router_per_round", 4 * experiment.mixture.sequences_per_round},
+          {"bytes_per_router_per_round", 2 * experiment.mixture.sequences_per_round},
           {"world_bytes_after_shards", outside},
           {"phases", phases}};
 }
@@ -283,14 +283,14 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
     if (mixture) models[name]["oracle_perplexity"] = arithmetic.perplexity(best);
   }
 
-  const Shards shards = read_shards(layout.shards());
+  const ShardInfo shards = read_shard_info(layout.shards());
   json per_expert = json::array();
   for (int64_t e = 0; e < experts; ++e) {
     const auto mine = [&](size_t i) { return test.route[i] == e; };
     const auto share = static_cast<double>(
         std::count(test.route.begin(), test.route.end(), static_cast<uint16_t>(e)));
     json row = {{"expert", e},
-                {"train_sequences", shards.of_expert(e).size()},
+                {"train_sequences", shards.size_of(e)},
                 {"eval_share", share / static_cast<double>(test.num_sequences)},
                 {"perplexity", arithmetic.perplexity_where(test_likelihood.at("mixture"), mine)}};
     if (test_likelihood.contains("dense")) {

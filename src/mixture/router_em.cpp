@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
+#include "assignment_json.hpp"
+#include "smalltalk/core/assign_sequences.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
 #include "smalltalk/core/random.hpp"
@@ -64,38 +66,45 @@ void share_weights(const HostCollectives& block, Transformer& model) {
   model.set_weights(weights);
 }
 
-ScoreMatrix score_chunk(const std::map<int, Router>& routers,
-                        const std::shared_ptr<const TokenFile>& tokens,
-                        const Experiment& experiment, const RouterHosting& hosting,
-                        std::span<const uint64_t> ids) {
+// The E-step's scores of some sequences, this rank's slice of them. Collective.
+ScoreSlice score_chunk(const std::map<int, Router>& routers,
+                       const std::shared_ptr<const TokenFile>& tokens, const Experiment& experiment,
+                       const RouterHosting& hosting, std::span<const uint64_t> ids) {
   const auto n = static_cast<int64_t>(ids.size());
-  const auto [first, last] = part_of(n, hosting.score_part, hosting.score_parts);
+  const ScoringShare& share = hosting.share();
+  const auto [first, last] = part_of(n, share.part, share.parts);
   const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
   std::vector<float> mine;
-  for (const int e : hosting.scores) {
+  for (const int e : share.routers) {
     const std::vector<float> scores =
         score_prefixes(*routers.at(e).model, tokens, part, experiment.data.seq_length,
-                       experiment.mixture.prefix_tokens);
+                       {&experiment.mixture.prefix_tokens, 1});
+    const auto bad = std::find_if(scores.begin(), scores.end(),
+                                  [](float score) { return !std::isfinite(score); });
+    if (bad != scores.end()) {
+      throw Error(
+          fmt::format("the score of sequence {} under router {} is {}: the router has diverged; "
+                      "lower router.lr",
+                      part[static_cast<size_t>(bad - scores.begin())], e, *bad));
+    }
     mine.insert(mine.end(), scores.begin(), scores.end());
   }
-  return hosting.gather_scores(n, mine);
+  return turn_scores(n, experiment.mixture.experts, hosting.shares, mine, hosting.world);
 }
 
-ScoreMatrix first_rows(const ScoreMatrix& scores, int64_t from, int64_t count) {
-  ScoreMatrix part(count, scores.num_experts());
-  const auto width = static_cast<size_t>(scores.num_experts());
-  std::copy_n(
-      scores.values().begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(from) * width),
-      static_cast<size_t>(count) * width, part.values().begin());
-  return part;
-}
-
-nlohmann::json stats_json(const AssignmentStats& stats) {
-  return {{"displaced", stats.displaced},
-          {"mean_score", stats.mean_score},
-          {"mean_best_score", stats.mean_best_score},
-          {"argmax_counts", stats.argmax_counts},
-          {"assigned_counts", stats.assigned_counts}};
+// The rows of a slice before position n of the chunk, and the others.
+std::pair<LocalScores<uint16_t>, LocalScores<uint16_t>> split_scores(
+    const LocalScores<uint16_t>& slice, int64_t n) {
+  const ScoreBlock<uint16_t>& rows = slice.blocks[0];
+  const auto first = static_cast<int64_t>(rows.first_sequence);
+  const auto before =
+      static_cast<size_t>(std::clamp<int64_t>(n - first, 0, slice.num_rows()) * slice.num_experts);
+  LocalScores<uint16_t> head = slice;
+  LocalScores<uint16_t> tail = slice;
+  head.blocks[0].values = rows.values.first(before);
+  tail.blocks[0].values = rows.values.subspan(before);
+  tail.blocks[0].first_sequence = std::max(rows.first_sequence, static_cast<uint64_t>(n));
+  return {head, tail};
 }
 
 // Writes the log up to the given round again, so that a repeated round has one line.
@@ -158,11 +167,11 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
 
   // All ranks must agree on where to go on before anyone writes.
   const int64_t done = last_common_round(experiment, layout);
-  hosting.barrier();
+  hosting.world.barrier();
 
   std::map<int, Router> routers;
   const TrainConfig config = router_training(experiment, steps_per_round);
-  for (const int e : hosting.scores) {
+  for (const int e : hosting.share().routers) {
     Router router;
     // All routers start from the same weights (the paper does not say): what tells them apart is
     // then only what they were given, and not which of them happens to start better.
@@ -202,19 +211,27 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
                            {"random", round == 1},
                            {"probe", probe.size()}};
 
-    // E-step: the whole chunk and the probe in one collective.
+    // E-step: the whole chunk and the probe in one exchange.
     Assignment assignment;
+    AssignmentRule rule{AssignmentMethod::random, balanced_capacities(n, num_experts), {}, {}};
     if (round == 1) {
       assignment = random_assignment(n, num_experts, derive_seed(experiment.seed, "random start"));
     } else {
       std::vector<uint64_t> ids = chunk;
       ids.insert(ids.end(), probe.begin(), probe.end());
-      const ScoreMatrix all = score_chunk(routers, tokens, experiment, hosting, ids);
-      const ScoreMatrix scores = first_rows(all, 0, n);
-      assignment = balanced_assignment(scores);
-      line.update(stats_json(assignment_stats(scores, assignment)));
-      const Assignment probe_now =
-          argmax_assignment(first_rows(all, n, static_cast<int64_t>(probe.size())));
+      const ScoreSlice slice = score_chunk(routers, tokens, experiment, hosting, ids);
+      const auto [of_chunk, of_probe] = split_scores(slice.scores, n);
+      AssignOptions options;
+      options.method = experiment.mixture.assignment;
+      options.certify = false;
+      options.threads = static_cast<int>(experiment.device.threads);
+      AssignmentOutcome outcome =
+          assign_sequences(of_chunk, rule.capacities, options, hosting.world);
+      assignment = join_slices(outcome.expert, hosting.world);
+      rule = std::move(outcome.rule);
+      line.update(stats_json(outcome.stats));
+      line["selection"] = traffic_json(outcome.traffic);
+      const Assignment probe_now = join_slices(argmax_assignment(of_probe), hosting.world);
       if (!probe_before.empty()) {
         int64_t changed = 0;
         for (size_t i = 0; i < probe_now.size(); ++i) changed += probe_now[i] != probe_before[i];
@@ -224,8 +241,8 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
     }
     Provenance made_from = provenance;
     made_from["round"] = std::to_string(round);
-    const Shards parts = make_shards(assignment, num_experts, chunk, made_from);
-    if (hosting.leader) write_shards(layout.round(round), parts);
+    const Shards parts = make_shards(assignment, num_experts, chunk, made_from, rule);
+    if (hosting.leader()) write_shards(layout.round(round), parts);
 
     // M-step: one pass of each router over its part, prefixes only.
     for (const int e : hosting.trains) {
@@ -244,9 +261,9 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
       trainer.run(this_round, round * steps_per_round);
       trainer.save(round_state(layout, e, round));
     }
-    for (const int e : hosting.scores) share_weights(hosting.block, *routers.at(e).model);
+    for (const int e : hosting.share().routers) share_weights(hosting.block, *routers.at(e).model);
     line["seconds"] = now_seconds() - start;
-    if (hosting.leader) {
+    if (hosting.leader()) {
       append_routing_line(layout.routing_log(), round, line);
       log_info(round == 1 ? fmt::format("round 1 of {}: {} sequences dealt out at random, {}",
                                         rounds, n, human_duration(line["seconds"].get<double>()))
@@ -258,7 +275,7 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
                                         human_duration(line["seconds"].get<double>())));
     }
     // The state before the last is dropped only when all ranks have the new one.
-    hosting.barrier();
+    hosting.world.barrier();
     for (const int e : hosting.trains) fs::remove(round_state(layout, e, round - 1));
   }
   for (const int e : hosting.trains) {
@@ -267,35 +284,8 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
     metadata["smalltalk.seq_length"] = std::to_string(experiment.data.seq_length);
     routers.at(e).model->save(layout.router(e), metadata);
   }
-  hosting.barrier();
+  hosting.world.barrier();
   for (const int e : hosting.trains) fs::remove(round_state(layout, e, rounds));
-}
-
-void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
-                  const RunLayout& layout, const RouterHosting& hosting,
-                  const Provenance& provenance) {
-  const double start = now_seconds();
-  std::map<int, Router> routers;
-  for (const int e : hosting.scores) {
-    routers[e].model =
-        std::make_unique<Transformer>(Transformer::load(layout.router(e), experiment.device));
-  }
-  std::vector<uint64_t> ids(static_cast<size_t>(tokens->num_sequences(experiment.data.seq_length)));
-  std::iota(ids.begin(), ids.end(), uint64_t{0});
-  const ScoreMatrix scores = score_chunk(routers, tokens, experiment, hosting, ids);
-  const Assignment assignment = balanced_assignment(scores);
-  if (hosting.leader) {
-    const AssignmentStats stats = assignment_stats(scores, assignment);
-    write_shards(layout.shards(),
-                 make_shards(assignment, experiment.mixture.experts, {}, provenance));
-    nlohmann::json report = stats_json(stats);
-    report["sequences"] = ids.size();
-    report["seconds"] = now_seconds() - start;
-    write_text_atomically(layout.sharding_report(), report.dump(2) + "\n");
-    log_info(fmt::format("sharded {} sequences: mean score {:.3f} (best {:.3f}), {} displaced",
-                         ids.size(), stats.mean_score, stats.mean_best_score, stats.displaced));
-  }
-  hosting.barrier();
 }
 
 }  // namespace smalltalk

@@ -1,25 +1,37 @@
-// Scoring, and the part of the E-step that needs no communication: joining what was scored.
+// Scoring, and the exchange of scores between ranks.
 #include <algorithm>
 
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/score_codes.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 
 namespace smalltalk {
 
 namespace {
+
 constexpr int64_t kBlockRows = 64;  // rows of one forward pass: fixed, so that results are
+
+// The rows that a rank assigns.
+std::pair<int64_t, int64_t> slice_of(int64_t n, int64_t rank, int64_t ranks) {
+  return {n * rank / ranks, n * (rank + 1) / ranks};
+}
+
+// The rows of a share that fall into a rank's slice.
+std::pair<int64_t, int64_t> overlap(int64_t n, const ScoringShare& share, int64_t rank,
+                                    int64_t ranks) {
+  const auto [part_first, part_last] = part_of(n, share.part, share.parts);
+  const auto [first, last] = slice_of(n, rank, ranks);
+  return {std::max(first, part_first),
+          std::max(std::max(first, part_first), std::min(last, part_last))};
+}
+
 }  // namespace
 
 RouterHosting RouterHosting::alone(int64_t num_experts) {
   RouterHosting hosting;
   for (int e = 0; e < static_cast<int>(num_experts); ++e) hosting.trains.push_back(e);
-  hosting.scores = hosting.trains;
-  hosting.gather_scores = [scores = hosting.scores, num_experts](int64_t n,
-                                                                 std::span<const float> mine) {
-    const GatherPiece all{scores, 0, 1};
-    return join_scores(n, num_experts, {&all, 1}, mine);
-  };
+  hosting.shares = {{hosting.trains, 0, 1}};
   return hosting;
 }
 
@@ -30,42 +42,67 @@ std::pair<int64_t, int64_t> part_of(int64_t n, int64_t part, int64_t parts) {
           std::min(n, blocks * (part + 1) / parts * kBlockRows)};
 }
 
-ScoreMatrix join_scores(int64_t n, int64_t num_experts, std::span<const GatherPiece> layout,
-                        std::span<const float> gathered) {
-  ScoreMatrix scores(n, num_experts);
-  int64_t filled = 0;
-  size_t next = 0;
-  for (const GatherPiece& piece : layout) {
-    const auto [first, last] = part_of(n, piece.score_part, piece.score_parts);
-    for (const int e : piece.scores) {
-      for (int64_t i = first; i < last; ++i) {
-        ST_CHECK(next < gathered.size());
-        scores.row(i)[static_cast<size_t>(e)] = gathered[next++];
+ScoreSlice turn_scores(int64_t n, int64_t num_experts, std::span<const ScoringShare> shares,
+                       std::span<const float> mine, const HostCollectives& world) {
+  const ScoringShare& share = shares[static_cast<size_t>(world.rank)];
+  const auto [part_first, part_last] = part_of(n, share.part, share.parts);
+  const int64_t part_rows = part_last - part_first;
+  ST_CHECK(static_cast<int64_t>(mine.size()) ==
+           part_rows * static_cast<int64_t>(share.routers.size()));
+
+  const ScoreCoding coding = find_score_coding(mine, world);
+  std::vector<uint16_t> codes(mine.size());
+  encode_scores(mine, coding, codes);
+  std::vector<uint16_t> to_send;
+  to_send.reserve(codes.size());
+  std::vector<int64_t> bytes_to;
+  for (int rank = 0; rank < world.size; ++rank) {
+    const auto [first, last] = overlap(n, share, rank, world.size);
+    for (size_t i = 0; i < share.routers.size(); ++i) {
+      const auto column = codes.begin() + static_cast<int64_t>(i) * part_rows - part_first;
+      to_send.insert(to_send.end(), column + first, column + last);
+    }
+    bytes_to.push_back((last - first) * static_cast<int64_t>(share.routers.size()) * 2);
+  }
+  const auto bytes = world.all_to_all(std::as_bytes(std::span(to_send)), bytes_to);
+  const auto* received = reinterpret_cast<const uint16_t*>(bytes.data());
+
+  const auto [slice_first, slice_last] = slice_of(n, world.rank, world.size);
+  const auto rows = static_cast<size_t>(slice_last - slice_first);
+  ST_CHECK(bytes.size() == rows * static_cast<size_t>(num_experts) * 2);
+  ScoreSlice slice;
+  slice.codes.resize(rows * static_cast<size_t>(num_experts));
+  for (const ScoringShare& source : shares) {
+    const auto [first, last] = overlap(n, source, world.rank, world.size);
+    for (const int router : source.routers) {
+      for (int64_t row = first; row < last; ++row) {
+        slice.codes[static_cast<size_t>((row - slice_first) * num_experts + router)] = *received++;
       }
-      filled += last - first;
     }
   }
-  ST_CHECK(next == gathered.size());
-  ST_CHECK(filled == n * num_experts);
-  return scores;
+  slice.scores = {
+      num_experts, {{static_cast<uint64_t>(slice_first), slice.codes}}, coding.lowest, coding.step};
+  return slice;
 }
 
-ScoreMatrix score_rows(const Transformer& model, const RowSource& rows, int64_t count,
-                       int64_t split) {
-  ScoreMatrix scores(count, 2);
+Assignment join_slices(std::span<const uint16_t> mine, const HostCollectives& world) {
+  const auto bytes = world.all_gather_bytes(std::as_bytes(mine));
+  Assignment all(bytes.size() / sizeof(uint16_t));
+  std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(all.data()));
+  return all;
+}
+
+std::vector<double> score_rows(const Transformer& model, const RowSource& rows, int64_t count,
+                               std::span<const int64_t> prefixes) {
+  std::vector<double> scores(static_cast<size_t>(count) * prefixes.size());
   std::vector<int64_t> tokens(static_cast<size_t>(kBlockRows * rows.row_tokens));
-  std::vector<double> head(kBlockRows);
-  std::vector<double> tail(kBlockRows);
   for (int64_t first = 0; first < count; first += kBlockRows) {
     const auto n = static_cast<size_t>(std::min(kBlockRows, count - first));
     const auto block = std::span(tokens).first(n * static_cast<size_t>(rows.row_tokens));
     rows.read(first, static_cast<int64_t>(n), block);
-    model.log_likelihoods(block, static_cast<int64_t>(n), rows.row_tokens, split, kBlockRows,
-                          std::span(head).first(n), std::span(tail).first(n));
-    for (size_t i = 0; i < n; ++i) {
-      scores.row(first + static_cast<int64_t>(i))[0] = static_cast<float>(head[i]);
-      scores.row(first + static_cast<int64_t>(i))[1] = static_cast<float>(tail[i]);
-    }
+    model.log_likelihoods(block, static_cast<int64_t>(n), rows.row_tokens, prefixes, kBlockRows,
+                          std::span(scores).subspan(static_cast<size_t>(first) * prefixes.size(),
+                                                    n * prefixes.size()));
   }
   return scores;
 }
@@ -73,14 +110,13 @@ ScoreMatrix score_rows(const Transformer& model, const RowSource& rows, int64_t 
 std::vector<float> score_prefixes(const Transformer& router,
                                   const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
-                                  int64_t prefix_tokens) {
+                                  std::span<const int64_t> prefixes) {
   if (ids.empty()) return {};  // to ordered_rows() no ids would mean all
-  const RowSource rows = ordered_rows(tokens, {ids.begin(), ids.end()}, seq_length, prefix_tokens);
-  const ScoreMatrix both =
-      score_rows(router, rows, static_cast<int64_t>(ids.size()), prefix_tokens);
-  std::vector<float> scores(ids.size());
-  for (size_t i = 0; i < scores.size(); ++i) scores[i] = both.row(static_cast<int64_t>(i))[0];
-  return scores;
+  const RowSource rows =
+      ordered_rows(tokens, {ids.begin(), ids.end()}, seq_length, prefixes.back());
+  const std::vector<double> scores =
+      score_rows(router, rows, static_cast<int64_t>(ids.size()), prefixes);
+  return {scores.begin(), scores.end()};
 }
 
 }  // namespace smalltalk

@@ -11,6 +11,7 @@
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/trainer.hpp"
+#include "smalltalk/mixture/sharding.hpp"
 
 namespace smalltalk {
 
@@ -60,26 +61,67 @@ bool unit_complete(const RunLayout& layout, const TrainUnit& unit) {
 
 namespace {
 
-std::vector<uint64_t> unit_sequences(const RunLayout& layout, const TrainUnit& unit,
-                                     const Provenance& provenance) {
-  if (unit.rows == Rows::all) return {};
-  const fs::path path = unit.rows == Rows::shard ? layout.shards() : layout.random_shards();
-  const Shards shards = read_shards(path);
-  for (const auto* key : {"tokens", "routing"}) {
-    const auto expected = provenance.find(key);
-    const auto found = shards.provenance.find(key);
-    if (expected != provenance.end() &&
-        (found == shards.provenance.end() || found->second != expected->second)) {
-      throw Error(fmt::format("{} was made from other {}: start again in a new run folder",
-                              path.string(), key));
+// The shard file with this content.
+fs::path find_shards(const RunLayout& layout, const fs::path& link, const std::string& hash) {
+  if (fs::exists(link) && read_shard_info(link).content_hash == hash) return link;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(layout.shard_file("").parent_path(), error)) {
+    if (entry.path().extension() == ".h5" && read_shard_info(entry.path()).content_hash == hash) {
+      return entry.path();
     }
   }
-  if (unit.expert >= shards.num_experts()) {
-    throw Error(fmt::format("{} holds {} shards, there is no expert {}", path.string(),
-                            shards.num_experts(), unit.expert));
+  return {};
+}
+
+// The shard file that a unit trains on: the current one when it begins, and the same ever after,
+// even if the corpus was sharded anew. The group's first rank decides.
+fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
+                        const HostCollectives& group) {
+  const fs::path link = unit.rows == Rows::shard ? layout.shards() : layout.random_shards();
+  const fs::path record = layout.model(unit.name) / "shards.txt";
+  std::string hash(16, ' ');
+  if (group.rank == 0) {
+    if (fs::exists(record)) {
+      hash = read_text(record).substr(0, hash.size());
+    } else {
+      hash = read_shard_info(link).content_hash;
+      write_text_atomically(record, hash + "\n");
+    }
   }
-  const auto mine = shards.of_expert(unit.expert);
-  return {mine.begin(), mine.end()};
+  group.broadcast(std::as_writable_bytes(std::span(hash)), 0);
+  const fs::path path = find_shards(layout, link, hash);
+  if (path.empty()) {
+    throw Error(
+        fmt::format("{} began with the shards {} (see its shards.txt), which are no longer "
+                    "in {}: bring them back, or delete {} to train on the current ones",
+                    unit.name, hash, layout.shard_file("").parent_path().string(),
+                    layout.model(unit.name).string()));
+  }
+  if (group.rank == 0 && path != link) {
+    log_info(fmt::format("{} keeps the shards that it began with, {}", unit.name, path.string()));
+  }
+  return path;
+}
+
+std::vector<uint64_t> unit_sequences(const fs::path& path, const TrainUnit& unit,
+                                     const TokenFile& tokens, const Provenance& provenance) {
+  const ShardInfo shards = read_shard_info(path);
+  const auto made_from = [&](const std::string& key) {
+    const auto found = shards.provenance.find(key);
+    return found == shards.provenance.end() ? std::string() : found->second;
+  };
+  const auto refuse = [&](const std::string& key) {
+    throw Error(fmt::format("{} was made from other {}: start again in a new run folder",
+                            path.string(), key));
+  };
+  if (provenance.contains("tokens") &&
+      !extends(tokens, made_from("tokens"), made_from("num_tokens"))) {
+    refuse("tokens");
+  }
+  if (provenance.contains("routing") && provenance.at("routing") != made_from("routing")) {
+    refuse("routing");
+  }
+  return read_shard(path, unit.expert);
 }
 
 }  // namespace
@@ -99,6 +141,12 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   metadata["experiment"] = experiment_hash(experiment);
   metadata["unit"] = unit.name;
   metadata["smalltalk.seq_length"] = std::to_string(seq_length);
+  std::vector<uint64_t> sequences;  // none: all
+  if (unit.rows != Rows::all) {
+    const fs::path shards = shards_of_unit(layout, unit, group);
+    sequences = unit_sequences(shards, unit, *tokens, provenance);
+    metadata["shards"] = read_shard_info(shards).content_hash;
+  }
 
   Transformer model(experiment.expert_model, experiment.device,
                     derive_seed(experiment.seed, "expert init", index));
@@ -111,9 +159,8 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   Trainer trainer(model, unit.train, options);
   const int64_t resumed = trainer.resume();
   if (resumed > 0) log_info(fmt::format("{} goes on from step {}", unit.name, resumed));
-  const RowSource rows =
-      shuffled_rows(tokens, unit_sequences(layout, unit, provenance), seq_length, seq_length + 1,
-                    derive_seed(experiment.seed, "expert order", index));
+  const RowSource rows = shuffled_rows(tokens, std::move(sequences), seq_length, seq_length + 1,
+                                       derive_seed(experiment.seed, "expert order", index));
   const TrainSummary summary = trainer.run(rows, unit.train.steps);
 
   if (group.rank == 0) {

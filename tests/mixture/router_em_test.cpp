@@ -12,8 +12,10 @@
 #include <set>
 #include <string>
 
+#include "core/thread_ranks.hpp"
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/mixture/sharding.hpp"
 
 namespace smalltalk {
 namespace {
@@ -33,29 +35,45 @@ TEST(PartOf, TilesAllRowsInOrder) {
   }
 }
 
-TEST(JoinScores, PutsEachPieceInItsPlace) {
-  // Three processes: one scores router 0 alone, two share router 1.
-  const int64_t n = 130;
-  const std::vector<GatherPiece> layout = {{{0}, 0, 1}, {{1}, 0, 2}, {{1}, 1, 2}};
-  std::vector<float> gathered;
-  for (const GatherPiece& piece : layout) {
-    const auto [first, last] = part_of(n, piece.score_part, piece.score_parts);
-    for (int64_t i = first; i < last; ++i) {
-      gathered.push_back(static_cast<float>(1000 * piece.scores[0] + i));
+// Ranks that share routers and parts in every way: each row must arrive whole at the rank that
+// assigns it, with the code nearest to its score.
+TEST(TurnScores, BringsColumnsToRows) {
+  const std::vector<std::vector<ScoringShare>> layouts = {
+      {{{0, 1, 2}, 0, 1}},                                   // one rank
+      {{{0, 2}, 0, 1}, {{1}, 0, 1}},                         // fewer ranks than routers
+      {{{0}, 0, 1}, {{1}, 0, 2}, {{1}, 1, 2}, {{2}, 0, 1}},  // more
+  };
+  const auto score = [](int64_t row, int e) {
+    return static_cast<float>(-100 + 10 * std::sin(static_cast<double>(7 * row + 3 * e)));
+  };
+  for (const auto& layout : layouts) {
+    for (const int64_t n : {0, 1, 130, 1000}) {
+      std::vector<Assignment> joined(layout.size());
+      run_thread_ranks(static_cast<int>(layout.size()), [&](const HostCollectives& world) {
+        const ScoringShare& share = layout[static_cast<size_t>(world.rank)];
+        const auto [first, last] = part_of(n, share.part, share.parts);
+        std::vector<float> mine;
+        for (const int e : share.routers) {
+          for (int64_t row = first; row < last; ++row) mine.push_back(score(row, e));
+        }
+        const ScoreSlice slice = turn_scores(n, 3, layout, mine, world);
+        const ScoreBlock<uint16_t>& rows = slice.scores.blocks[0];
+        const LocalScores<uint16_t>& scores = slice.scores;
+        for (int64_t i = 0; i < scores.num_rows(); ++i) {
+          for (int e = 0; e < 3; ++e) {
+            const double code = rows.values[static_cast<size_t>(3 * i + e)];
+            ASSERT_NEAR(scores.lowest + scores.step * code,
+                        score(static_cast<int64_t>(rows.first_sequence) + i, e), 20.0 / 65535);
+          }
+        }
+        joined[static_cast<size_t>(world.rank)] = join_slices(argmax_assignment(scores), world);
+      });
+      for (const Assignment& one : joined) {
+        ASSERT_EQ(static_cast<int64_t>(one.size()), n);
+        EXPECT_EQ(one, joined[0]);
+      }
     }
   }
-  const ScoreMatrix scores = join_scores(n, 2, layout, gathered);
-  for (int64_t i = 0; i < n; ++i) {
-    EXPECT_EQ(scores.row(i)[0], static_cast<float>(i));
-    EXPECT_EQ(scores.row(i)[1], static_cast<float>(1000 + i));
-  }
-}
-
-TEST(JoinScores, RefusesMissingAndSurplusValues) {
-  const std::vector<GatherPiece> layout = {{{0, 1}, 0, 1}};
-  EXPECT_THROW(join_scores(4, 2, layout, std::vector<float>(7)), Error);
-  EXPECT_THROW(join_scores(4, 2, layout, std::vector<float>(9)), Error);
-  EXPECT_THROW(join_scores(4, 3, layout, std::vector<float>(8)), Error);
 }
 
 TEST(RoundChunk, NeverRepeatsASequenceWithinAnEpoch) {
@@ -88,7 +106,7 @@ class RouterEm : public MixtureFixture {};
 
 TEST_F(RouterEm, FindsAPartitionThatNoSingleRouterCanMatch) {
   train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
-  shard_corpus(experiment, tokens, layout, RouterHosting::alone(2), {});
+  shard_corpus(experiment, tokens, layout, {}, {}, {});
   // One router for all, or two for random halves, cannot do better than log 1/2 per sequence.
   const auto report = nlohmann::json::parse(read_text(layout.sharding_report()));
   EXPECT_GT(report.at("mean_score").get<double>(), 0.5 * std::log(0.5));
@@ -120,14 +138,14 @@ TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {
   train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
   const std::string whole = read_text(layout.router(1) / "model.safetensors");
 
-  // A second run is stopped when its third round gathers scores.
+  // A second run is stopped when its third round exchanges scores.
   RunLayout second{folder / "second"};
   RouterHosting hosting = RouterHosting::alone(2);
-  int gathers = 0;
-  hosting.gather_scores = [&, inner = hosting.gather_scores](int64_t n,
-                                                             std::span<const float> mine) {
-    if (++gathers == 2) throw Error("stopped by the test");
-    return inner(n, mine);
+  int exchanges = 0;
+  hosting.world.all_to_all = [&, inner = hosting.world.all_to_all](std::span<const std::byte> mine,
+                                                                   std::span<const int64_t> to) {
+    if (++exchanges == 2) throw Error("stopped by the test");
+    return inner(mine, to);
   };
   EXPECT_THROW(train_routers(experiment, tokens, second, hosting, {}), Error);
   EXPECT_FALSE(std::filesystem::exists(second.router(1) / "model.safetensors"));
@@ -142,7 +160,7 @@ TEST_F(RouterEm, ScoresDoNotDependOnTheParts) {
   std::iota(ids.begin(), ids.end(), uint64_t{0});
   const auto score = [&](std::span<const uint64_t> some) {
     return score_prefixes(router, tokens, some, experiment.data.seq_length,
-                          experiment.mixture.prefix_tokens);
+                          {&experiment.mixture.prefix_tokens, 1});
   };
   const std::vector<float> all = score(ids);
   for (const int64_t parts : {2, 3}) {

@@ -26,44 +26,55 @@
 
 namespace smalltalk {
 
+// Which scores of a chunk a rank computes: those of some routers, on part `part` of `parts`.
+struct ScoringShare {
+  std::vector<int> routers;
+  int part = 0;
+  int parts = 1;
+};
+
 // What this process does among the ranks that hold the routers. The default is one process alone.
 struct RouterHosting {
-  std::vector<int> trains;  // routers that it trains
-  std::vector<int> scores;  // routers that it scores with; contains `trains`
-  int score_part = 0;       // it scores part score_part of score_parts of every chunk
-  int score_parts = 1;
-  bool leader = true;  // writes what all ranks have in common
+  std::vector<int> trains;           // routers that it trains, among those that it scores with
+  std::vector<ScoringShare> shares;  // of all ranks of `world`
+  HostCollectives world;
   // Ranks that share one router: rank 0 trains it, then broadcasts the weights.
   HostCollectives block;
-  // Collective. `mine`: for each router of `scores`, this process's part of the n scores. Every
-  // process gets all scores [n, E].
-  std::function<ScoreMatrix(int64_t n, std::span<const float> mine)> gather_scores;
-  std::function<void()> barrier = [] {};
 
+  const ScoringShare& share() const { return shares[static_cast<size_t>(world.rank)]; }
+  bool leader() const { return world.rank == 0; }  // writes what all ranks have in common
   // One process that hosts all of E routers.
   static RouterHosting alone(int64_t num_experts);
 };
 
-// The part of n rows that falls to `part` of `parts`: [first, last).
+// The part of n rows that falls to `part` of `parts`: [first, last). Whole blocks of a forward
+// pass.
 std::pair<int64_t, int64_t> part_of(int64_t n, int64_t part, int64_t parts);
-// Joins what the processes gathered: for each process in order, for each of its routers, its part.
-struct GatherPiece {
-  std::vector<int> scores;
-  int score_part = 0;
-  int score_parts = 1;
-};
-ScoreMatrix join_scores(int64_t n, int64_t num_experts, std::span<const GatherPiece> layout,
-                        std::span<const float> gathered);
 
-// Log-likelihoods in nats of the first `count` rows under one model: [count, 2], the targets before
-// token `split` and those from it on. A row's result depends neither on `count` nor on its place.
-ScoreMatrix score_rows(const Transformer& model, const RowSource& rows, int64_t count,
-                       int64_t split);
-// Prefix log-likelihoods of sequences under one router, nats. [ids.size()]
+// A chunk's scores by rows: all routers' for this rank's slice of the n sequences, in 16 bits.
+struct ScoreSlice {
+  std::vector<uint16_t> codes;   // [rows, E]
+  LocalScores<uint16_t> scores;  // over `codes`; ids are positions in the chunk
+};
+// Turns scores from columns (each rank has its routers', the paper's layout) to rows by one
+// all-to-all, so that no rank ever holds all of them: it sends 2 bytes a score. `mine`: for each
+// router of this rank's share, its part of the n scores. Collective.
+ScoreSlice turn_scores(int64_t n, int64_t num_experts, std::span<const ScoringShare> shares,
+                       std::span<const float> mine, const HostCollectives& world);
+// The assignment of all n sequences from those of the slices. Collective.
+Assignment join_slices(std::span<const uint16_t> mine, const HostCollectives& world);
+
+// Log-likelihoods in nats of the beginnings of the first `count` rows under one model:
+// [count * P], those of the first prefixes[j] tokens. A row's result depends neither on `count` nor
+// on its place.
+std::vector<double> score_rows(const Transformer& model, const RowSource& rows, int64_t count,
+                               std::span<const int64_t> prefixes);
+// Log-likelihoods of the first prefixes[j] tokens of sequences under one router, nats.
+// [ids.size() * P]; prefixes ascend.
 std::vector<float> score_prefixes(const Transformer& router,
                                   const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
-                                  int64_t prefix_tokens);
+                                  std::span<const int64_t> prefixes);
 
 // Trains the routers into layout.router(e) and writes a shard file and a line of routing.jsonl per
 // round. Goes on from the last round that all routers have saved; does nothing if they are
@@ -75,11 +86,5 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
 // The ids of a round's chunk, ascending. Rounds count from 1. Sets *epoch.
 std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequences,
                                   int64_t round, int64_t* epoch);
-
-// Assigns all sequences of the token file with the finished routers and writes shards.h5 and
-// sharding.json (leader).
-void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
-                  const RunLayout& layout, const RouterHosting& hosting,
-                  const Provenance& provenance);
 
 }  // namespace smalltalk

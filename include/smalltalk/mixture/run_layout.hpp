@@ -5,13 +5,18 @@
 //   rounds/round-001.h5 ...         the assignment of each round of the EM
 //   routing.jsonl                   one line a round, see router_em.hpp
 //   routers/<e>/                    config.json, model.safetensors, metrics.jsonl,
-//   round-<t>.safetensors shards.h5  sharding.json        the experts' shards and what the
-//   assignment did random_shards.h5                of the control experts/<e>/ config.json,
-//   model.safetensors, metrics.jsonl, training.json baselines/dense/  baselines/dense_large_batch/
-//   baselines/random_shards/<e>/   the same files evaluation/<split>/*.h5         log-likelihoods
-//   per sequence of each model, routers' scores ledger/<start>-rank-<r>.json    what each rank of
-//   each start sent, see comm/ledger.hpp queue/<start>/                  claims of work after the
-//   shards, one folder per start of launch seconds.json                    wall time of the stages
+//                                   round-<t>.safetensors
+//   scores/                         routers' scores of the training text, see score_store.hpp
+//   shards/<hash>.h5                shard files; none is ever written again
+//   shards.h5  random_shards.h5     links to the current ones of the experts and of the control
+//   sharding.json                   what the assignment did
+//   experts/<e>/                    config.json, model.safetensors, metrics.jsonl, training.json,
+//                                   shards.txt (content hash of the shards that it began with)
+//   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/   the same files
+//   evaluation/<split>/*.h5         log-likelihoods per sequence of each model, routers' scores
+//   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
+//   queue/<start>/                  claims of work after the shards, one folder per start of launch
+//   seconds.json                    wall time of the stages
 //   results.json  report.html
 #pragma once
 
@@ -31,7 +36,11 @@ struct RunLayout {
   std::filesystem::path round(int64_t round) const;
   std::filesystem::path routing_log() const { return root / "routing.jsonl"; }
   std::filesystem::path router(int64_t e) const { return root / "routers" / std::to_string(e); }
-  std::filesystem::path shards() const { return root / "shards.h5"; }
+  std::filesystem::path scores() const { return root / "scores"; }
+  std::filesystem::path shard_file(const std::string& name) const {
+    return root / "shards" / (name + ".h5");
+  }
+  std::filesystem::path shards() const { return root / "shards.h5"; }  // a link to the current one
   std::filesystem::path random_shards() const { return root / "random_shards.h5"; }
   std::filesystem::path sharding_report() const { return root / "sharding.json"; }
   std::filesystem::path model(const std::string& unit) const { return root / unit; }

@@ -41,7 +41,8 @@ bool unit_complete(const RunLayout& layout, const TrainUnit& unit);
 // Trains a unit from its checkpoint, if there is one, to its last step, and saves the model;
 // training.json comes last and marks it complete. A complete unit is left alone. All ranks of the
 // group call. `before_complete` runs on the group's first rank just before the mark is written.
-// Error: shards made from other tokens or another experiment.
+// A unit keeps the shard file that it began with, even if shards.h5 is made anew. Error: shards
+// made from other tokens (or others than these begin with) or another experiment.
 void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
                 const RunLayout& layout, const TrainUnit& unit, const HostCollectives& group,
                 const Provenance& provenance, const std::function<void()>& before_complete = {});

@@ -1,0 +1,66 @@
+// The shards: which expert trains on which sequence of the corpus, found with the finished routers.
+// Each rank scores blocks of sequences with all routers and keeps the scores in the run's score
+// store; it assigns the rows of its slice together with the other ranks, without gathering scores.
+//
+// Reruns compute what is missing: scores are known by the hashes of router and tokens, for several
+// prefix lengths. New text, another router, other capacities, a shorter prefix or a job that died
+// half-way leave the rest alone; a rerun with nothing changed reads no tokens and writes nothing.
+// A shard file is named after all that decides its content and never written again; shards.h5 is a
+// link to the current one. Who trains keeps the file it began with.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/assign_sequences.hpp"
+#include "smalltalk/core/collectives.hpp"
+#include "smalltalk/core/experiment.hpp"
+#include "smalltalk/data/score_store.hpp"
+#include "smalltalk/data/shard_file.hpp"
+#include "smalltalk/data/token_file.hpp"
+#include "smalltalk/mixture/run_layout.hpp"
+
+namespace smalltalk {
+
+struct ShardOptions {
+  AssignOptions assign;
+  int64_t prefix_tokens = 0;   // route on so many tokens; 0: the routers' M. At most M.
+  std::vector<double> shares;  // [E] relative sizes of the shards; empty: equal
+  bool append = false;         // keep the assignment of shards.h5; assign only what is new
+};
+
+// Assigns all sequences of the token file with the finished routers; publishes shards.h5 and
+// random_shards.h5 and writes sharding.json. Collective. Errors: routers missing; append without
+// shards.h5, to other tokens than an extension of its own, or where an expert already has more
+// than its new capacity.
+void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
+                  const RunLayout& layout, const HostCollectives& world,
+                  const ShardOptions& options, const Provenance& provenance);
+
+// The prefix lengths at which scores are kept: `longest`, and its halves, quarters and eighths as
+// long as they are 8 tokens or more. Ascending.
+std::vector<int64_t> kept_prefixes(int64_t longest);
+
+// Hashes of the routers' weights, as the score store knows them. [E]. Error: one is missing.
+std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts);
+
+// The score store of a run (opens or creates it) and what it holds for the blocks of a token file.
+ScoreStore open_score_store(const RunLayout& layout, const TokenFile& tokens, int64_t seq_length);
+// The tokens that a block of the store was scored on, as a hash.
+uint64_t hash_of_sequences(const TokenFile& tokens, int64_t first, int64_t count,
+                           int64_t seq_length);
+
+// Whether the file begins with the `num_tokens` tokens that have this content hash.
+bool extends(const TokenFile& tokens, const std::string& content_hash,
+             const std::string& num_tokens);
+
+// Writes a shard file of all ranks' assignments: `kept` of the first sequences (leader only), then
+// `mine` of each rank in rank order. counts [E] over all of them. Rank 0 writes, in pieces.
+// Collective.
+void write_assignment(const std::filesystem::path& path, std::span<const int64_t> counts,
+                      const AssignmentRule& rule, std::span<const uint16_t> kept,
+                      std::span<const uint16_t> mine, const HostCollectives& world,
+                      const Provenance& provenance);
+
+}  // namespace smalltalk

@@ -1,0 +1,389 @@
+#include "smalltalk/mixture/sharding.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numeric>
+
+#include "assignment_json.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/random.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/mixture/router_em.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int64_t kPieceRows = int64_t{1} << 22;  // of an assignment, on its way to the writer
+
+// Blocks are files: large enough not to be many, small enough that there is one for every rank.
+int64_t block_size_for(int64_t num_sequences) {
+  return static_cast<int64_t>(
+      std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(num_sequences / 64, 256, 65536))));
+}
+
+bool agree(bool value, const HostCollectives& world) {  // rank 0's
+  std::byte byte{value};
+  world.broadcast({&byte, 1}, 0);
+  return byte != std::byte{0};
+}
+
+// The blocks of a token file in the score store.
+struct Blocks {
+  int64_t num_sequences;
+  int64_t block_sequences;
+  int64_t count() const { return (num_sequences + block_sequences - 1) / block_sequences; }
+  int64_t first(int64_t block) const { return block * block_sequences; }
+  int64_t rows(int64_t block) const {
+    return std::min(block_sequences, num_sequences - first(block));
+  }
+  std::vector<uint64_t> hashes = {};  // of each block's tokens
+  StoredBlock stored(int64_t block) const {
+    return {block, rows(block), hashes[static_cast<size_t>(block)]};
+  }
+};
+
+// Hashes of all blocks' tokens: from the store, or from the tokens, each rank some blocks.
+std::vector<uint64_t> token_hashes(const ScoreStore& store, const TokenFile& tokens,
+                                   const Blocks& blocks, int64_t seq_length,
+                                   const HostCollectives& world) {
+  const std::string& content = tokens.info().content_hash;
+  const auto known = store.read_block_hashes(content);
+  if (agree(known.has_value(), world)) {
+    if (!known) throw Error(fmt::format("the score store cannot be read by rank {}", world.rank));
+    return *known;
+  }
+  const int64_t begin = blocks.count() * world.rank / world.size;
+  const int64_t end = blocks.count() * (world.rank + 1) / world.size;
+  std::vector<uint64_t> mine;
+  for (int64_t block = begin; block < end; ++block) {
+    mine.push_back(hash_of_sequences(tokens, blocks.first(block), blocks.rows(block), seq_length));
+  }
+  const auto bytes = world.all_gather_bytes(std::as_bytes(std::span(mine)));
+  std::vector<uint64_t> all(bytes.size() / sizeof(uint64_t));
+  std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(all.data()));
+  if (world.rank == 0) store.write_block_hashes(content, all);
+  return all;
+}
+
+// Work that is left: a block, and the routers whose scores it lacks.
+struct MissingScores {
+  int64_t block;
+  std::vector<size_t> routers;
+};
+
+// Each rank looks at some blocks; all get to know all.
+std::vector<MissingScores> missing_scores(const ScoreStore& store, const Blocks& blocks,
+                                          const std::vector<std::string>& routers, int64_t prefix,
+                                          const HostCollectives& world) {
+  std::vector<int64_t> mine;  // block, number of routers, routers ...
+  for (int64_t block = world.rank; block < blocks.count(); block += world.size) {
+    const auto missing = store.missing_routers(blocks.stored(block), routers, prefix);
+    if (missing.empty()) continue;
+    mine.push_back(block);
+    mine.push_back(static_cast<int64_t>(missing.size()));
+    mine.insert(mine.end(), missing.begin(), missing.end());
+  }
+  const auto bytes = world.all_gather_bytes(std::as_bytes(std::span(mine)));
+  const auto* next = reinterpret_cast<const int64_t*>(bytes.data());
+  const int64_t* const end = next + bytes.size() / sizeof(int64_t);
+  std::vector<MissingScores> all;
+  while (next != end) {
+    all.push_back({next[0], {next + 2, next + 2 + next[1]}});
+    next += 2 + next[1];
+  }
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.block < b.block; });
+  return all;
+}
+
+// Scores this rank's share of what is missing.
+void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
+                const RunLayout& layout, const HostCollectives& world, ScoreStore& store,
+                const Blocks& blocks, const std::vector<std::string>& routers,
+                std::span<const MissingScores> missing) {
+  const std::vector<int64_t> prefixes = kept_prefixes(experiment.mixture.prefix_tokens);
+  std::vector<std::unique_ptr<Transformer>> models(routers.size());
+  int64_t total = 0;
+  for (size_t i = static_cast<size_t>(world.rank); i < missing.size();
+       i += static_cast<size_t>(world.size)) {
+    total += blocks.rows(missing[i].block) * static_cast<int64_t>(missing[i].routers.size());
+  }
+  if (total == 0) return;
+  Progress progress("scoring", total, "scores");
+  int64_t done = 0;
+  for (size_t i = static_cast<size_t>(world.rank); i < missing.size();
+       i += static_cast<size_t>(world.size)) {
+    const int64_t block = missing[i].block;
+    const auto rows = static_cast<size_t>(blocks.rows(block));
+    std::vector<uint64_t> ids(rows);
+    std::iota(ids.begin(), ids.end(), static_cast<uint64_t>(blocks.first(block)));
+    const size_t width = missing[i].routers.size();
+    std::vector<float> scores(prefixes.size() * rows * width);  // [P, rows, routers]
+    std::vector<std::string> names;
+    for (size_t k = 0; k < width; ++k) {
+      const size_t e = missing[i].routers[k];
+      names.push_back(routers[e]);
+      if (!models[e]) {
+        models[e] = std::make_unique<Transformer>(
+            Transformer::load(layout.router(static_cast<int64_t>(e)), experiment.device));
+      }
+      const std::vector<float> column =
+          score_prefixes(*models[e], tokens, ids, experiment.data.seq_length, prefixes);
+      for (size_t row = 0; row < rows; ++row) {
+        for (size_t p = 0; p < prefixes.size(); ++p) {
+          scores[(p * rows + row) * width + k] = column[row * prefixes.size() + p];
+        }
+      }
+      done += static_cast<int64_t>(rows);
+      progress.update(done);
+    }
+    store.write(blocks.stored(block), names, prefixes, scores);
+  }
+}
+
+// What --append builds on.
+struct Base {
+  std::string content_hash;
+  Assignment expert;            // [kept]
+  std::vector<int64_t> counts;  // [E]
+};
+
+Base read_base(const RunLayout& layout, const TokenFile& tokens, const Experiment& experiment) {
+  const std::string path = layout.shards().string();
+  if (!fs::exists(layout.shards()))
+    throw Error(path + " is missing: there is nothing to append to");
+  const ShardInfo info = read_shard_info(layout.shards());
+  const auto text = [&](const std::string& key) {
+    const auto found = info.provenance.find(key);
+    return found == info.provenance.end() ? std::string() : found->second;
+  };
+  if (info.num_experts() != experiment.mixture.experts) {
+    throw Error(
+        fmt::format("{} is of {} experts, the experiment has {}: assign all anew (without "
+                    "--append)",
+                    path, info.num_experts(), experiment.mixture.experts));
+  }
+  if (text("seq_length") != std::to_string(experiment.data.seq_length) ||
+      !extends(tokens, text("tokens"), text("num_tokens"))) {
+    throw Error(
+        fmt::format("{} is not an extension of the tokens that {} was made from: assign all "
+                    "anew (without --append)",
+                    tokens.path().string(), path));
+  }
+  Shards shards = read_shards(layout.shards());
+  Base base{info.content_hash, std::move(shards.expert), {}};
+  for (int64_t e = 0; e < info.num_experts(); ++e) base.counts.push_back(info.size_of(e));
+  return base;
+}
+
+// The control's shards: as many sequences each, dealt out at random. A function of seed and sizes.
+void publish_random_shards(const Experiment& experiment, const RunLayout& layout, int64_t n,
+                           const Provenance& provenance) {
+  const int64_t experts = experiment.mixture.experts;
+  const uint64_t seed = derive_seed(experiment.seed, "random shards");
+  Provenance made_from = provenance;
+  made_from["request"] = hash_text(
+      fmt::format("random {} {} {} {}", seed, n, experts,
+                  provenance.count("tokens") != 0 ? provenance.at("tokens") : std::string()));
+  const fs::path file = layout.shard_file("random-" + made_from["request"]);
+  if (!fs::exists(file)) {
+    const AssignmentRule rule{AssignmentMethod::random, balanced_capacities(n, experts), {}, {}};
+    write_shards(file,
+                 make_shards(random_assignment(n, experts, seed), experts, {}, made_from, rule));
+  }
+  publish_link(layout.random_shards(), file);
+}
+
+}  // namespace
+
+std::vector<int64_t> kept_prefixes(int64_t longest) {
+  std::vector<int64_t> prefixes;
+  for (const int64_t part : {8, 4, 2}) {
+    if (longest / part >= 8) prefixes.push_back(longest / part);
+  }
+  prefixes.push_back(longest);
+  return prefixes;
+}
+
+std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts) {
+  std::vector<std::string> hashes;
+  for (int64_t e = 0; e < num_experts; ++e) {
+    const fs::path weights = layout.router(e) / "model.safetensors";
+    if (!fs::exists(weights)) {
+      throw Error(fmt::format("{} is missing: run route first", weights.string()));
+    }
+    hashes.push_back(hash_file(weights));
+  }
+  return hashes;
+}
+
+ScoreStore open_score_store(const RunLayout& layout, const TokenFile& tokens, int64_t seq_length) {
+  return {layout.scores(), seq_length, block_size_for(tokens.num_sequences(seq_length))};
+}
+
+uint64_t hash_of_sequences(const TokenFile& tokens, int64_t first, int64_t count,
+                           int64_t seq_length) {
+  std::vector<int64_t> ids(static_cast<size_t>(count * seq_length));
+  tokens.read(first * seq_length, ids);
+  return std::stoull(hash_bytes(std::as_bytes(std::span(ids))), nullptr, 16);
+}
+
+bool extends(const TokenFile& tokens, const std::string& content_hash,
+             const std::string& num_tokens) {
+  if (tokens.info().content_hash == content_hash) return true;
+  if (num_tokens.empty()) return false;
+  const int64_t size = std::stoll(num_tokens);
+  return size <= tokens.info().num_tokens && tokens.hash_of_first(size) == content_hash;
+}
+
+void write_assignment(const fs::path& path, std::span<const int64_t> counts,
+                      const AssignmentRule& rule, std::span<const uint16_t> kept,
+                      std::span<const uint16_t> mine, const HostCollectives& world,
+                      const Provenance& provenance) {
+  const auto size = static_cast<int64_t>(mine.size());
+  const auto gathered = world.all_gather_bytes(std::as_bytes(std::span(&size, 1)));
+  const auto* sizes = reinterpret_cast<const int64_t*>(gathered.data());
+  // Every rank's pieces in turn, so that rank 0 holds one at a time.
+  const auto pass_on = [&](const auto& take) {
+    for (int rank = 0; rank < world.size; ++rank) {
+      for (int64_t first = 0; first < sizes[rank]; first += kPieceRows) {
+        std::span<const uint16_t> piece;
+        if (rank == world.rank) {
+          piece = mine.subspan(static_cast<size_t>(first),
+                               static_cast<size_t>(std::min(kPieceRows, size - first)));
+        }
+        std::vector<int64_t> bytes_to(static_cast<size_t>(world.size), 0);
+        bytes_to[0] = static_cast<int64_t>(piece.size_bytes());
+        const auto bytes = world.all_to_all(std::as_bytes(piece), bytes_to);
+        std::vector<uint16_t> experts(bytes.size() / sizeof(uint16_t));
+        std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(experts.data()));
+        take(experts);
+      }
+    }
+  };
+  if (world.rank != 0) {
+    pass_on([](const auto&) {});
+    return;
+  }
+  write_atomically(path, [&](const fs::path& temporary) {
+    ShardWriter writer(temporary, path, counts, rule, static_cast<int64_t>(kept.size()), {},
+                       provenance);
+    writer.add(kept);
+    pass_on([&](const std::vector<uint16_t>& experts) { writer.add(experts); });
+    writer.finish();
+  });
+}
+
+void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
+                  const RunLayout& layout, const HostCollectives& world,
+                  const ShardOptions& options, const Provenance& provenance) {
+  const double start = now_seconds();
+  const int64_t seq_length = experiment.data.seq_length;
+  const int64_t experts = experiment.mixture.experts;
+  const int64_t n = tokens->num_sequences(seq_length);
+  const int64_t longest = experiment.mixture.prefix_tokens;
+  const int64_t prefix = options.prefix_tokens > 0 ? options.prefix_tokens : longest;
+  const std::vector<int64_t> prefixes = kept_prefixes(longest);
+  if (std::find(prefixes.begin(), prefixes.end(), prefix) == prefixes.end()) {
+    throw Error(fmt::format("scores are kept for prefixes of {} tokens, not of {}",
+                            fmt::join(prefixes, ", "), prefix));
+  }
+  const std::vector<std::string> routers = router_hashes(layout, experts);
+  const auto capacities = shared_capacities(n, experts, options.shares);
+  Base base;
+  if (options.append) base = read_base(layout, *tokens, experiment);
+  const auto kept = static_cast<int64_t>(base.expert.size());
+  const auto room = options.append ? room_beside(base.counts, capacities) : capacities;
+
+  const std::string request = hash_text(
+      fmt::format("{} {} {} {} {} {} {} {} {}", tokens->info().content_hash, seq_length, prefix,
+                  to_string(options.assign.method),
+                  options.assign.method == AssignmentMethod::optimal ? options.assign.epsilon : 0,
+                  fmt::join(routers, ","), fmt::join(capacities, ","), kept, base.content_hash));
+  const fs::path file = layout.shard_file(request);
+  const auto published = [&](const fs::path& link) {
+    return fs::exists(link) && read_shard_info(link).provenance.contains("request");
+  };
+  const bool same = published(layout.shards()) && published(layout.random_shards()) &&
+                    fs::exists(layout.sharding_report()) &&
+                    (read_shard_info(layout.shards()).provenance.at("request") == request ||
+                     (options.append && kept == n));
+  if (agree(same, world)) {
+    log_info(kept == n && options.append ? "no new sequences: shards are complete"
+                                         : "shards are complete");
+    return;
+  }
+
+  ScoreStore store = open_score_store(layout, *tokens, seq_length);
+  Blocks blocks{n, store.block_sequences()};
+  blocks.hashes = token_hashes(store, *tokens, blocks, seq_length, world);
+  const auto missing = missing_scores(store, blocks, routers, prefix, world);
+  int64_t missing_count = 0;
+  for (const MissingScores& work : missing) {
+    missing_count += blocks.rows(work.block) * static_cast<int64_t>(work.routers.size());
+  }
+  if (world.rank == 0) {
+    log_info(fmt::format("{} sequences, {} routers, prefix {}: {} of {} scores are known", n,
+                         experts, prefix, n * experts - missing_count, n * experts));
+  }
+  fill_store(experiment, tokens, layout, world, store, blocks, routers, missing);
+  world.barrier();
+
+  // This rank's slice, whole blocks; of an appended corpus only the new rows.
+  std::vector<StoredScores> held;
+  LocalScores<float> scores{experts, {}};
+  const int64_t end = blocks.count() * (world.rank + 1) / world.size;
+  for (int64_t block = blocks.count() * world.rank / world.size; block < end; ++block) {
+    if (blocks.first(block) + blocks.rows(block) <= kept) continue;
+    held.push_back(store.read(blocks.stored(block), routers, prefix));
+    ScoreBlock<float> rows = held.back().block;
+    const int64_t skip = std::max<int64_t>(0, kept - blocks.first(block));
+    rows.first_sequence += static_cast<uint64_t>(skip);
+    rows.values = rows.values.subspan(static_cast<size_t>(skip * experts));
+    scores.blocks.push_back(rows);
+  }
+  const double assign_start = now_seconds();
+  const AssignmentOutcome outcome = assign_sequences(scores, room, options.assign, world);
+  const double assign_seconds = now_seconds() - assign_start;
+
+  Provenance made_from = provenance;
+  made_from["request"] = request;
+  made_from["routers"] = hash_text(fmt::format("{}", fmt::join(routers, ",")));
+  made_from["num_tokens"] = std::to_string(tokens->info().num_tokens);
+  made_from["seq_length"] = std::to_string(seq_length);
+  made_from["prefix_tokens"] = std::to_string(prefix);
+  write_assignment(file, capacities, outcome.rule, base.expert, outcome.expert, world, made_from);
+  if (world.rank == 0) {
+    publish_random_shards(experiment, layout, n, provenance);
+    nlohmann::json report = stats_json(outcome.stats);
+    report["method"] = to_string(options.assign.method);
+    report["prefix_tokens"] = prefix;
+    report["sequences"] = n;
+    report["kept_sequences"] = kept;
+    report["scores_known"] = n * experts - missing_count;
+    report["scores_computed"] = missing_count;
+    report["mean_regret"] = outcome.mean_regret;
+    report["mean_regret_bound"] = outcome.bound;
+    report["selection"] = traffic_json(outcome.traffic);
+    report["assign_seconds"] = assign_seconds;
+    report["seconds"] = now_seconds() - start;
+    write_text_atomically(layout.sharding_report(), report.dump(2) + "\n");
+    publish_link(layout.shards(), file);  // last: from now on it counts
+    log_info(
+        fmt::format("sharded {} sequences: mean score {:.3f} (best {:.3f}), {} displaced; "
+                    "{:.4f} nats per sequence below the best balanced assignment at most",
+                    n - kept, outcome.stats.mean_score, outcome.stats.mean_best_score,
+                    outcome.stats.displaced, outcome.bound - outcome.mean_regret));
+  }
+  world.barrier();
+}
+
+}  // namespace smalltalk

@@ -1,0 +1,257 @@
+// Reruns of the sharding: what is known is not computed again, and what is computed does not depend
+// on what was known or on the ranks.
+#include "smalltalk/mixture/sharding.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/thread_ranks.hpp"
+#include "mixture_fixture.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/mixture/router_em.hpp"
+#include "smalltalk/mixture/units.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Sharding : public MixtureFixture {
+ protected:
+  void SetUp() override {
+    MixtureFixture::SetUp();
+    experiment.mixture.rounds = 3;
+    experiment.mixture.prefix_tokens = kLength;
+    train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+  }
+
+  void shard(const ShardOptions& options = {}, const HostCollectives& world = {}) {
+    shard_corpus(experiment, tokens, layout, world, options,
+                 {{"tokens", tokens->info().content_hash}});
+  }
+  nlohmann::json report() const {
+    return nlohmann::json::parse(read_text(layout.sharding_report()));
+  }
+  int64_t computed() const { return report().at("scores_computed").get<int64_t>(); }
+
+  // All files of the run with their times of change.
+  std::map<std::string, fs::file_time_type> state() const {
+    std::map<std::string, fs::file_time_type> files;
+    for (const auto& entry : fs::recursive_directory_iterator(layout.root)) {
+      files[entry.path().string()] = fs::last_write_time(entry.path());
+    }
+    return files;
+  }
+
+  // The text again with more documents at its end.
+  void grow(uint64_t documents) {
+    std::ofstream out(folder / "text.jsonl", std::ios::app);
+    for (uint64_t i = 0; i < documents; ++i) {
+      std::string word;
+      for (uint64_t k = 0; k < kLength - 1; ++k) {
+        word += static_cast<char>('a' + (i + (i % 2 == 0 ? k : 25 * k)) % 26);
+      }
+      out << "{\"text\": \"" << word << "\"}\n";
+    }
+    out.close();
+    fs::remove(layout.tokens("train"));
+    PrepareOptions options;
+    options.inputs = {(folder / "text.jsonl").string()};
+    options.tokenizer = folder / "tokenizer.model";
+    options.out = layout.tokens("train");
+    prepare_tokens(options);
+    tokens = std::make_shared<TokenFile>(layout.tokens("train"));
+  }
+};
+
+TEST_F(Sharding, ARerunReadsNoTokensAndWritesNothing) {
+  shard();
+  const int64_t n = report().at("sequences").get<int64_t>();
+  EXPECT_EQ(computed(), 2 * n);
+  // Tokens that nobody can read show that nobody tries.
+  {
+    std::fstream file(layout.tokens("train"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(fs::file_size(layout.tokens("train")) / 2));
+    file.put('\xFF');
+    file.put('\xFF');
+  }
+  tokens = std::make_shared<TokenFile>(layout.tokens("train"));
+  ASSERT_THROW(hash_of_sequences(*tokens, 0, n, kLength), Error);
+  const auto before = state();
+  shard();
+  EXPECT_EQ(state(), before);
+}
+
+// The same whatever ranks do it: bytes of the file, not only the assignment.
+TEST_F(Sharding, RanksDoNotShow) {
+  shard();
+  const std::string alone = read_text(layout.shards());
+  const std::string control = read_text(layout.random_shards());
+  for (const int ranks : {2, 3}) {
+    fs::remove_all(layout.scores());
+    fs::remove_all(layout.shard_file("").parent_path());
+    fs::remove(layout.shards());
+    run_thread_ranks(ranks, [&](const HostCollectives& world) { shard({}, world); });
+    EXPECT_EQ(read_text(layout.shards()), alone) << ranks << " ranks";
+    EXPECT_EQ(read_text(layout.random_shards()), control);
+  }
+}
+
+TEST_F(Sharding, OtherCapacitiesAndMethodsNeedNoScores) {
+  shard();
+  const std::string balanced = read_text(layout.shards());
+  const fs::path first = fs::read_symlink(layout.shards());
+  ShardOptions options;
+  options.shares = {3, 1};
+  shard(options);
+  EXPECT_EQ(computed(), 0);
+  const ShardInfo uneven = read_shard_info(layout.shards());
+  EXPECT_NEAR(static_cast<double>(uneven.size_of(0)) / static_cast<double>(uneven.size_of(1)), 3,
+              0.05);
+  // The old file is as it was.
+  EXPECT_NE(fs::read_symlink(layout.shards()), first);
+  EXPECT_EQ(read_text(layout.root / first), balanced);
+  for (const auto method : {AssignmentMethod::margin, AssignmentMethod::optimal}) {
+    options = {};
+    options.assign.method = method;
+    shard(options);
+    EXPECT_EQ(computed(), 0);
+    EXPECT_EQ(report().at("method"), to_string(method));
+    EXPECT_LE(report().at("mean_regret").get<double>(),
+              report().at("mean_regret_bound").get<double>() + 1e-9);
+  }
+  shard();  // back to the first: only the link changes
+  EXPECT_EQ(fs::read_symlink(layout.shards()), first);
+}
+
+TEST_F(Sharding, AShorterPrefixIsKnown) {
+  shard();
+  ShardOptions options;
+  options.prefix_tokens = 8;
+  shard(options);
+  EXPECT_EQ(computed(), 0);
+  EXPECT_EQ(read_shard_info(layout.shards()).provenance.at("prefix_tokens"), "8");
+  options.prefix_tokens = 5;
+  EXPECT_THROW(shard(options), Error);
+}
+
+TEST_F(Sharding, OneOtherRouterIsScoredAlone) {
+  shard();
+  const int64_t n = report().at("sequences").get<int64_t>();
+  const Transformer other(experiment.router_model, experiment.device, 77);
+  other.save(layout.router(1), {});
+  shard();
+  EXPECT_EQ(computed(), n);
+  // As if nothing had been known.
+  const std::string rerun = read_text(layout.shards());
+  fs::remove_all(layout.scores());
+  fs::remove_all(layout.shard_file("").parent_path());
+  fs::remove(layout.shards());
+  shard();
+  EXPECT_EQ(computed(), 2 * n);
+  EXPECT_EQ(read_text(layout.shards()), rerun);
+}
+
+TEST_F(Sharding, OneMoreExpertIsScoredAlone) {
+  shard();
+  const int64_t n = report().at("sequences").get<int64_t>();
+  const Transformer third(experiment.router_model, experiment.device, 78);
+  third.save(layout.router(2), {});
+  experiment.mixture.experts = 3;
+  shard();
+  EXPECT_EQ(computed(), n);
+  EXPECT_EQ(read_shard_info(layout.shards()).num_experts(), 3);
+}
+
+// Killed half-way: the blocks that were written are not scored again, a damaged one is.
+TEST_F(Sharding, LostAndDamagedBlocksAloneAreScoredAgain) {
+  shard();
+  const std::string whole = read_text(layout.shards());
+  std::vector<fs::path> blocks;
+  for (const auto& entry : fs::recursive_directory_iterator(layout.scores())) {
+    if (entry.path().filename().string().starts_with("block-")) blocks.push_back(entry.path());
+  }
+  ASSERT_GE(blocks.size(), 3u);
+  std::sort(blocks.begin(), blocks.end());
+  fs::remove(blocks[0]);
+  fs::resize_file(blocks[1], fs::file_size(blocks[1]) / 2);
+  fs::remove_all(layout.shard_file("").parent_path());
+  fs::remove(layout.shards());
+  shard();
+  EXPECT_EQ(computed(), 2 * 2 * 256);
+  EXPECT_EQ(read_text(layout.shards()), whole);
+}
+
+TEST_F(Sharding, AppendKeepsWhatWasAssigned) {
+  shard();
+  const Shards before = read_shards(layout.shards());
+  ShardOptions append;
+  append.append = true;
+  shard(append);  // nothing new: nothing to do
+  EXPECT_EQ(read_shards(layout.shards()).expert, before.expert);
+
+  grow(300);
+  shard(append);
+  const Shards after = read_shards(layout.shards());
+  ASSERT_GT(after.expert.size(), before.expert.size());
+  EXPECT_TRUE(std::equal(before.expert.begin(), before.expert.end(), after.expert.begin()));
+  EXPECT_EQ(after.kept_sequences, static_cast<int64_t>(before.expert.size()));
+  EXPECT_LE(after.of_expert(0).size() - after.of_expert(1).size(), 1u);
+  // Whole blocks of the old text are known.
+  EXPECT_LE(computed(), 2 * (300 + 256));
+
+  // All anew is another assignment of the same scores.
+  shard();
+  EXPECT_EQ(computed(), 0);
+  EXPECT_EQ(read_shard_info(layout.shards()).kept_sequences, 0);
+}
+
+TEST_F(Sharding, AppendIsRefusedWhereItCannotBe) {
+  ShardOptions append;
+  append.append = true;
+  EXPECT_THROW(shard(append), Error);  // to nothing
+  shard();
+  grow(40);
+  append.shares = {9, 1};  // expert 1 has more already
+  try {
+    shard(append);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("expert 1 keeps"), std::string::npos) << error.what();
+  }
+  // Other text before the old one is no extension.
+  std::ofstream(folder / "text.jsonl", std::ios::trunc) << "";
+  grow(2000);
+  append.shares = {};
+  EXPECT_THROW(shard(append), Error);
+}
+
+// Who trains keeps the shards that it began with.
+TEST_F(Sharding, ATrainingKeepsItsShards) {
+  shard();
+  const std::string hash = read_shard_info(layout.shards()).content_hash;
+  experiment.expert_train.steps = 4;
+  const TrainUnit unit = train_units(experiment, 100)[0];
+  train_unit(experiment, tokens, layout, unit, {}, {{"tokens", tokens->info().content_hash}});
+  const std::string weights = read_text(layout.model(unit.name) / "model.safetensors");
+
+  // Begun again after another sharding: the same weights. In a new folder: others.
+  ShardOptions uneven;
+  uneven.shares = {1, 3};
+  shard(uneven);
+  for (const bool keep : {true, false}) {
+    for (const char* file : {"training.json", "model.safetensors", "config.json"}) {
+      fs::remove(layout.model(unit.name) / file);
+    }
+    if (!keep) fs::remove_all(layout.model(unit.name));
+    train_unit(experiment, tokens, layout, unit, {}, {{"tokens", tokens->info().content_hash}});
+    const std::string now = read_text(layout.model(unit.name) / "shards.txt").substr(0, 16);
+    EXPECT_EQ(now == hash, keep);
+    EXPECT_EQ(read_text(layout.model(unit.name) / "model.safetensors") == weights, keep);
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk
