@@ -82,11 +82,15 @@ Estimate estimate(const Run& run) {
   const auto n = static_cast<double>(experiment.mixture.sequences_per_round);
   const auto experts = static_cast<double>(experiment.mixture.experts);
   const auto corpus = static_cast<double>(result.num_sequences);
-  result.gather_bytes = 4 * experts * (n * (rounds - 1) + corpus);
-  result.disk_bytes = static_cast<double>(tokens) * 2 * 1.1 +
-                      static_cast<double>(units.size()) * expert * 4 * 4 +  // model, checkpoint
-                      experts * router * 4 * 7 +          // and two rounds' states
-                      corpus * 10 * 2 + rounds * n * 18;  // shard files
+  const auto ranks = static_cast<double>(run.plan.ranks.size());
+  result.score_bytes = 2 * experts * n * (rounds - 1) / ranks;
+  result.disk_bytes =
+      static_cast<double>(tokens) * 2 * 1.1 +
+      static_cast<double>(units.size()) * expert * 4 * 4 +  // model, checkpoint
+      experts * router * 4 * 7 +                            // and two rounds' states
+      corpus * 10 * 2 + rounds * n * 18 +                   // shard files
+      corpus * experts * 4 *                                // the score store
+          static_cast<double>(kept_prefixes(experiment.mixture.prefix_tokens).size());
   result.seconds =
       (result.flops.total() + result.baseline_flops) /
       (experiment.device.flops_per_second * static_cast<double>(run.plan.ranks.size()));
@@ -109,7 +113,7 @@ std::string describe(const Estimate& e) {
   line("FLOPs, baselines and controls", human_count(e.baseline_flops));
   line("memory per device", human_bytes(e.memory_per_device_bytes));
   line("disk", human_bytes(e.disk_bytes));
-  line("scores gathered by each rank", human_bytes(e.gather_bytes));
+  line("scores sent by each rank", human_bytes(e.score_bytes));
   line("bytes between groups after shards", "0");
   line("time at device.flops_per_second", human_duration(e.seconds));
   return text;

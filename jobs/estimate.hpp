@@ -12,7 +12,7 @@ struct Estimate {
   double baseline_flops = 0;
   double memory_per_device_bytes = 0;  // weights, gradients, optimiser, activations of an expert
   double disk_bytes = 0;               // tokens, checkpoints, models, shards
-  double gather_bytes = 0;             // received by each rank, over all rounds and the sharding
+  double score_bytes = 0;              // sent by each rank, over all rounds of the EM
   double seconds = 0;                  // at device.flops_per_second per rank
   int64_t num_sequences = 0;           // of the training corpus
   bool sequences_known = false;        // else guessed from the size of the text

@@ -12,11 +12,14 @@ using JobRun = std::function<int()>;
 void add_prepare_job(CLI::App& app, JobRun& run);
 void add_route_job(CLI::App& app, JobRun& run);
 void add_shard_job(CLI::App& app, JobRun& run);
+void add_assign_job(CLI::App& app, JobRun& run);
+void add_explain_job(CLI::App& app, JobRun& run);
 void add_train_job(CLI::App& app, JobRun& run);
 void add_launch_job(CLI::App& app, JobRun& run);
 void add_evaluate_job(CLI::App& app, JobRun& run);
 void add_report_job(CLI::App& app, JobRun& run);
 void add_inspect_job(CLI::App& app, JobRun& run);
 void add_bench_job(CLI::App& app, JobRun& run);
+void add_bench_assignment_job(CLI::App& app, JobRun& run);
 
 }  // namespace smalltalk

@@ -70,7 +70,7 @@ int launch(const RunOptions& options, bool dry_run, Session& session) {
   set_ledger_phase("route");
   route(run, session);
   set_ledger_phase("shard");
-  shard(run, session);
+  shard(run, session, shard_options(run));
 
   // From here on nobody talks outside its group.
   const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];

@@ -32,11 +32,14 @@ int main(int argc, char** argv) {
   add_prepare_job(app, run);
   add_route_job(app, run);
   add_shard_job(app, run);
+  add_assign_job(app, run);
+  add_explain_job(app, run);
   add_train_job(app, run);
   add_evaluate_job(app, run);
   add_report_job(app, run);
   add_inspect_job(app, run);
   add_bench_job(app, run);
+  add_bench_assignment_job(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

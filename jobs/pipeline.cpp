@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/parallel.hpp"
 #include "smalltalk/core/random.hpp"
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/prepare.hpp"
@@ -30,6 +33,27 @@ void add_run_options(CLI::App& job, RunOptions& options) {
   job.add_option("--set", options.overrides,
                  "Override a key of the experiment: section.key=value (repeatable)")
       ->allow_extra_args(false);
+}
+
+void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
+                            std::vector<double>& shares) {
+  job.add_option("--method", method,
+                 "Who chooses first: greedy (the best score, as in the paper), margin (the largest "
+                 "lead of best over second best), or optimal (largest total score)")
+      ->check(CLI::IsMember({"greedy", "margin", "optimal"}));
+  job.add_option("--epsilon", epsilon,
+                 "optimal: nats per sequence by which it may miss the optimum")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  job.add_option("--shares", shares, "Relative sizes of the shards, one per expert: 2,1,1")
+      ->delimiter(',');
+}
+
+int threads_per_rank(Session& session) {
+  const std::vector<int>& nodes = session.node_of_rank();
+  const int mine = nodes[static_cast<size_t>(session.world().rank())];
+  return std::max<int>(
+      1, available_cores() / static_cast<int>(std::count(nodes.begin(), nodes.end(), mine)));
 }
 
 Run read_run(const RunOptions& options, Session& session) {
@@ -140,22 +164,13 @@ namespace {
 RouterHosting hosting_of(const Run& run, Communicator& world, Communicator& block) {
   const RankPlan& plan = run.plan;
   const RankRole& role = plan.ranks[static_cast<size_t>(world.rank())];
-  std::vector<GatherPiece> layout;
-  for (const RankRole& other : plan.ranks) {
-    layout.push_back({other.scores_routers, other.score_part, other.score_parts});
-  }
   RouterHosting hosting;
   hosting.trains = role.trains_routers;
-  hosting.scores = role.scores_routers;
-  hosting.score_part = role.score_part;
-  hosting.score_parts = role.score_parts;
-  hosting.leader = world.rank() == 0;
+  for (const RankRole& other : plan.ranks) {
+    hosting.shares.push_back({other.scores_routers, other.score_part, other.score_parts});
+  }
+  hosting.world = host_collectives(world);
   hosting.block = host_collectives(block);
-  hosting.gather_scores = [layout, &world, experts = plan.num_experts](
-                              int64_t n, std::span<const float> mine) {
-    return join_scores(n, experts, layout, world.all_gather_v(mine));
-  };
-  hosting.barrier = [&world] { world.barrier(); };
   return hosting;
 }
 
@@ -181,37 +196,23 @@ void route(const Run& run, Session& session) {
   }
 }
 
-void shard(const Run& run, Session& session) {
+ShardOptions shard_options(const Run& run) {
+  ShardOptions options;
+  options.assign.method = run.experiment.mixture.assignment;
+  options.assign.threads = static_cast<int>(run.experiment.device.threads);
+  return options;
+}
+
+void shard(const Run& run, Session& session, const ShardOptions& options) {
   const double start = now_seconds();
   Communicator& world = session.world();
-  const bool complete = fs::exists(run.layout.shards()) &&
-                        fs::exists(run.layout.sharding_report()) &&
-                        fs::exists(run.layout.random_shards());
+  const bool complete = fs::exists(run.layout.sharding_report());
   world.barrier();  // everyone has looked before anyone writes
-  if (complete) {
-    log_info("shards are complete");
-    return;
-  }
-  Provenance made_from = run.provenance;
-  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
-    const fs::path weights = run.layout.router(e) / "model.safetensors";
-    if (!fs::exists(weights)) {
-      throw Error(fmt::format("{} is missing: run route first", weights.string()));
-    }
-    made_from[fmt::format("router {}", e)] = hash_file(weights);
-  }
-  Communicator block = split_blocks(run, world);
-  shard_corpus(run.experiment, run.tokens, run.layout, hosting_of(run, world, block), made_from);
-  if (world.rank() == 0) {
-    const int64_t n = run.tokens->num_sequences(run.experiment.data.seq_length);
-    const int64_t experts = run.experiment.mixture.experts;
-    write_shards(run.layout.random_shards(),
-                 make_shards(random_assignment(n, experts,
-                                               derive_seed(run.experiment.seed, "random shards")),
-                             experts, {}, run.provenance));
+  shard_corpus(run.experiment, run.tokens, run.layout, host_collectives(world), options,
+               run.provenance);
+  if (world.rank() == 0 && !complete) {
     record_seconds(run.layout, "shard", now_seconds() - start);
   }
-  world.barrier();
 }
 
 std::vector<TrainUnit> units_of(const Run& run) {
@@ -270,14 +271,14 @@ void record_seconds(const RunLayout& layout, const std::string& stage, double se
 void write_ledger(const RunLayout& layout, const std::string& start, int rank,
                   const std::string& own_group) {
   json entries = json::array();
-  int64_t gathers = 0;
+  int64_t exchanges = 0;
   for (const LedgerEntry& entry : ledger_entries()) {
     entries.push_back({{"phase", entry.phase},
                        {"communicator", entry.communicator},
                        {"call", entry.call},
                        {"calls", entry.calls},
                        {"bytes", entry.bytes}});
-    if (entry.communicator == "world" && entry.call == "MPI_Allgatherv") gathers += entry.calls;
+    if (entry.phase == "route" && entry.call == "MPI_Alltoallv") exchanges += entry.calls;
   }
   int64_t calls = 0;
   int64_t bytes = 0;
@@ -288,7 +289,7 @@ void write_ledger(const RunLayout& layout, const std::string& start, int rank,
   }
   const json ledger = {{"rank", rank},
                        {"entries", entries},
-                       {"collectives", gathers},
+                       {"collectives", exchanges},
                        {"world_calls_after_shards", calls},
                        {"world_bytes_after_shards", bytes}};
   write_text_atomically(layout.ledger_folder() / fmt::format("{}-rank-{}.json", start, rank),

@@ -15,6 +15,7 @@
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
+#include "smalltalk/mixture/sharding.hpp"
 #include "smalltalk/mixture/units.hpp"
 
 namespace smalltalk {
@@ -26,6 +27,12 @@ struct RunOptions {
   std::vector<std::string> overrides;  // --set section.key=value
 };
 void add_run_options(CLI::App& job, RunOptions& options);
+
+// --method, --epsilon and --shares of the jobs that assign.
+void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
+                            std::vector<double>& shares);
+// Cores of this machine for each of the session's ranks on it.
+int threads_per_rank(Session& session);
 
 // A run as a job sees it. Opening it is collective.
 struct Run {
@@ -50,7 +57,8 @@ void prepare_tokens_of(const Run& run, Session& session);
 void open_tokens(Run& run);
 
 void route(const Run& run, Session& session);
-void shard(const Run& run, Session& session);  // shards.h5, random_shards.h5
+ShardOptions shard_options(const Run& run);  // as the experiment has it
+void shard(const Run& run, Session& session, const ShardOptions& options);  // shards.h5
 
 // The training units of a run whose tokens are open.
 std::vector<TrainUnit> units_of(const Run& run);

@@ -6,39 +6,73 @@ namespace smalltalk {
 
 namespace {
 
-void add_collective_stage(CLI::App& app, JobRun& run, const std::string& name,
-                          const std::string& description, const std::string& footer,
-                          void (*stage)(const Run&, Session&)) {
-  auto* job = app.add_subcommand(name, description);
+// What `shard` may be told beyond the experiment.
+struct ShardFlags {
+  std::string method;
+  double epsilon = AssignOptions{}.epsilon;
+  int64_t prefix_tokens = 0;
+  std::vector<double> shares;
+  bool append = false;
+
+  ShardOptions apply_to(ShardOptions options) const {
+    if (!method.empty()) options.assign.method = assignment_method(method);
+    options.assign.epsilon = epsilon;
+    options.prefix_tokens = prefix_tokens;
+    options.shares = shares;
+    options.append = append;
+    return options;
+  }
+};
+
+}  // namespace
+
+void add_route_job(CLI::App& app, JobRun& run) {
+  auto* job = app.add_subcommand("route", "Train the routers by balanced EM");
   auto options = std::make_shared<RunOptions>();
   add_run_options(*job, *options);
-  job->footer(footer);
-  job->callback([&run, options, name, stage] {
-    run = [options, name, stage] {
-      return run_stage(*options, name, true,
+  job->footer(
+      "Reads RUN/tokens/ (see prepare), writes RUN/routers/, RUN/rounds/ and RUN/routing.jsonl.\n"
+      "  mpirun -n 4 smalltalk route jobs/tiny.toml --out RUN");
+  job->callback([&run, options] {
+    run = [options] {
+      return run_stage(*options, "route", true,
                        [&](Run& opened, Session& session, const std::string& start) {
-                         stage(opened, session);
+                         route(opened, session);
                          write_ledger(opened.layout, start, session.world().rank(), "");
                        });
     };
   });
 }
 
-}  // namespace
-
-void add_route_job(CLI::App& app, JobRun& run) {
-  add_collective_stage(app, run, "route", "Train the routers by balanced EM",
-                       "Reads RUN/tokens/ (see prepare), writes RUN/routers/, RUN/rounds/ and "
-                       "RUN/routing.jsonl.\n  mpirun -n 4 smalltalk route jobs/tiny.toml --out RUN",
-                       route);
-}
-
 void add_shard_job(CLI::App& app, JobRun& run) {
-  add_collective_stage(app, run, "shard", "Assign every sequence to an expert with the routers",
-                       "Reads RUN/tokens/ and RUN/routers/, writes RUN/shards.h5 (and "
-                       "RUN/random_shards.h5, the control's).\n"
-                       "  mpirun -n 4 smalltalk shard jobs/tiny.toml --out RUN",
-                       shard);
+  auto* job = app.add_subcommand("shard", "Assign every sequence to an expert with the routers");
+  auto options = std::make_shared<RunOptions>();
+  auto flags = std::make_shared<ShardFlags>();
+  add_run_options(*job, *options);
+  add_assignment_options(*job, flags->method, flags->epsilon, flags->shares);
+  job->add_option("--prefix-tokens", flags->prefix_tokens,
+                  "Route on fewer tokens than the routers were trained on: a half, a quarter or an "
+                  "eighth of them")
+      ->check(CLI::PositiveNumber);
+  job->add_flag("--append", flags->append,
+                "The text has grown at its end: keep the assignment of shards.h5 and assign only "
+                "the new sequences, each expert up to its new capacity");
+  job->footer(
+      "Reads RUN/tokens/ and RUN/routers/; writes RUN/shards/ and makes RUN/shards.h5 (and the\n"
+      "control's RUN/random_shards.h5) a link to the new file. Scores are kept in RUN/scores/:\n"
+      "started again after a crash, with more text, other capacities or another method, it\n"
+      "computes only what is missing. Experts that have begun to train keep the file they began\n"
+      "with.\n"
+      "  mpirun -n 4 smalltalk shard jobs/tiny.toml --out RUN");
+  job->callback([&run, options, flags] {
+    run = [options, flags] {
+      return run_stage(*options, "shard", true,
+                       [&](Run& opened, Session& session, const std::string& start) {
+                         shard(opened, session, flags->apply_to(shard_options(opened)));
+                         write_ledger(opened.layout, start, session.world().rank(), "");
+                       });
+    };
+  });
 }
 
 }  // namespace smalltalk

@@ -34,16 +34,20 @@ inline int count_of(const std::string& text, const std::string& part) {
 class JobTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::temp_directory_path() /
-              (std::string("smalltalk-") + info->name() + "-" + std::to_string(getpid()));
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
+    make_folder();
     write_corpus("train", 1500);
     write_corpus("heldout", 200);
     write_experiment();
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  void make_folder() {
+    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = std::filesystem::temp_directory_path() /
+              (std::string("smalltalk-") + info->name() + "-" + std::to_string(getpid()));
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
 
   static Outcome run_command(const std::string& command) {
     Outcome outcome;
