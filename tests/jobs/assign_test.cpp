@@ -244,6 +244,39 @@ TEST_F(Assign, Appends) {
   expect_refused(0, files("five.h5", "out.h5") + append, {path("base.h5"), "600 sequences of 4"});
 }
 
+// Sequences choose in the order 2, 0, 3, 1; expert 0 is full after 2 and 0.
+TEST_F(Assign, IsExplained) {
+  ScoreMatrix scores(4, 2);
+  const std::vector<float> values = {-2, -5, -4, -9, -1, -7, -3, -8};
+  std::copy(values.begin(), values.end(), scores.values().begin());
+  write_scores(path("s.h5"), scores, {});
+  ASSERT_EQ(run_alone(files("s.h5", "o.h5")).exit_code, 0);
+  const auto explain = [&](int64_t sequence) {
+    return run_alone("explain --json --scores " + path("s.h5") + " --shards " + path("o.h5") +
+                     " --sequence " + std::to_string(sequence));
+  };
+  const Json displaced = figures_of(explain(1));
+  EXPECT_EQ(displaced.at("expert"), 1);
+  EXPECT_EQ(displaced.at("best_expert"), 0);
+  EXPECT_EQ(displaced.at("margin"), 5);
+  EXPECT_EQ(displaced.at("cost"), 5);
+  EXPECT_EQ(displaced.at("displaced"), true);
+  const Json& full = displaced.at("experts").at(0);
+  EXPECT_EQ(full.at("expert"), 0);
+  EXPECT_EQ(full.at("capacity"), 2);
+  EXPECT_EQ(full.at("full_after_sequence"), 0);
+  EXPECT_EQ(full.at("its_best_score"), -2);
+
+  const Json at_best = figures_of(explain(2));
+  EXPECT_EQ(at_best.at("expert"), 0);
+  EXPECT_EQ(at_best.at("displaced"), false);
+  EXPECT_EQ(at_best.at("cost"), 0);
+
+  const Outcome unknown = explain(4);
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_THAT(unknown.output, HasSubstr("no sequence 4 in"));
+}
+
 TEST_F(Assign, RefusesBadInput) {
   expect_refused(3, files("absent.h5", "out.h5"), {"absent.h5"});
   std::ofstream(folder_ / "text.h5") << "not HDF5\n";

@@ -35,8 +35,8 @@ TEST_F(Launch, LeavesAWholeRunWithNoByteBetweenGroups) {
   const nlohmann::json r = results("run");
   EXPECT_EQ(r.at("schema"), 1);
   EXPECT_EQ(r.at("communication").at("world_bytes_after_shards"), 0);
-  // Two E-steps (round 1 is random) and the sharding.
-  EXPECT_EQ(r.at("communication").at("collectives"), 2);  // rounds but the first
+  // Two E-steps (round 1 is random); the sharding sends no scores.
+  EXPECT_EQ(r.at("communication").at("collectives"), 2);
   const auto& models = r.at("models");
   for (const char* dense : {"dense", "dense_large_batch"}) {
     EXPECT_GE(models.at(dense).at("train_flops").get<double>(),
@@ -58,6 +58,18 @@ TEST_F(Launch, LeavesAWholeRunWithNoByteBetweenGroups) {
     ++ledgers;
   }
   EXPECT_EQ(ledgers, 2);
+
+  // Any sequence can be explained, and any text.
+  const std::string explain = "timeout 60 " + from_environment("SMALLTALK_BINARY") + " explain " +
+                              (folder_ / "run").string() + " --json ";
+  const auto answer = [&](const std::string& question) {
+    const Outcome told = run_command(explain + question);
+    EXPECT_EQ(told.exit_code, 0) << told.output;
+    return nlohmann::json::parse(told.output.substr(told.output.find("{\"")));
+  };
+  const Shards shards = read_shards(folder_ / "run" / "shards.h5");
+  EXPECT_EQ(answer("--sequence 7").at("expert"), shards.expert[7]);
+  EXPECT_EQ(answer("--text 'some words of a text'").at("experts").size(), 4u);
 
   // The same command again changes nothing.
   const std::string before = read_text(folder_ / "run" / "results.json");
