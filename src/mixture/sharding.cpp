@@ -22,7 +22,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int64_t kPieceRows = int64_t{1} << 22;  // of an assignment, on its way to the writer
+constexpr int64_t kHashedTokens = int64_t{1} << 20;  // at a time
+constexpr int64_t kPieceRows = int64_t{1} << 22;     // of an assignment, on its way to the writer
 
 // Blocks are files: large enough not to be many, small enough that there is one for every rank.
 int64_t block_size_for(int64_t num_sequences) {
@@ -231,9 +232,15 @@ ScoreStore open_score_store(const RunLayout& layout, const TokenFile& tokens, in
 
 uint64_t hash_of_sequences(const TokenFile& tokens, int64_t first, int64_t count,
                            int64_t seq_length) {
-  std::vector<int64_t> ids(static_cast<size_t>(count * seq_length));
-  tokens.read(first * seq_length, ids);
-  return std::stoull(hash_bytes(std::as_bytes(std::span(ids))), nullptr, 16);
+  std::string hashes;  // of pieces, as a block of long sequences may be large
+  std::vector<int64_t> piece;
+  const int64_t end = (first + count) * seq_length;
+  for (int64_t token = first * seq_length; token < end; token += kHashedTokens) {
+    piece.resize(static_cast<size_t>(std::min(kHashedTokens, end - token)));
+    tokens.read(token, piece);
+    hashes += hash_bytes(std::as_bytes(std::span(piece)));
+  }
+  return std::stoull(hash_text(hashes), nullptr, 16);
 }
 
 bool extends(const TokenFile& tokens, const std::string& content_hash,
