@@ -1,7 +1,6 @@
 // assign: shards from a score matrix, without any model.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/resource.h>
 
 #include <bit>
 #include <filesystem>
@@ -169,23 +168,19 @@ int assign(const AssignJob& job, Session& session) {
   const int64_t experts = file.num_experts();
   const auto capacities = shared_capacities(n, experts, job.shares);
   auto room = capacities;
-  Shards base;
+  int64_t kept = 0;
   std::string base_hash;
   if (!job.append.empty()) {
-    base = read_shards(job.append);
-    base_hash = read_shard_info(job.append).content_hash;
-    const auto kept = static_cast<int64_t>(base.expert.size());
+    const ShardInfo base = read_shard_info(job.append);
+    base_hash = base.content_hash;
+    kept = base.num_sequences;
     if (base.num_experts() != experts || kept > n) {
       throw Error(
           fmt::format("{} holds {} sequences of {} experts: it is not the beginning of {}, "
                       "which holds {} of {}",
                       job.append, kept, base.num_experts(), job.scores, n, experts));
     }
-    std::vector<int64_t> counts;
-    for (int64_t e = 0; e < experts; ++e) {
-      counts.push_back(static_cast<int64_t>(base.of_expert(e).size()));
-    }
-    room = room_beside(counts, capacities);
+    room = room_beside(base.sizes(), capacities);
   }
   const std::string request = request_of(job, base_hash);
   if (!job.out.empty() && fs::exists(job.out)) {
@@ -206,7 +201,6 @@ int assign(const AssignJob& job, Session& session) {
     require_writable(fs::absolute(job.out).parent_path());  // not found out after hours
   }
 
-  const auto kept = static_cast<int64_t>(base.expert.size());
   const int64_t first = kept + (n - kept) * world.rank() / world.size();
   const int64_t last = kept + (n - kept) * (world.rank() + 1) / world.size();
   const LocalScores<float> scores = file.rows(first, last - first);
@@ -251,12 +245,13 @@ int assign(const AssignJob& job, Session& session) {
     if (entry.phase == "assign") sent += entry.bytes;
   }
   const double write_start = now_seconds();
+  // Who writes copies what is kept.
+  Assignment old;
+  if (kept > 0 && world.rank() == 0) old = read_shards(job.append).expert;
   write_assignment(
-      job.out, capacities, outcome.rule, base.expert, outcome.expert, ranks,
+      job.out, capacities, outcome.rule, old, outcome.expert, ranks,
       {{"request", request}, {"scores", job.scores}, {"num_sequences", std::to_string(n)}});
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const int64_t peak = world.all_reduce_max(int64_t{usage.ru_maxrss} * 1024);
+  const int64_t peak = world.all_reduce_max(peak_memory_bytes());
   sent = world.all_reduce_max(sent);
   if (world.rank() != 0) return kExitDone;
 

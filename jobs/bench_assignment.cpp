@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
@@ -116,17 +115,11 @@ std::unique_ptr<Score, Free> allocate(size_t count) {
   return memory;
 }
 
-int64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return int64_t{usage.ru_maxrss} * 1024;
-}
-
 template <typename Score>
 int bench_assignment(const BenchAssignmentJob& job, Session& session) {
   Communicator& world = session.world();
   const HostCollectives ranks = host_collectives(world);
-  const int64_t start_memory = world.all_reduce_max(peak_memory());
+  const int64_t start_memory = world.all_reduce_max(peak_memory_bytes());
   const auto n = static_cast<int64_t>(job.sequences);
   const int64_t first = n * world.rank() / world.size();
   const int64_t rows = n * (world.rank() + 1) / world.size() - first;
@@ -154,7 +147,7 @@ int bench_assignment(const BenchAssignmentJob& job, Session& session) {
     set_ledger_phase("report");
   }
   world.all_reduce_max(seconds);
-  const int64_t peak = world.all_reduce_max(peak_memory());
+  const int64_t peak = world.all_reduce_max(peak_memory_bytes());
   const int64_t sent = world.all_reduce_max(ledger_outside("assign", "").bytes / job.repeat);
   const int64_t score_bytes = world.all_reduce_max(static_cast<int64_t>(values.size_bytes()));
   uint64_t hash = 0;  // a sum, so that it does not depend on who holds what

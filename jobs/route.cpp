@@ -8,19 +8,15 @@ namespace {
 
 // What `shard` may be told beyond the experiment.
 struct ShardFlags {
-  std::string method;
-  double epsilon = AssignOptions{}.epsilon;
-  int64_t prefix_tokens = 0;
-  std::vector<double> shares;
-  bool append = false;
+  std::string method;  // empty: the experiment's
+  ShardOptions options;
 
-  ShardOptions apply_to(ShardOptions options) const {
-    if (!method.empty()) options.assign.method = assignment_method(method);
-    options.assign.epsilon = epsilon;
-    options.prefix_tokens = prefix_tokens;
-    options.shares = shares;
-    options.append = append;
-    return options;
+  ShardOptions of(const Run& run) const {
+    ShardOptions all = options;
+    const AssignOptions experiment = shard_options(run).assign;
+    all.assign.method = method.empty() ? experiment.method : assignment_method(method);
+    all.assign.threads = experiment.threads;
+    return all;
   }
 };
 
@@ -49,12 +45,12 @@ void add_shard_job(CLI::App& app, JobRun& run) {
   auto options = std::make_shared<RunOptions>();
   auto flags = std::make_shared<ShardFlags>();
   add_run_options(*job, *options);
-  add_assignment_options(*job, flags->method, flags->epsilon, flags->shares);
-  job->add_option("--prefix-tokens", flags->prefix_tokens,
+  add_assignment_options(*job, flags->method, flags->options.assign.epsilon, flags->options.shares);
+  job->add_option("--prefix-tokens", flags->options.prefix_tokens,
                   "Route on fewer tokens than the routers were trained on: a half, a quarter or an "
                   "eighth of them")
       ->check(CLI::PositiveNumber);
-  job->add_flag("--append", flags->append,
+  job->add_flag("--append", flags->options.append,
                 "The text has grown at its end: keep the assignment of shards.h5 and assign only "
                 "the new sequences, each expert up to its new capacity");
   job->footer(
@@ -68,7 +64,7 @@ void add_shard_job(CLI::App& app, JobRun& run) {
     run = [options, flags] {
       return run_stage(*options, "shard", true,
                        [&](Run& opened, Session& session, const std::string& start) {
-                         shard(opened, session, flags->apply_to(shard_options(opened)));
+                         shard(opened, session, flags->of(opened));
                          write_ledger(opened.layout, start, session.world().rank(), "");
                        });
     };

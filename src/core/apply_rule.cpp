@@ -1,51 +1,29 @@
 // From a closing table to an assignment, and what an assignment did.
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cmath>
-#include <limits>
-#include <mutex>
 #include <string>
 
 #include "row_kernels.hpp"
+#include "row_pieces.hpp"
 #include "smalltalk/core/balanced_assignment.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/parallel.hpp"
+#include "wide_sum.hpp"
 
 namespace smalltalk {
 namespace {
 
 // Rows that are worked on together: few enough to stay in cache from one loop to the next.
-constexpr int64_t kChunkValues = 1 << 16;
+constexpr int64_t kPieceValues = 1 << 16;
 
-// A piece of a block. `first_row` counts over all blocks of the process.
-template <typename Score>
-struct Chunk {
-  const Score* rows;
-  int64_t num_rows;
-  int64_t first_row;
-  uint64_t first_sequence;
-};
-
-// body(chunk, worker): each worker has one chunk at a time; there are `threads` of them.
+// body(piece, worker): each worker has one piece at a time; there are `threads` of them.
 template <typename Score, typename Body>
-void for_each_chunk(const LocalScores<Score>& scores, int threads, Body&& body) {
-  const int64_t experts = scores.num_experts;
-  const int64_t chunk_rows = std::max<int64_t>(1, kChunkValues / experts);
-  std::vector<Chunk<Score>> chunks;
-  int64_t before = 0;
-  for (const auto& block : scores.blocks) {
-    const int64_t rows = static_cast<int64_t>(block.values.size()) / experts;
-    for (int64_t row = 0; row < rows; row += chunk_rows) {
-      chunks.push_back({block.values.data() + row * experts, std::min(chunk_rows, rows - row),
-                        before + row, block.first_sequence + static_cast<uint64_t>(row)});
-    }
-    before += rows;
-  }
+void for_each_piece(const LocalScores<Score>& scores, int threads, Body&& body) {
+  const auto pieces = row_pieces(scores, std::max<int64_t>(1, kPieceValues / scores.num_experts));
   std::atomic<size_t> next{0};
-  const int64_t workers = std::min<int64_t>(threads, static_cast<int64_t>(chunks.size()));
+  const int64_t workers = std::min<int64_t>(threads, static_cast<int64_t>(pieces.size()));
   parallel_for(workers, threads, [&](int64_t worker) {
-    for (size_t i = next++; i < chunks.size(); i = next++) body(chunks[i], worker);
+    for (size_t i = next++; i < pieces.size(); i = next++) body(pieces[i], worker);
   });
 }
 
@@ -68,8 +46,8 @@ struct Tally {
   std::vector<int64_t> counts;
   std::vector<OrderKey> last;  // key of the last member; meaningless if there is none
   int64_t displaced = 0;
-  __int128 score = 0;
-  __int128 best_score = 0;
+  WideSum score = 0;
+  WideSum best_score = 0;
 
   void add(const Tally& other) {
     for (size_t e = 0; e < counts.size(); ++e) {
@@ -85,16 +63,16 @@ struct Tally {
   void all_reduce(const HostCollectives& ranks) {
     const size_t experts = counts.size();
     std::vector<int64_t> sums = {displaced};
-    for (const __int128 sum : {score, best_score}) {
-      sums.push_back(static_cast<int64_t>(sum >> 32));
-      sums.push_back(static_cast<int64_t>(sum & 0xFFFFFFFF));
+    for (const WideSum sum : {score, best_score}) {
+      const auto halves = halves_of(sum);
+      sums.insert(sums.end(), halves.begin(), halves.end());
     }
     sums.insert(sums.end(), argmax_counts.begin(), argmax_counts.end());
     sums.insert(sums.end(), counts.begin(), counts.end());
     ranks.all_reduce_sum_int64(sums);
     displaced = sums[0];
-    score = (static_cast<__int128>(sums[1]) << 32) + sums[2];
-    best_score = (static_cast<__int128>(sums[3]) << 32) + sums[4];
+    score = join_halves(sums[1], sums[2]);
+    best_score = join_halves(sums[3], sums[4]);
     std::copy_n(sums.begin() + 5, experts, argmax_counts.begin());
     std::copy_n(sums.begin() + 5 + static_cast<std::ptrdiff_t>(experts), experts, counts.begin());
     // The last key in two steps, as doubles hold ranks and ids but not both at once.
@@ -122,33 +100,21 @@ struct Tally {
   }
 };
 
-// Ranks and best experts of a chunk's rows. Error if a score is not finite.
+// Adds a piece whose rows went to `expert` to the tally; `best` are the best experts.
 template <typename Score>
-std::vector<uint32_t> rank_chunk(const Chunk<Score>& chunk, int64_t experts, bool by_margin,
-                                 uint16_t* best) {
-  std::vector<uint32_t> ranks(static_cast<size_t>(chunk.num_rows));
-  const int64_t bad =
-      rows::rank_rows(chunk.rows, chunk.num_rows, experts, by_margin, ranks.data(), best);
-  if (bad < chunk.num_rows) {
-    rows::refuse_row(chunk.rows + bad * experts, experts,
-                     chunk.first_sequence + static_cast<uint64_t>(bad));
-  }
-  return ranks;
-}
-
-// Adds a chunk whose rows went to `expert` to the tally; `best` are the best experts.
-template <typename Score>
-void tally_scores(const LocalScores<Score>& scores, const Chunk<Score>& chunk,
+void tally_scores(const LocalScores<Score>& scores, const RowPiece<Score>& piece,
                   const uint16_t* expert, const std::vector<uint16_t>& best, Tally& tally) {
   const auto experts = static_cast<int64_t>(tally.counts.size());
-  for (int64_t i = 0; i < chunk.num_rows; ++i) {
+  for (int64_t i = 0; i < piece.num_rows; ++i) {
     const uint16_t mine = expert[i];
     const uint16_t first = best[static_cast<size_t>(i)];
     ++tally.counts[mine];
     ++tally.argmax_counts[first];
     tally.displaced += mine != first;
-    tally.score += fixed_point(score_in_nats(scores, chunk.rows[i * experts + mine]));
-    tally.best_score += fixed_point(score_in_nats(scores, chunk.rows[i * experts + first]));
+    tally.score +=
+        fixed_point(score_in_nats(scores, piece.values[static_cast<size_t>(i * experts + mine)]));
+    tally.best_score +=
+        fixed_point(score_in_nats(scores, piece.values[static_cast<size_t>(i * experts + first)]));
   }
 }
 
@@ -178,21 +144,21 @@ void require_proof(const AssignmentRule& rule, const Tally& tally) {
   }
 }
 
-// See rows::OpenExperts. Error if the table is none.
+// See row_kernels.hpp. Error if the table is none.
 std::vector<int32_t> closed_after(const AssignmentRule& rule) {
   std::vector<int32_t> after(rule.capacities.size());
   for (size_t e = 0; e < after.size(); ++e) {
-    after[e] = rule.capacities[e] > 0 ? std::numeric_limits<int32_t>::max() : -1;
+    after[e] = rule.capacities[e] > 0 ? rows::kNever : -1;
   }
   bool good = std::is_sorted(rule.closings.begin(), rule.closings.end(),
                              [](const Closing& a, const Closing& b) { return a.key < b.key; });
   for (size_t i = 0; i < rule.closings.size() && good; ++i) {
     const uint16_t expert = rule.closings[i].expert;
-    good = expert < after.size() && after[expert] == std::numeric_limits<int32_t>::max();
+    good = expert < after.size() && after[expert] == rows::kNever;
     if (good) after[expert] = static_cast<int32_t>(i);
   }
   // Somebody takes what comes last.
-  const auto open = std::count(after.begin(), after.end(), std::numeric_limits<int32_t>::max());
+  const auto open = std::count(after.begin(), after.end(), rows::kNever);
   if (!good || (open == 0 && !rule.closings.empty())) {
     throw Error("the closing table is damaged: its experts do not close one after the other");
   }
@@ -210,31 +176,56 @@ Assigned apply_rule(const LocalScores<Score>& scores, const AssignmentRule& rule
                 " experts, the scores are of " + std::to_string(experts));
   }
   const std::vector<int32_t> closed = closed_after(rule);
+  // The last key that each expert takes; no row's key is as small as OrderKey{}.
+  std::vector<OrderKey> last_key;
+  for (const int32_t closing : closed) {
+    last_key.push_back(closing < 0 ? OrderKey{} : OrderKey{~uint32_t{0}, ~uint64_t{0}});
+  }
+  std::vector<uint32_t> closing_ranks;
+  for (const Closing& closing : rule.closings) {
+    last_key[closing.expert] = closing.key;
+    closing_ranks.push_back(closing.key.rank);
+  }
+  // Counts ranks, which the compiler vectorises, where a binary search would wait for its branches.
+  const auto closings_before = [&](const OrderKey& key) {
+    int32_t before = 0;
+    for (const uint32_t rank : closing_ranks) before += rank < key.rank;
+    auto next = static_cast<size_t>(before);
+    while (next < closing_ranks.size() && rule.closings[next].key < key) ++next;
+    return static_cast<int32_t>(next);
+  };
   const bool by_margin = rule.method == AssignmentMethod::margin;
   Assigned result;
   result.expert.resize(static_cast<size_t>(scores.num_rows()));
   std::vector<Tally> tallies(static_cast<size_t>(std::max(threads, 1)),
                              Tally(static_cast<size_t>(experts)));
-  for_each_chunk(scores, threads, [&](const Chunk<Score>& chunk, int64_t worker) {
+  for_each_piece(scores, threads, [&](const RowPiece<Score>& piece, int64_t worker) {
     Tally& tally = tallies[static_cast<size_t>(worker)];
-    const auto size = static_cast<size_t>(chunk.num_rows);
+    const auto size = static_cast<size_t>(piece.num_rows);
     std::vector<uint16_t> best(size);
-    const auto ranked = rank_chunk(chunk, experts, by_margin, best.data());
-    std::vector<int32_t> times(size);
+    const auto ranked = rows::rank_piece(piece, by_margin, best.data());
+    const auto key_of = [&](size_t i) { return OrderKey{ranked[i], piece.first_sequence + i}; };
+    uint16_t* expert = result.expert.data() + piece.first_row;
+    std::copy(best.begin(), best.end(), expert);
+    // Who comes after the closing of its best expert takes another. The next one to be found
+    // overwrites what was no find: a branch would be guessed wrong half of the time.
+    std::vector<uint32_t> displaced(size);
+    size_t found = 0;
     for (size_t i = 0; i < size; ++i) {
-      const OrderKey key{ranked[i], chunk.first_sequence + i};
-      times[i] = static_cast<int32_t>(
-          std::partition_point(rule.closings.begin(), rule.closings.end(),
-                               [&](const Closing& closing) { return closing.key < key; }) -
-          rule.closings.begin());
+      displaced[found] = static_cast<uint32_t>(i);
+      found += last_key[best[i]] < key_of(i);
     }
-    uint16_t* expert = result.expert.data() + chunk.first_row;
-    rows::choose_rows_at(chunk.rows, chunk.num_rows, closed, times.data(), expert);
+    displaced.resize(found);
+    std::vector<int32_t> times;
+    for (const uint32_t i : displaced) times.push_back(closings_before(key_of(i)));
+    std::vector<uint16_t> others(displaced.size());
+    rows::choose_rows(piece.values.data(), displaced, times.data(), closed, others.data());
+    for (size_t i = 0; i < displaced.size(); ++i) expert[displaced[i]] = others[i];
     for (size_t i = 0; i < size; ++i) {
       OrderKey& last = tally.last[expert[i]];
-      last = std::max(last, OrderKey{ranked[i], chunk.first_sequence + i});
+      last = std::max(last, key_of(i));
     }
-    tally_scores(scores, chunk, expert, best, tally);
+    tally_scores(scores, piece, expert, best, tally);
   });
   const Tally tally = sum_up(tallies, ranks);
   require_proof(rule, tally);
@@ -260,10 +251,10 @@ AssignmentStats assignment_stats(const LocalScores<Score>& scores,
   }
   std::vector<Tally> tallies(static_cast<size_t>(std::max(threads, 1)),
                              Tally(static_cast<size_t>(scores.num_experts)));
-  for_each_chunk(scores, threads, [&](const Chunk<Score>& chunk, int64_t worker) {
-    std::vector<uint16_t> best(static_cast<size_t>(chunk.num_rows));
-    rank_chunk(chunk, scores.num_experts, false, best.data());
-    tally_scores(scores, chunk, assignment.data() + chunk.first_row, best,
+  for_each_piece(scores, threads, [&](const RowPiece<Score>& piece, int64_t worker) {
+    std::vector<uint16_t> best(static_cast<size_t>(piece.num_rows));
+    rows::rank_piece(piece, false, best.data());
+    tally_scores(scores, piece, assignment.data() + piece.first_row, best,
                  tallies[static_cast<size_t>(worker)]);
   });
   return sum_up(tallies, ranks).stats();
@@ -272,8 +263,8 @@ AssignmentStats assignment_stats(const LocalScores<Score>& scores,
 template <typename Score>
 Assignment argmax_assignment(const LocalScores<Score>& scores, int threads) {
   Assignment assignment(static_cast<size_t>(scores.num_rows()));
-  for_each_chunk(scores, threads, [&](const Chunk<Score>& chunk, int64_t) {
-    rank_chunk(chunk, scores.num_experts, false, assignment.data() + chunk.first_row);
+  for_each_piece(scores, threads, [&](const RowPiece<Score>& piece, int64_t) {
+    rows::rank_piece(piece, false, assignment.data() + piece.first_row);
   });
   return assignment;
 }

@@ -4,9 +4,11 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <utility>
 
+#include "row_pieces.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/parallel.hpp"
 
@@ -76,6 +78,28 @@ std::vector<int64_t> shared_capacities(int64_t num_sequences, int64_t num_expert
   for (size_t i = 0; left > 0; ++i, --left) ++capacities[remainders[i % remainders.size()].second];
   for (size_t i = 0; left < 0; ++i, ++left) --capacities[remainders[i % remainders.size()].second];
   return capacities;
+}
+
+int64_t require_capacities(std::span<const int64_t> capacities, int64_t num_experts,
+                           int64_t local_rows, const HostCollectives& ranks) {
+  if (static_cast<int64_t>(capacities.size()) != num_experts) {
+    throw Error(std::to_string(capacities.size()) + " capacities given for " +
+                std::to_string(num_experts) + " experts");
+  }
+  for (size_t e = 0; e < capacities.size(); ++e) {
+    if (capacities[e] < 0) {
+      throw Error("the capacity of expert " + std::to_string(e) + " is " +
+                  std::to_string(capacities[e]) + ", below 0");
+    }
+  }
+  int64_t rows = local_rows;
+  ranks.all_reduce_sum_int64({&rows, 1});
+  const int64_t room = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
+  if (rows != room) {
+    throw Error("the capacities of the experts sum to " + std::to_string(room) +
+                ", but there are " + std::to_string(rows) + " sequences to assign");
+  }
+  return rows;
 }
 
 std::vector<int64_t> room_beside(std::span<const int64_t> counts, std::vector<int64_t> capacities) {

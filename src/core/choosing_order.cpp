@@ -37,18 +37,13 @@ void sort_by_rank(std::vector<uint64_t>& words) {
 }  // namespace
 
 template <typename Score>
-ChoosingOrder<Score>::ChoosingOrder(ScoreBlock<Score> rows, int64_t experts, bool by_margin)
-    : rows_(rows), experts_(experts), stride_(std::max<int64_t>(1024, experts)) {
-  const int64_t count = static_cast<int64_t>(rows.values.size()) / experts;
-  ST_CHECK(count > 0 && count <= kMaxRows);
-  std::vector<uint32_t> ranks(static_cast<size_t>(count));
-  std::vector<uint16_t> best(ranks.size());
-  const int64_t bad =
-      rows::rank_rows(rows.values.data(), count, experts, by_margin, ranks.data(), best.data());
-  if (bad < count) {
-    rows::refuse_row(rows.values.data() + bad * experts, experts,
-                     rows.first_sequence + static_cast<uint64_t>(bad));
-  }
+ChoosingOrder<Score>::ChoosingOrder(const RowPiece<Score>& rows, bool by_margin)
+    : rows_(rows),
+      experts_(static_cast<int64_t>(rows.values.size()) / rows.num_rows),
+      stride_(std::max<int64_t>(1024, experts_)) {
+  ST_CHECK(rows.num_rows <= kMaxRows);
+  std::vector<uint16_t> best(static_cast<size_t>(rows.num_rows));
+  const std::vector<uint32_t> ranks = rows::rank_piece(rows, by_margin, best.data());
   order_.resize(ranks.size());
   for (size_t row = 0; row < ranks.size(); ++row) order_[row] = uint64_t{ranks[row]} << 32 | row;
   sort_by_rank(order_);
@@ -73,19 +68,25 @@ int64_t ChoosingOrder<Score>::place_after(const OrderKey& key) const {
 }
 
 template <typename Score>
-void ChoosingOrder<Score>::choose_until(int64_t place, const rows::OpenExperts& open) {
+void ChoosingOrder<Score>::choose_until(int64_t place, std::span<const int32_t> closed_after,
+                                        int32_t time) {
   if (place <= known_) return;
-  std::vector<uint32_t> places;  // of those whose expert has closed
-  std::vector<uint64_t> words;
+  // Those whose expert has closed choose again. The next one to be found overwrites what was no
+  // find: a branch would be guessed wrong half of the time.
+  const auto asked = static_cast<size_t>(place - known_);
+  std::vector<uint32_t> places(asked);
+  std::vector<uint32_t> row_of(asked);
+  size_t found = 0;
   for (auto i = static_cast<size_t>(known_); i < static_cast<size_t>(place); ++i) {
-    if (open.closed_after[choice_[i]] >= open.time) continue;
-    places.push_back(static_cast<uint32_t>(i));
-    words.push_back(order_[i]);
+    places[found] = static_cast<uint32_t>(i);
+    row_of[found] = static_cast<uint32_t>(order_[i]);
+    found += closed_after[choice_[i]] < time;
   }
-  std::vector<uint16_t> next(places.size());
-  rows::choose_rows(rows_.values.data(), words.data(), static_cast<int64_t>(words.size()), open,
-                    next.data());
-  for (size_t i = 0; i < places.size(); ++i) choice_[places[i]] = next[i];
+  row_of.resize(found);
+  std::vector<uint16_t> next(found);
+  const std::vector<int32_t> times(found, time);
+  rows::choose_rows(rows_.values.data(), row_of, times.data(), closed_after, next.data());
+  for (size_t i = 0; i < found; ++i) choice_[places[i]] = next[i];
   count_until(place);
 }
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "row_kernels.hpp"
-#include "smalltalk/core/score_matrix.hpp"
+#include "row_pieces.hpp"
 
 namespace smalltalk {
 
@@ -20,7 +20,7 @@ class ChoosingOrder {
 
   // Ranks and sorts. Error naming sequence and expert if a score is not finite. The scores must
   // outlive it.
-  ChoosingOrder(ScoreBlock<Score> rows, int64_t experts, bool by_margin);
+  ChoosingOrder(const RowPiece<Score>& rows, bool by_margin);
 
   uint64_t first_sequence() const { return rows_.first_sequence; }
   int64_t num_rows() const { return static_cast<int64_t>(order_.size()); }
@@ -31,8 +31,8 @@ class ChoosingOrder {
   int64_t place_after(const OrderKey& key) const;
   // Sequences before `place` of which nobody knows what they choose.
   int64_t unknown_before(int64_t place) const { return std::max<int64_t>(0, place - known_); }
-  // Finds what the first `place` sequences choose among the open experts.
-  void choose_until(int64_t place, const rows::OpenExperts& open);
+  // Finds what the first `place` sequences choose after `time` closings, see row_kernels.hpp.
+  void choose_until(int64_t place, std::span<const int32_t> closed_after, int32_t time);
   // counts[e] += sequences before `place` that choose e. REQUIRES choose_until(place).
   void count_choices(int64_t place, std::span<int64_t> counts) const;
   // An expert closed: what the sequences from `place` on choose is not known any more.
@@ -41,7 +41,7 @@ class ChoosingOrder {
  private:
   void count_until(int64_t place);
 
-  ScoreBlock<Score> rows_;
+  RowPiece<Score> rows_;
   int64_t experts_;
   int64_t stride_;               // places between two lines of counts_
   std::vector<uint64_t> order_;  // [rows] rank << 32 | row, ascending

@@ -1,12 +1,10 @@
 // The selections that find a closing table; see balanced_assignment.hpp.
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <memory>
-#include <numeric>
-#include <string>
 
 #include "choosing_order.hpp"
+#include "row_pieces.hpp"
 #include "smalltalk/core/balanced_assignment.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/parallel.hpp"
@@ -44,7 +42,7 @@ class TableFinder {
         threads_(threads),
         ranks_(ranks),
         traffic_(traffic),
-        closed_after_(capacities.size(), std::numeric_limits<int32_t>::max()) {
+        closed_after_(capacities.size(), rows::kNever) {
     make_orders(scores, method == AssignmentMethod::margin);
     make_key_space();
     for (size_t e = 0; e < capacities.size(); ++e) {
@@ -78,21 +76,14 @@ class TableFinder {
   };
 
   void make_orders(const LocalScores<Score>& scores, bool by_margin) {
-    std::vector<ScoreBlock<Score>> pieces;
-    const int64_t experts = scores.num_experts;
-    for (const auto& block : scores.blocks) {
-      const int64_t rows = static_cast<int64_t>(block.values.size()) / experts;
-      for (int64_t row = 0; row < rows; row += ChoosingOrder<Score>::kMaxRows) {
-        const int64_t count = std::min(ChoosingOrder<Score>::kMaxRows, rows - row);
-        pieces.push_back({block.first_sequence + static_cast<uint64_t>(row),
-                          block.values.subspan(static_cast<size_t>(row * experts),
-                                               static_cast<size_t>(count * experts))});
-      }
-    }
+    // Several for each thread, but not so many that looking into each of them would count.
+    const int64_t rows = std::clamp(scores.num_rows() / (4 * int64_t{std::max(threads_, 1)}),
+                                    kRowsWorthThreads, ChoosingOrder<Score>::kMaxRows);
+    const auto pieces = row_pieces(scores, rows);
     orders_.resize(pieces.size());
     parallel_for(static_cast<int64_t>(pieces.size()), threads_, [&](int64_t i) {
       const auto index = static_cast<size_t>(i);
-      orders_[index] = std::make_unique<ChoosingOrder<Score>>(pieces[index], experts, by_margin);
+      orders_[index] = std::make_unique<ChoosingOrder<Score>>(pieces[index], by_margin);
     });
   }
 
@@ -114,8 +105,6 @@ class TableFinder {
     space_.sequence_bits = static_cast<int>(std::bit_width(static_cast<uint64_t>(most[2])));
     traffic_.key_bits = space_.bits();
   }
-
-  rows::OpenExperts open_experts() const { return {closed_after_, time_}; }
 
   // The smallest key from `first` on at which an open expert has no room left. It is looked for in
   // growing steps, then by bisection: what nobody will ask for again is not worked out.
@@ -153,7 +142,8 @@ class TableFinder {
       places[i] = orders_[i]->place_after(key);
       unknown += orders_[i]->unknown_before(places[i]);
     }
-    for_orders(unknown, [&](size_t i) { orders_[i]->choose_until(places[i], open_experts()); });
+    for_orders(unknown,
+               [&](size_t i) { orders_[i]->choose_until(places[i], closed_after_, time_); });
     std::vector<int64_t> counts(capacities_.size());
     for (size_t i = 0; i < orders_.size(); ++i) orders_[i]->count_choices(places[i], counts);
     std::vector<int64_t> of_open(open_.size());
@@ -189,30 +179,9 @@ class TableFinder {
   std::vector<std::unique_ptr<ChoosingOrder<Score>>> orders_;
   KeySpace space_;
   std::vector<uint16_t> open_;
-  std::vector<int32_t> closed_after_;  // see rows::OpenExperts
+  std::vector<int32_t> closed_after_;  // see row_kernels.hpp
   int32_t time_ = 0;                   // closings so far
 };
-
-void require_capacities(std::span<const int64_t> capacities, int64_t num_experts,
-                        int64_t local_rows, const HostCollectives& ranks) {
-  if (static_cast<int64_t>(capacities.size()) != num_experts) {
-    throw Error(std::to_string(capacities.size()) + " capacities given for " +
-                std::to_string(num_experts) + " experts");
-  }
-  for (size_t e = 0; e < capacities.size(); ++e) {
-    if (capacities[e] < 0) {
-      throw Error("the capacity of expert " + std::to_string(e) + " is " +
-                  std::to_string(capacities[e]) + ", below 0");
-    }
-  }
-  int64_t rows = local_rows;
-  ranks.all_reduce_sum_int64({&rows, 1});
-  const int64_t room = std::accumulate(capacities.begin(), capacities.end(), int64_t{0});
-  if (rows != room) {
-    throw Error("the capacities of the experts sum to " + std::to_string(room) +
-                ", but there are " + std::to_string(rows) + " sequences to assign");
-  }
-}
 
 }  // namespace
 

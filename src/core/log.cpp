@@ -1,6 +1,7 @@
 #include "smalltalk/core/log.hpp"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <array>
 #include <chrono>
@@ -23,6 +24,12 @@ void log_warning(std::string_view line) {
 }
 
 void log_error(std::string_view line) { print_line("error: " + std::string(line)); }
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);  // ru_maxrss in KiB
+  return int64_t{usage.ru_maxrss} * 1024;
+}
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

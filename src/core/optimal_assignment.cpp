@@ -2,9 +2,7 @@
 #include "smalltalk/core/optimal_assignment.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <mutex>
 #include <numeric>
@@ -12,21 +10,24 @@
 #include <type_traits>
 #include <utility>
 
+#include "row_kernels.hpp"
+#include "row_pieces.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/parallel.hpp"
 #include "transport.hpp"
+#include "wide_sum.hpp"
 #include "xxh3.hpp"
 
 namespace smalltalk {
 namespace {
 
-using Wide = __int128;  // 2^32 sequences times 2^53 steps
+using Wide = WideSum;  // 2^32 sequences times 2^53 steps
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kLowestRegret = -0x1p20;
 constexpr double kHighestPrice = 0x1p27;
 constexpr double kPriceOfNoPlace = 0x1p26;  // above every regret: an expert of capacity 0
-constexpr int64_t kRowsOfChunk = 8192;
+constexpr int64_t kRowsOfPiece = 8192;
 constexpr int64_t kFirstLevel = 4096;  // sequences
 constexpr int64_t kLevelOfBound = 1 << 20;
 constexpr int64_t kLevelGrowth = 16;
@@ -54,20 +55,12 @@ struct SharedRows {
   std::vector<Score> values;  // [rows, E]
 };
 
-template <typename T>
-std::vector<T> all_gather(const std::vector<T>& mine, const HostCollectives& ranks) {
-  const auto bytes = ranks.all_gather_bytes(std::as_bytes(std::span(mine)));
-  std::vector<T> all(bytes.size() / sizeof(T));
-  if (!all.empty()) std::memcpy(all.data(), bytes.data(), bytes.size());
-  return all;
-}
-
 template <typename Score>
 SharedRows<Score> share_rows(SharedRows<Score> mine, size_t num_experts,
                              const HostCollectives& ranks) {
   SharedRows<Score> all;
-  const std::vector<uint64_t> sequences = all_gather(mine.sequences, ranks);
-  const std::vector<Score> values = all_gather(mine.values, ranks);
+  const std::vector<uint64_t> sequences = gather_values<uint64_t>(mine.sequences, ranks);
+  const std::vector<Score> values = gather_values<Score>(mine.values, ranks);
   mine = {};
   std::vector<size_t> order(sequences.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -122,14 +115,6 @@ class Search {
   Totals totals(const Assignment* expert);
 
  private:
-  struct Chunk {
-    uint64_t first_sequence;
-    size_t first_row;
-    const Score* values;
-    size_t rows;
-  };
-
-  void make_chunks(const LocalScores<Score>& scores);
   void check(std::span<const int64_t> capacities, const LocalScores<Score>& scores);
   void regrets(const Score* row, uint64_t sequence, std::span<double> out) const;
   // As the search sees them: no two alike.
@@ -152,7 +137,7 @@ class Search {
   double step_;
   int64_t num_sequences_ = 0;
   size_t num_rows_ = 0;
-  std::vector<Chunk> chunks_;
+  std::vector<RowPiece<Score>> pieces_;
   double noise_scale_;
   std::vector<uint64_t> noise_multipliers_;  // [E]
   SharedRows<Score> sample_;
@@ -170,7 +155,8 @@ Search<Score>::Search(const LocalScores<Score>& scores, std::span<const int64_t>
       step_(std::is_same_v<Score, float> ? 1 : scores.step),
       noise_scale_(noise * 0x1p-32) {
   check(capacities, scores);
-  make_chunks(scores);
+  num_rows_ = static_cast<size_t>(scores.num_rows());
+  pieces_ = row_pieces(scores, kRowsOfPiece);
   for (size_t e = 0; e < num_experts_; ++e) {
     noise_multipliers_.push_back(hash(e, kNoiseSeed) | 1);
     prices_.push_back(capacities[e] == 0 ? kPriceOfNoPlace : 0);
@@ -187,34 +173,7 @@ void Search<Score>::check(std::span<const int64_t> capacities, const LocalScores
     throw Error("the step of score codes is " + std::to_string(step_) +
                 "; a higher code must be a higher score");
   }
-  if (capacities.size() != num_experts_) {
-    throw Error("there are " + std::to_string(capacities.size()) + " capacities for " +
-                std::to_string(num_experts_) + " experts");
-  }
-  num_sequences_ = scores.num_rows();
-  ranks_.all_reduce_sum_int64(std::span(&num_sequences_, 1));
-  int64_t places = 0;
-  for (const int64_t capacity : capacities) {
-    if (capacity < 0) throw Error("a capacity is " + std::to_string(capacity));
-    places += capacity;
-  }
-  if (places != num_sequences_) {
-    throw Error("the capacities sum to " + std::to_string(places) + ", but there are " +
-                std::to_string(num_sequences_) + " sequences");
-  }
-}
-
-template <typename Score>
-void Search<Score>::make_chunks(const LocalScores<Score>& scores) {
-  for (const auto& block : scores.blocks) {
-    const size_t rows = block.values.size() / num_experts_;
-    for (size_t row = 0; row < rows; row += kRowsOfChunk) {
-      chunks_.push_back({block.first_sequence + row, num_rows_ + row,
-                         block.values.data() + row * num_experts_,
-                         std::min<size_t>(kRowsOfChunk, rows - row)});
-    }
-    num_rows_ += rows;
-  }
+  num_sequences_ = require_capacities(capacities, scores.num_experts, scores.num_rows(), ranks_);
 }
 
 template <typename Score>
@@ -225,13 +184,7 @@ void Search<Score>::regrets(const Score* row, uint64_t sequence, std::span<doubl
     if (row[e] > best) best = row[e];
     if constexpr (std::is_same_v<Score, float>) finite &= std::isfinite(row[e]);
   }
-  if (!finite) {
-    const auto* bad = std::find_if(row, row + num_experts_,
-                                   [](Score s) { return !std::isfinite(static_cast<double>(s)); });
-    throw Error("the score of sequence " + std::to_string(sequence) + " under expert " +
-                std::to_string(bad - row) + " is " + std::to_string(*bad) +
-                "; scores must be finite (has a router diverged?)");
-  }
+  if (!finite) rows::refuse_row(row, static_cast<int64_t>(num_experts_), sequence);
   for (size_t e = 0; e < num_experts_; ++e) {
     const double regret = (static_cast<double>(row[e]) - static_cast<double>(best)) * step_;
     out[e] = regret > kLowestRegret ? regret : kLowestRegret;
@@ -324,35 +277,36 @@ bool Search<Score>::improve(int64_t size, const std::vector<double>& reach, Assi
   std::vector<int64_t> counts(num_experts_);
   SharedRows<Score> near;
   std::mutex mutex;
-  parallel_for(static_cast<int64_t>(chunks_.size()), threads_, [&](int64_t index) {
-    const Chunk& chunk = chunks_[static_cast<size_t>(index)];
+  parallel_for(static_cast<int64_t>(pieces_.size()), threads_, [&](int64_t index) {
+    const RowPiece<Score>& piece = pieces_[static_cast<size_t>(index)];
     std::vector<double> values(num_experts_);
-    std::vector<int64_t> chunk_counts(num_experts_);
-    SharedRows<Score> chunk_near;
-    for (size_t row = 0; row < chunk.rows; ++row) {
-      const uint64_t sequence = chunk.first_sequence + row;
+    std::vector<int64_t> piece_counts(num_experts_);
+    SharedRows<Score> piece_near;
+    for (size_t row = 0; row < static_cast<size_t>(piece.num_rows); ++row) {
+      const uint64_t sequence = piece.first_sequence + row;
       if (!in_level(sequence, size)) continue;
-      const Score* scores = chunk.values + row * num_experts_;
+      const Score* scores = piece.values.data() + row * num_experts_;
       noisy_regrets(scores, sequence, values);
       size_t best = 0;
       for (size_t e = 0; e < num_experts_; ++e) {
         values[e] -= prices_[e];
         if (values[e] > values[best]) best = e;
       }
-      ++chunk_counts[best];
-      if (expert != nullptr) (*expert)[chunk.first_row + row] = static_cast<uint16_t>(best);
+      ++piece_counts[best];
+      if (expert != nullptr)
+        (*expert)[static_cast<size_t>(piece.first_row) + row] = static_cast<uint16_t>(best);
       const double* limit = reach.data() + best * num_experts_;
       bool is_near = false;
       for (size_t e = 0; e < num_experts_; ++e) is_near |= values[best] - values[e] <= limit[e];
       if (!is_near) continue;
-      chunk_near.sequences.push_back(sequence);
-      chunk_near.values.insert(chunk_near.values.end(), scores, scores + num_experts_);
+      piece_near.sequences.push_back(sequence);
+      piece_near.values.insert(piece_near.values.end(), scores, scores + num_experts_);
     }
     const std::lock_guard lock(mutex);  // in any order: counts are integers, rows will be sorted
-    for (size_t e = 0; e < num_experts_; ++e) counts[e] += chunk_counts[e];
-    near.sequences.insert(near.sequences.end(), chunk_near.sequences.begin(),
-                          chunk_near.sequences.end());
-    near.values.insert(near.values.end(), chunk_near.values.begin(), chunk_near.values.end());
+    for (size_t e = 0; e < num_experts_; ++e) counts[e] += piece_counts[e];
+    near.sequences.insert(near.sequences.end(), piece_near.sequences.begin(),
+                          piece_near.sequences.end());
+    near.values.insert(near.values.end(), piece_near.values.begin(), piece_near.values.end());
   });
   ranks_.all_reduce_sum_int64(counts);
   const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
@@ -370,11 +324,13 @@ bool Search<Score>::improve(int64_t size, const std::vector<double>& reach, Assi
   prices_ = transport.prices();
   normalise_prices();
   if (expert == nullptr) return balanced;
-  for (const Chunk& chunk : chunks_) {
+  for (const RowPiece<Score>& piece : pieces_) {
     const auto& all = near.sequences;
-    auto place = std::lower_bound(all.begin(), all.end(), chunk.first_sequence);
-    for (; place != all.end() && *place < chunk.first_sequence + chunk.rows; ++place) {
-      (*expert)[chunk.first_row + (*place - chunk.first_sequence)] =
+    auto place = std::lower_bound(all.begin(), all.end(), piece.first_sequence);
+    for (; place != all.end() &&
+           *place < piece.first_sequence + static_cast<uint64_t>(piece.num_rows);
+         ++place) {
+      (*expert)[static_cast<size_t>(piece.first_row) + (*place - piece.first_sequence)] =
           transport.expert(place - all.begin());
     }
   }
@@ -397,13 +353,13 @@ template <typename Score>
 void Search<Score>::gather_sample() {
   const int64_t size = std::min(kSampleRows, kSampleScores / static_cast<int64_t>(num_experts_));
   std::mutex mutex;
-  parallel_for(static_cast<int64_t>(chunks_.size()), threads_, [&](int64_t index) {
-    const Chunk& chunk = chunks_[static_cast<size_t>(index)];
-    for (size_t row = 0; row < chunk.rows; ++row) {
-      if (!in_level(chunk.first_sequence + row, size)) continue;
-      const Score* scores = chunk.values + row * num_experts_;
+  parallel_for(static_cast<int64_t>(pieces_.size()), threads_, [&](int64_t index) {
+    const RowPiece<Score>& piece = pieces_[static_cast<size_t>(index)];
+    for (size_t row = 0; row < static_cast<size_t>(piece.num_rows); ++row) {
+      if (!in_level(piece.first_sequence + row, size)) continue;
+      const Score* scores = piece.values.data() + row * num_experts_;
       const std::lock_guard lock(mutex);
-      sample_.sequences.push_back(chunk.first_sequence + row);
+      sample_.sequences.push_back(piece.first_sequence + row);
       sample_.values.insert(sample_.values.end(), scores, scores + num_experts_);
     }
   });
@@ -436,10 +392,9 @@ void Search<Score>::solve(int64_t size, Assignment* expert) {
 
 template <typename Score>
 Wide Search<Score>::sum_over_ranks(Wide value) const {
-  std::array<int64_t, 2> parts = {static_cast<int64_t>(value >> 32),
-                                  static_cast<int64_t>(value & 0xFFFFFFFF)};
-  ranks_.all_reduce_sum_int64(parts);
-  return Wide{parts[0]} * (int64_t{1} << 32) + parts[1];
+  auto halves = halves_of(value);
+  ranks_.all_reduce_sum_int64(halves);
+  return join_halves(halves[0], halves[1]);
 }
 
 template <typename Score>
@@ -450,26 +405,26 @@ typename Search<Score>::Totals Search<Score>::totals(const Assignment* expert) {
   }
   Totals sums;
   std::mutex mutex;
-  parallel_for(static_cast<int64_t>(chunks_.size()), threads_, [&](int64_t index) {
-    const Chunk& chunk = chunks_[static_cast<size_t>(index)];
+  parallel_for(static_cast<int64_t>(pieces_.size()), threads_, [&](int64_t index) {
+    const RowPiece<Score>& piece = pieces_[static_cast<size_t>(index)];
     std::vector<double> values(num_experts_);
-    Totals chunk_sums;
-    for (size_t row = 0; row < chunk.rows; ++row) {
-      regrets(chunk.values + row * num_experts_, chunk.first_sequence + row, values);
+    Totals piece_sums;
+    for (size_t row = 0; row < static_cast<size_t>(piece.num_rows); ++row) {
+      regrets(piece.values.data() + row * num_experts_, piece.first_sequence + row, values);
       double best = -kInfinity;
       for (size_t e = 0; e < num_experts_; ++e) {
         values[e] = on_grid(values[e]);
         const double value = values[e] - prices_[e];
         best = value > best ? value : best;
       }
-      chunk_sums.bound += steps(best);
+      piece_sums.bound += steps(best);
       if (expert != nullptr) {
-        chunk_sums.regret += steps(values[(*expert)[chunk.first_row + row]]);
+        piece_sums.regret += steps(values[(*expert)[static_cast<size_t>(piece.first_row) + row]]);
       }
     }
     const std::lock_guard lock(mutex);
-    sums.bound += chunk_sums.bound;
-    sums.regret += chunk_sums.regret;
+    sums.bound += piece_sums.bound;
+    sums.regret += piece_sums.regret;
   });
   sums.bound = sum_over_ranks(sums.bound);
   sums.regret = sum_over_ranks(sums.regret);

@@ -16,7 +16,7 @@ namespace smalltalk::rows {
 namespace {
 
 constexpr int32_t kNobody = std::numeric_limits<int32_t>::min();  // below every score
-constexpr int64_t kAhead = 12;                                    // rows fetched ahead of their use
+constexpr int64_t kAhead = 32;                                    // rows fetched ahead of their use
 
 // A score as an integer of the same order. The bits of a float order like its magnitude; adding
 // zero makes -0 a +0.
@@ -54,37 +54,17 @@ ST_INLINE int32_t margin_of_row(const Score* row, int64_t experts, int32_t best)
   return second == kNobody ? 0 : margin_of(best, second, Score{});  // one expert has no margin
 }
 
-template <typename Score>
-ST_INLINE int64_t rank_rows_of(const Score* rows, int64_t count, int64_t experts, bool by_margin,
-                               uint32_t* ranks, uint16_t* best_experts) {
-  for (int64_t i = 0; i < count; ++i) {
-    const Score* row = rows + i * experts;
-    int32_t best = kNobody;
-    int32_t finite = 1;
-    for (int64_t e = 0; e < experts; ++e) {
-      best = std::max(best, ordered(row[e]));
-      finite &= is_finite(row[e]);
-    }
-    if (finite == 0) return i;
-    int32_t expert = std::numeric_limits<int32_t>::max();
-    for (int32_t e = 0; e < static_cast<int32_t>(experts); ++e) {
-      const int32_t is_other = -static_cast<int32_t>(ordered(row[e]) != best);
-      expert = std::min(expert, e | (is_other & std::numeric_limits<int32_t>::max()));
-    }
-    best_experts[i] = static_cast<uint16_t>(expert);
-    const int32_t value = by_margin ? margin_of_row(row, experts, best) : best;
-    ranks[i] = 0x7FFFFFFFU - static_cast<uint32_t>(value);
-  }
-  return count;
-}
+struct Best {
+  int32_t score;  // ordered()
+  uint16_t expert;
+};
 
-// Masks instead of conditions, or the compiler would not vectorise.
-template <typename Score>
-ST_INLINE uint16_t best_open(const Score* row, int64_t experts, const int32_t* closed_after,
-                             int32_t time) {
+// The best of the experts for which is_open(e) is -1, not 0; ties by expert. Masks instead of
+// conditions, or the compiler would not vectorise.
+template <typename IsOpen>
+ST_INLINE Best best_of(const float* row, int64_t experts, IsOpen is_open) {
   const auto value = [&](int64_t e) {
-    const int32_t is_open = -static_cast<int32_t>(closed_after[e] >= time);
-    return (ordered(row[e]) & is_open) | (kNobody & ~is_open);
+    return (ordered(row[e]) & is_open(e)) | (kNobody & ~is_open(e));
   };
   int32_t best = kNobody;
   for (int64_t e = 0; e < experts; ++e) best = std::max(best, value(e));
@@ -93,33 +73,56 @@ ST_INLINE uint16_t best_open(const Score* row, int64_t experts, const int32_t* c
     const int32_t is_other = -static_cast<int32_t>(value(e) != best);
     expert = std::min(expert, e | (is_other & std::numeric_limits<int32_t>::max()));
   }
-  return static_cast<uint16_t>(expert);
+  return {best, static_cast<uint16_t>(expert)};
+}
+
+// A code and its expert fit into one word, so that one maximum finds both.
+template <typename IsOpen>
+ST_INLINE Best best_of(const uint16_t* row, int64_t experts, IsOpen is_open) {
+  int32_t best = kNobody;
+  for (int32_t e = 0; e < static_cast<int32_t>(experts); ++e) {
+    const int32_t word = (row[e] - 32768) * 65536 + (65535 - e);
+    best = std::max(best, (word & is_open(e)) | (kNobody & ~is_open(e)));
+  }
+  return {(best >> 16) + 32768, static_cast<uint16_t>(65535 - (best & 0xFFFF))};
 }
 
 template <typename Score>
-ST_INLINE void choose_rows_of(const Score* rows, const uint64_t* order, int64_t count,
-                              const OpenExperts& open, uint16_t* choice) {
-  const auto experts = static_cast<int64_t>(open.closed_after.size());
+ST_INLINE int64_t rank_rows_of(const Score* rows, int64_t count, int64_t experts, bool by_margin,
+                               uint32_t* ranks, uint16_t* best_experts) {
+  for (int64_t i = 0; i < count; ++i) {
+    const Score* row = rows + i * experts;
+    int32_t finite = 1;
+    for (int64_t e = 0; e < experts; ++e) finite &= is_finite(row[e]);
+    if (finite == 0) return i;
+    const Best best = best_of(row, experts, [](int64_t) { return -1; });
+    const int32_t value = by_margin ? margin_of_row(row, experts, best.score) : best.score;
+    ranks[i] = 0x7FFFFFFFU - static_cast<uint32_t>(value);
+    best_experts[i] = best.expert;
+  }
+  return count;
+}
+
+template <typename Score>
+ST_INLINE void choose_rows_of(const Score* rows, std::span<const uint32_t> row_of,
+                              const int32_t* times, std::span<const int32_t> closed_after,
+                              uint16_t* choice) {
+  const auto experts = static_cast<int64_t>(closed_after.size());
+  const auto count = static_cast<int64_t>(row_of.size());
   const auto row_at = [&](int64_t i) {
-    return rows + static_cast<int64_t>(order[i] & 0xFFFFFFFFU) * experts;
+    return rows + int64_t{row_of[static_cast<size_t>(i)]} * experts;
   };
-  // The places of the order lie anywhere in memory: without fetching ahead, each row is a wait.
+  // The rows lie anywhere in memory: without fetching ahead, each one is a wait.
   const int64_t lines =
       std::min<int64_t>(8, (experts * static_cast<int64_t>(sizeof(Score)) + 63) / 64);
+  const int32_t* closed = closed_after.data();
   for (int64_t i = 0; i < count; ++i) {
     const char* ahead = reinterpret_cast<const char*>(row_at(std::min(i + kAhead, count - 1)));
     for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(ahead + 64 * line);
-    choice[i] = best_open(row_at(i), experts, open.closed_after.data(), open.time);
-  }
-}
-
-template <typename Score>
-ST_INLINE void choose_rows_at_of(const Score* rows, int64_t count,
-                                 std::span<const int32_t> closed_after, const int32_t* times,
-                                 uint16_t* choice) {
-  const auto experts = static_cast<int64_t>(closed_after.size());
-  for (int64_t i = 0; i < count; ++i) {
-    choice[i] = best_open(rows + i * experts, experts, closed_after.data(), times[i]);
+    const int32_t time = times[i];
+    choice[i] = best_of(row_at(i), experts, [&](int64_t e) {
+                  return -static_cast<int32_t>(closed[e] >= time);
+                }).expert;
   }
 }
 
@@ -148,25 +151,14 @@ void refuse_row(const uint16_t*, int64_t, uint64_t) {
 }
 
 ST_FOR_SEVERAL_CPUS
-void choose_rows(const float* rows, const uint64_t* order, int64_t count, const OpenExperts& open,
-                 uint16_t* choice) {
-  choose_rows_of(rows, order, count, open, choice);
+void choose_rows(const float* rows, std::span<const uint32_t> row_of, const int32_t* times,
+                 std::span<const int32_t> closed_after, uint16_t* choice) {
+  choose_rows_of(rows, row_of, times, closed_after, choice);
 }
 ST_FOR_SEVERAL_CPUS
-void choose_rows(const uint16_t* rows, const uint64_t* order, int64_t count,
-                 const OpenExperts& open, uint16_t* choice) {
-  choose_rows_of(rows, order, count, open, choice);
-}
-
-ST_FOR_SEVERAL_CPUS
-void choose_rows_at(const float* rows, int64_t count, std::span<const int32_t> closed_after,
-                    const int32_t* times, uint16_t* choice) {
-  choose_rows_at_of(rows, count, closed_after, times, choice);
-}
-ST_FOR_SEVERAL_CPUS
-void choose_rows_at(const uint16_t* rows, int64_t count, std::span<const int32_t> closed_after,
-                    const int32_t* times, uint16_t* choice) {
-  choose_rows_at_of(rows, count, closed_after, times, choice);
+void choose_rows(const uint16_t* rows, std::span<const uint32_t> row_of, const int32_t* times,
+                 std::span<const int32_t> closed_after, uint16_t* choice) {
+  choose_rows_of(rows, row_of, times, closed_after, choice);
 }
 
 }  // namespace smalltalk::rows

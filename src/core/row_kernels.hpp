@@ -1,21 +1,21 @@
-// The three loops over rows of scores that an assignment consists of, compiled for several CPUs and
+// The two loops over rows of scores that an assignment consists of, compiled for several CPUs and
 // picked at run time. Private to core. Score is float or uint16_t; E experts.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
+#include <vector>
 
+#include "row_pieces.hpp"
 #include "smalltalk/core/balanced_assignment.hpp"
 
 namespace smalltalk::rows {
 
-// Which experts a sequence may choose from: those with closed_after[e] >= time. In a walk, time is
-// the number of closings before the sequence; closed_after[e] is the index of e's closing,
-// INT32_MAX if it never closes, -1 if it has no room at all.
-struct OpenExperts {
-  std::span<const int32_t> closed_after;  // [E]
-  int32_t time = 0;
-};
+// When an expert closes, in a walk: closed_after[e] is the number of closings before its own,
+// kNever if it does not close, -1 if it has no room at all. A sequence that chooses after `time`
+// closings may choose e if closed_after[e] >= time.
+inline constexpr int32_t kNever = std::numeric_limits<int32_t>::max();
 
 // ranks[i] <- OrderKey::rank of row i, best[i] <- its best expert. Returns the first row with a
 // score that is not finite, or `count`.
@@ -28,16 +28,24 @@ int64_t rank_rows(const uint16_t* rows, int64_t count, int64_t experts, bool by_
 [[noreturn]] void refuse_row(const float* row, int64_t experts, uint64_t sequence);
 [[noreturn]] void refuse_row(const uint16_t* row, int64_t experts, uint64_t sequence);
 
-// choice[i] <- best open expert of the row that order[i] names in its low 32 bits.
-void choose_rows(const float* rows, const uint64_t* order, int64_t count, const OpenExperts& open,
-                 uint16_t* choice);
-void choose_rows(const uint16_t* rows, const uint64_t* order, int64_t count,
-                 const OpenExperts& open, uint16_t* choice);
+// rank_rows() of a piece. Error naming sequence and expert if a score is not finite.
+template <typename Score>
+std::vector<uint32_t> rank_piece(const RowPiece<Score>& piece, bool by_margin, uint16_t* best) {
+  std::vector<uint32_t> ranks(static_cast<size_t>(piece.num_rows));
+  const int64_t experts = static_cast<int64_t>(piece.values.size()) / piece.num_rows;
+  const int64_t bad =
+      rank_rows(piece.values.data(), piece.num_rows, experts, by_margin, ranks.data(), best);
+  if (bad < piece.num_rows) {
+    refuse_row(piece.values.data() + bad * experts, experts,
+               piece.first_sequence + static_cast<uint64_t>(bad));
+  }
+  return ranks;
+}
 
-// choice[i] <- best expert of row i at the time times[i].
-void choose_rows_at(const float* rows, int64_t count, std::span<const int32_t> closed_after,
-                    const int32_t* times, uint16_t* choice);
-void choose_rows_at(const uint16_t* rows, int64_t count, std::span<const int32_t> closed_after,
-                    const int32_t* times, uint16_t* choice);
+// choice[i] <- the best expert of row row_of[i] that is open after times[i] closings.
+void choose_rows(const float* rows, std::span<const uint32_t> row_of, const int32_t* times,
+                 std::span<const int32_t> closed_after, uint16_t* choice);
+void choose_rows(const uint16_t* rows, std::span<const uint32_t> row_of, const int32_t* times,
+                 std::span<const int32_t> closed_after, uint16_t* choice);
 
 }  // namespace smalltalk::rows

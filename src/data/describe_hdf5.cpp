@@ -44,7 +44,7 @@ Json describe_rule(const AssignmentRule& rule) {
                         {"rank", closing.key.rank},
                         {"sequence", closing.key.sequence}});
   }
-  Json description = {{"method", method_name(rule.method)}};
+  Json description = {{"method", to_string(rule.method)}};
   if (!rule.capacities.empty()) description["capacities"] = rule.capacities;
   if (!rule.prices.empty()) description["prices"] = rule.prices;
   if (!rule.closings.empty()) description["closings"] = closings;
@@ -64,12 +64,10 @@ Json describe_shards(const std::filesystem::path& path) {
       {expert.values<uint16_t>(0, size), info.offsets, sequences.values<uint64_t>(0, size),
        chunk ? chunk->values<uint64_t>(0, size) : std::span<const uint64_t>{}});
   if (!problem.empty()) throw Error(path.string() + ": " + problem + "; make it again");
-  Json sizes = Json::array();
-  for (int64_t e = 0; e < info.num_experts(); ++e) sizes.push_back(info.size_of(e));
   Json description = {{"kind", info.has_chunk ? "round" : "shards"},
                       {"num_sequences", info.num_sequences},
                       {"num_experts", info.num_experts()},
-                      {"sequences_by_expert", sizes},
+                      {"sequences_by_expert", info.sizes()},
                       {"kept_sequences", info.kept_sequences}};
   description.update(describe_rule(info.rule));
   return description;

@@ -29,7 +29,7 @@ AssignmentRule read_rule(const Hdf5File& file, size_t num_experts) {
   AssignmentRule rule;
   const std::string method = file.text_attribute("method");
   const auto known = std::find_if(kMethods.begin(), kMethods.end(), [&](AssignmentMethod other) {
-    return method_name(other) == method;
+    return to_string(other) == method;
   });
   require(known != kMethods.end(), file, "its method '" + method + "' is unknown");
   rule.method = *known;
@@ -97,20 +97,6 @@ ShardInfo read_info(const Hdf5File& file) {
 
 }  // namespace
 
-std::string method_name(AssignmentMethod method) {
-  switch (method) {
-    case AssignmentMethod::greedy:
-      return "greedy";
-    case AssignmentMethod::margin:
-      return "margin";
-    case AssignmentMethod::optimal:
-      return "optimal";
-    case AssignmentMethod::random:
-      return "random";
-  }
-  throw Error("internal error: an assignment method without a name");
-}
-
 std::string shards_content_hash(std::span<const uint64_t> offsets,
                                 std::span<const uint64_t> expert_checksums,
                                 std::span<const uint64_t> chunk_checksums) {
@@ -144,6 +130,12 @@ std::string shards_disagreement(const ShardParts& parts) {
     ++next[expert];
   }
   return {};
+}
+
+std::vector<int64_t> ShardInfo::sizes() const {
+  std::vector<int64_t> sizes;
+  for (int64_t e = 0; e < num_experts(); ++e) sizes.push_back(size_of(e));
+  return sizes;
 }
 
 int64_t ShardInfo::size_of(int64_t expert) const {

@@ -27,6 +27,4 @@ std::string shards_content_hash(std::span<const uint64_t> offsets,
                                 std::span<const uint64_t> expert_checksums,
                                 std::span<const uint64_t> chunk_checksums);
 
-std::string method_name(AssignmentMethod method);
-
 }  // namespace smalltalk

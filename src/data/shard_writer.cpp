@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kBufferedSequences = size_t{1} << 20;
 
 void write_rule(Hdf5File& file, const AssignmentRule& rule) {
-  file.write_text_attribute("method", method_name(rule.method));
+  file.write_text_attribute("method", to_string(rule.method));
   if (!rule.capacities.empty()) {
     file.write<uint64_t>("capacities",
                          std::vector<uint64_t>(rule.capacities.begin(), rule.capacities.end()));

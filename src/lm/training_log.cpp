@@ -1,7 +1,6 @@
 #include "training_log.hpp"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,10 +20,8 @@ namespace {
 constexpr double kGibibyte = 1024.0 * 1024 * 1024;
 
 DeviceMemory process_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);  // ru_maxrss in KiB
   return {
-      static_cast<double>(usage.ru_maxrss) * 1024,
+      static_cast<double>(peak_memory_bytes()),
       static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE))};
 }
 

@@ -64,19 +64,20 @@ ScoreSlice turn_scores(int64_t n, int64_t num_experts, std::span<const ScoringSh
     }
     bytes_to.push_back((last - first) * static_cast<int64_t>(share.routers.size()) * 2);
   }
-  const auto bytes = world.all_to_all(std::as_bytes(std::span(to_send)), bytes_to);
-  const auto* received = reinterpret_cast<const uint16_t*>(bytes.data());
+  const auto received =
+      values_of<uint16_t>(world.all_to_all(std::as_bytes(std::span(to_send)), bytes_to));
 
   const auto [slice_first, slice_last] = slice_of(n, world.rank, world.size);
   const auto rows = static_cast<size_t>(slice_last - slice_first);
-  ST_CHECK(bytes.size() == rows * static_cast<size_t>(num_experts) * 2);
+  ST_CHECK(received.size() == rows * static_cast<size_t>(num_experts));
   ScoreSlice slice;
   slice.codes.resize(rows * static_cast<size_t>(num_experts));
+  auto next = received.begin();
   for (const ScoringShare& source : shares) {
     const auto [first, last] = overlap(n, source, world.rank, world.size);
     for (const int router : source.routers) {
       for (int64_t row = first; row < last; ++row) {
-        slice.codes[static_cast<size_t>((row - slice_first) * num_experts + router)] = *received++;
+        slice.codes[static_cast<size_t>((row - slice_first) * num_experts + router)] = *next++;
       }
     }
   }
@@ -86,10 +87,7 @@ ScoreSlice turn_scores(int64_t n, int64_t num_experts, std::span<const ScoringSh
 }
 
 Assignment join_slices(std::span<const uint16_t> mine, const HostCollectives& world) {
-  const auto bytes = world.all_gather_bytes(std::as_bytes(mine));
-  Assignment all(bytes.size() / sizeof(uint16_t));
-  std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(all.data()));
-  return all;
+  return gather_values(mine, world);
 }
 
 std::vector<double> score_rows(const Transformer& model, const RowSource& rows, int64_t count,

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <numeric>
 
 #include "assignment_json.hpp"
@@ -13,6 +12,7 @@
 #include "smalltalk/core/log.hpp"
 #include "smalltalk/core/random.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/data/score_store.hpp"
 #include "smalltalk/lm/transformer.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 
@@ -52,6 +52,19 @@ struct Blocks {
   }
 };
 
+// Hashes of the routers' weights, as the score store knows them. [E]. Error: one is missing.
+std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts) {
+  std::vector<std::string> hashes;
+  for (int64_t e = 0; e < num_experts; ++e) {
+    const fs::path weights = layout.router(e) / "model.safetensors";
+    if (!fs::exists(weights)) {
+      throw Error(fmt::format("{} is missing: run route first", weights.string()));
+    }
+    hashes.push_back(hash_file(weights));
+  }
+  return hashes;
+}
+
 // Hashes of all blocks' tokens: from the store, or from the tokens, each rank some blocks.
 std::vector<uint64_t> token_hashes(const ScoreStore& store, const TokenFile& tokens,
                                    const Blocks& blocks, int64_t seq_length,
@@ -68,9 +81,7 @@ std::vector<uint64_t> token_hashes(const ScoreStore& store, const TokenFile& tok
   for (int64_t block = begin; block < end; ++block) {
     mine.push_back(hash_of_sequences(tokens, blocks.first(block), blocks.rows(block), seq_length));
   }
-  const auto bytes = world.all_gather_bytes(std::as_bytes(std::span(mine)));
-  std::vector<uint64_t> all(bytes.size() / sizeof(uint64_t));
-  std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(all.data()));
+  const std::vector<uint64_t> all = gather_values<uint64_t>(mine, world);
   if (world.rank == 0) store.write_block_hashes(content, all);
   return all;
 }
@@ -93,13 +104,10 @@ std::vector<MissingScores> missing_scores(const ScoreStore& store, const Blocks&
     mine.push_back(static_cast<int64_t>(missing.size()));
     mine.insert(mine.end(), missing.begin(), missing.end());
   }
-  const auto bytes = world.all_gather_bytes(std::as_bytes(std::span(mine)));
-  const auto* next = reinterpret_cast<const int64_t*>(bytes.data());
-  const int64_t* const end = next + bytes.size() / sizeof(int64_t);
+  const std::vector<int64_t> gathered = gather_values<int64_t>(mine, world);
   std::vector<MissingScores> all;
-  while (next != end) {
+  for (auto next = gathered.begin(); next != gathered.end(); next += 2 + next[1]) {
     all.push_back({next[0], {next + 2, next + 2 + next[1]}});
-    next += 2 + next[1];
   }
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.block < b.block; });
   return all;
@@ -110,27 +118,27 @@ void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenF
                 const RunLayout& layout, const HostCollectives& world, ScoreStore& store,
                 const Blocks& blocks, const std::vector<std::string>& routers,
                 std::span<const MissingScores> missing) {
-  const std::vector<int64_t> prefixes = kept_prefixes(experiment.mixture.prefix_tokens);
-  std::vector<std::unique_ptr<Transformer>> models(routers.size());
+  std::vector<MissingScores> mine;
   int64_t total = 0;
   for (size_t i = static_cast<size_t>(world.rank); i < missing.size();
        i += static_cast<size_t>(world.size)) {
+    mine.push_back(missing[i]);
     total += blocks.rows(missing[i].block) * static_cast<int64_t>(missing[i].routers.size());
   }
   if (total == 0) return;
+  const std::vector<int64_t> prefixes = kept_prefixes(experiment.mixture.prefix_tokens);
+  std::vector<std::unique_ptr<Transformer>> models(routers.size());
   Progress progress("scoring", total, "scores");
   int64_t done = 0;
-  for (size_t i = static_cast<size_t>(world.rank); i < missing.size();
-       i += static_cast<size_t>(world.size)) {
-    const int64_t block = missing[i].block;
+  for (const auto& [block, of_routers] : mine) {
     const auto rows = static_cast<size_t>(blocks.rows(block));
     std::vector<uint64_t> ids(rows);
     std::iota(ids.begin(), ids.end(), static_cast<uint64_t>(blocks.first(block)));
-    const size_t width = missing[i].routers.size();
+    const size_t width = of_routers.size();
     std::vector<float> scores(prefixes.size() * rows * width);  // [P, rows, routers]
     std::vector<std::string> names;
     for (size_t k = 0; k < width; ++k) {
-      const size_t e = missing[i].routers[k];
+      const size_t e = of_routers[k];
       names.push_back(routers[e]);
       if (!models[e]) {
         models[e] = std::make_unique<Transformer>(
@@ -150,38 +158,33 @@ void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenF
   }
 }
 
-// What --append builds on.
-struct Base {
-  std::string content_hash;
-  Assignment expert;            // [kept]
-  std::vector<int64_t> counts;  // [E]
-};
-
-Base read_base(const RunLayout& layout, const TokenFile& tokens, const Experiment& experiment) {
+// The shards that --append builds on. Rank 0 proves that the tokens are an extension of theirs,
+// which may mean to read them all.
+ShardInfo read_base(const RunLayout& layout, const TokenFile& tokens, const Experiment& experiment,
+                    const HostCollectives& world) {
   const std::string path = layout.shards().string();
-  if (!fs::exists(layout.shards()))
+  if (!fs::exists(layout.shards())) {
     throw Error(path + " is missing: there is nothing to append to");
-  const ShardInfo info = read_shard_info(layout.shards());
+  }
+  const ShardInfo base = read_shard_info(layout.shards());
   const auto text = [&](const std::string& key) {
-    const auto found = info.provenance.find(key);
-    return found == info.provenance.end() ? std::string() : found->second;
+    const auto found = base.provenance.find(key);
+    return found == base.provenance.end() ? std::string() : found->second;
   };
-  if (info.num_experts() != experiment.mixture.experts) {
+  if (base.num_experts() != experiment.mixture.experts) {
     throw Error(
         fmt::format("{} is of {} experts, the experiment has {}: assign all anew (without "
                     "--append)",
-                    path, info.num_experts(), experiment.mixture.experts));
+                    path, base.num_experts(), experiment.mixture.experts));
   }
-  if (text("seq_length") != std::to_string(experiment.data.seq_length) ||
-      !extends(tokens, text("tokens"), text("num_tokens"))) {
+  const bool extended = text("seq_length") == std::to_string(experiment.data.seq_length) &&
+                        (world.rank != 0 || extends(tokens, text("tokens"), text("num_tokens")));
+  if (!agree(extended, world)) {
     throw Error(
         fmt::format("{} is not an extension of the tokens that {} was made from: assign all "
                     "anew (without --append)",
                     tokens.path().string(), path));
   }
-  Shards shards = read_shards(layout.shards());
-  Base base{info.content_hash, std::move(shards.expert), {}};
-  for (int64_t e = 0; e < info.num_experts(); ++e) base.counts.push_back(info.size_of(e));
   return base;
 }
 
@@ -214,22 +217,6 @@ std::vector<int64_t> kept_prefixes(int64_t longest) {
   return prefixes;
 }
 
-std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts) {
-  std::vector<std::string> hashes;
-  for (int64_t e = 0; e < num_experts; ++e) {
-    const fs::path weights = layout.router(e) / "model.safetensors";
-    if (!fs::exists(weights)) {
-      throw Error(fmt::format("{} is missing: run route first", weights.string()));
-    }
-    hashes.push_back(hash_file(weights));
-  }
-  return hashes;
-}
-
-ScoreStore open_score_store(const RunLayout& layout, const TokenFile& tokens, int64_t seq_length) {
-  return {layout.scores(), seq_length, block_size_for(tokens.num_sequences(seq_length))};
-}
-
 uint64_t hash_of_sequences(const TokenFile& tokens, int64_t first, int64_t count,
                            int64_t seq_length) {
   std::string hashes;  // of pieces, as a block of long sequences may be large
@@ -256,12 +243,11 @@ void write_assignment(const fs::path& path, std::span<const int64_t> counts,
                       std::span<const uint16_t> mine, const HostCollectives& world,
                       const Provenance& provenance) {
   const auto size = static_cast<int64_t>(mine.size());
-  const auto gathered = world.all_gather_bytes(std::as_bytes(std::span(&size, 1)));
-  const auto* sizes = reinterpret_cast<const int64_t*>(gathered.data());
+  const std::vector<int64_t> sizes = gather_values<int64_t>({&size, 1}, world);
   // Every rank's pieces in turn, so that rank 0 holds one at a time.
   const auto pass_on = [&](const auto& take) {
     for (int rank = 0; rank < world.size; ++rank) {
-      for (int64_t first = 0; first < sizes[rank]; first += kPieceRows) {
+      for (int64_t first = 0; first < sizes[static_cast<size_t>(rank)]; first += kPieceRows) {
         std::span<const uint16_t> piece;
         if (rank == world.rank) {
           piece = mine.subspan(static_cast<size_t>(first),
@@ -269,10 +255,7 @@ void write_assignment(const fs::path& path, std::span<const int64_t> counts,
         }
         std::vector<int64_t> bytes_to(static_cast<size_t>(world.size), 0);
         bytes_to[0] = static_cast<int64_t>(piece.size_bytes());
-        const auto bytes = world.all_to_all(std::as_bytes(piece), bytes_to);
-        std::vector<uint16_t> experts(bytes.size() / sizeof(uint16_t));
-        std::copy(bytes.begin(), bytes.end(), reinterpret_cast<std::byte*>(experts.data()));
-        take(experts);
+        take(values_of<uint16_t>(world.all_to_all(std::as_bytes(piece), bytes_to)));
       }
     }
   };
@@ -305,10 +288,10 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
   }
   const std::vector<std::string> routers = router_hashes(layout, experts);
   const auto capacities = shared_capacities(n, experts, options.shares);
-  Base base;
-  if (options.append) base = read_base(layout, *tokens, experiment);
-  const auto kept = static_cast<int64_t>(base.expert.size());
-  const auto room = options.append ? room_beside(base.counts, capacities) : capacities;
+  ShardInfo base;
+  if (options.append) base = read_base(layout, *tokens, experiment, world);
+  const int64_t kept = base.num_sequences;
+  const auto room = options.append ? room_beside(base.sizes(), capacities) : capacities;
 
   const std::string request = hash_text(
       fmt::format("{} {} {} {} {} {} {} {} {}", tokens->info().content_hash, seq_length, prefix,
@@ -329,7 +312,7 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
     return;
   }
 
-  ScoreStore store = open_score_store(layout, *tokens, seq_length);
+  ScoreStore store(layout.scores(), seq_length, block_size_for(n));
   Blocks blocks{n, store.block_sequences()};
   blocks.hashes = token_hashes(store, *tokens, blocks, seq_length, world);
   const auto missing = missing_scores(store, blocks, routers, prefix, world);
@@ -367,7 +350,11 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
   made_from["num_tokens"] = std::to_string(tokens->info().num_tokens);
   made_from["seq_length"] = std::to_string(seq_length);
   made_from["prefix_tokens"] = std::to_string(prefix);
-  write_assignment(file, capacities, outcome.rule, base.expert, outcome.expert, world, made_from);
+  if (!agree(fs::exists(file), world)) {  // else it was current before, and has the same content
+    Assignment old;
+    if (kept > 0 && world.rank == 0) old = read_shards(layout.shards()).expert;
+    write_assignment(file, capacities, outcome.rule, old, outcome.expert, world, made_from);
+  }
   if (world.rank == 0) {
     publish_random_shards(experiment, layout, n, provenance);
     nlohmann::json report = stats_json(outcome.stats);

@@ -103,9 +103,9 @@ fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
   return path;
 }
 
-std::vector<uint64_t> unit_sequences(const fs::path& path, const TrainUnit& unit,
-                                     const TokenFile& tokens, const Provenance& provenance) {
-  const ShardInfo shards = read_shard_info(path);
+// Error: shards made from other tokens (or others than these begin with) or another experiment.
+void require_same_origin(const fs::path& path, const ShardInfo& shards, const TokenFile& tokens,
+                         const Provenance& provenance) {
   const auto made_from = [&](const std::string& key) {
     const auto found = shards.provenance.find(key);
     return found == shards.provenance.end() ? std::string() : found->second;
@@ -121,7 +121,6 @@ std::vector<uint64_t> unit_sequences(const fs::path& path, const TrainUnit& unit
   if (provenance.contains("routing") && provenance.at("routing") != made_from("routing")) {
     refuse("routing");
   }
-  return read_shard(path, unit.expert);
 }
 
 }  // namespace
@@ -143,9 +142,11 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   metadata["smalltalk.seq_length"] = std::to_string(seq_length);
   std::vector<uint64_t> sequences;  // none: all
   if (unit.rows != Rows::all) {
-    const fs::path shards = shards_of_unit(layout, unit, group);
-    sequences = unit_sequences(shards, unit, *tokens, provenance);
-    metadata["shards"] = read_shard_info(shards).content_hash;
+    const fs::path path = shards_of_unit(layout, unit, group);
+    const ShardInfo shards = read_shard_info(path);
+    require_same_origin(path, shards, *tokens, provenance);
+    sequences = read_shard(path, unit.expert);
+    metadata["shards"] = shards.content_hash;
   }
 
   Transformer model(experiment.expert_model, experiment.device,

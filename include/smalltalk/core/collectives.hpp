@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <span>
 #include <string>
@@ -46,5 +47,19 @@ struct HostCollectives {
       [](std::span<const std::byte> mine) { return Bytes(mine.begin(), mine.end()); };
   std::function<void()> barrier = [] {};
 };
+
+// Bytes that came from ranks, as the values that they sent.
+template <typename T>
+std::vector<T> values_of(const HostCollectives::Bytes& bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+// The values of all ranks, of any number each, in rank order. Collective.
+template <typename T>
+std::vector<T> gather_values(std::span<const T> mine, const HostCollectives& ranks) {
+  return values_of<T>(ranks.all_gather_bytes(std::as_bytes(mine)));
+}
 
 }  // namespace smalltalk

@@ -38,6 +38,7 @@ struct ShardInfo {
 
   int64_t num_experts() const { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t size_of(int64_t expert) const;  // sequences; Error if there is no such expert
+  std::vector<int64_t> sizes() const;     // [E] of all
 };
 
 struct Shards {

@@ -16,7 +16,6 @@
 #include "smalltalk/core/assign_sequences.hpp"
 #include "smalltalk/core/collectives.hpp"
 #include "smalltalk/core/experiment.hpp"
-#include "smalltalk/data/score_store.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
@@ -42,11 +41,6 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
 // long as they are 8 tokens or more. Ascending.
 std::vector<int64_t> kept_prefixes(int64_t longest);
 
-// Hashes of the routers' weights, as the score store knows them. [E]. Error: one is missing.
-std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts);
-
-// The score store of a run (opens or creates it) and what it holds for the blocks of a token file.
-ScoreStore open_score_store(const RunLayout& layout, const TokenFile& tokens, int64_t seq_length);
 // The tokens that a block of the store was scored on, as a hash.
 uint64_t hash_of_sequences(const TokenFile& tokens, int64_t first, int64_t count,
                            int64_t seq_length);
