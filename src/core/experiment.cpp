@@ -50,6 +50,8 @@ std::string toml_value(FeedForward value) { return toml_value(to_string(value));
 std::string toml_value(AssignmentMethod value) { return toml_value(to_string(value)); }
 std::string toml_value(Decay value) { return toml_value(to_string(value)); }
 
+std::string toml_value(Recompute value) { return toml_value(to_string(value)); }
+
 // "section.key" -> "section"; "" at the top level.
 std::string section_of(const std::string& key) {
   const size_t dot = key.find('.');
@@ -65,8 +67,10 @@ bool decides_routing(std::string_view key) {
 
 // Keys that may change between two runs of the same computation.
 bool decides_nothing(std::string_view key) {
-  return key == "name" || key.ends_with(".log_interval") || key.ends_with(".save_interval") ||
-         key == "device.threads" || key == "device.flops_per_second" || key == "baselines.dense" ||
+  return key == "name" || key.ends_with(".recompute") || key.ends_with(".log_interval") ||
+         key.ends_with(".save_interval") || key.ends_with(".tensorboard") ||
+         key == "device.threads" || key == "device.flops_per_second" ||
+         key == "device.trace_steps" || key == "baselines.dense" ||
          key == "baselines.dense_large_batch" || key == "baselines.random_shards";
 }
 
@@ -138,6 +142,11 @@ std::string experiment_help() {
 
 std::string to_string(FeedForward value) {
   return value == FeedForward::swiglu ? "swiglu" : "relu2";
+}
+
+std::string to_string(Recompute value) {
+  if (value == Recompute::none) return "none";
+  return value == Recompute::selective ? "selective" : "full";
 }
 
 std::string to_string(Decay value) { return value == Decay::constant ? "constant" : "cosine"; }

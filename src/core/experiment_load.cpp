@@ -109,6 +109,10 @@ void assign(const Entry& entry, AssignmentMethod& field) {
               {AssignmentMethod::greedy, AssignmentMethod::margin, AssignmentMethod::optimal});
 }
 
+void assign(const Entry& entry, Recompute& field) {
+  assign_enum(entry, field, {Recompute::none, Recompute::selective, Recompute::full});
+}
+
 void assign(const Entry& entry, Decay& field) {
   assign_enum(entry, field, {Decay::constant, Decay::cosine});
 }

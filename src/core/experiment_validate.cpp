@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <charconv>
 #include <limits>
 #include <utility>
 
@@ -56,6 +57,7 @@ void validate_train(const std::string& section, const TrainConfig& t) {
   require(t.micro_batch_size == 0 || t.batch_size % t.micro_batch_size == 0,
           "{0}.micro_batch_size ({1}) must divide {0}.batch_size ({2})", section,
           t.micro_batch_size, t.batch_size);
+  not_negative(section + ".outlier_zscore", t.outlier_zscore);
   positive(section + ".lr", t.lr);
   not_negative(section + ".min_lr", t.min_lr);
   require(t.min_lr <= t.lr, "{0}.min_lr ({1}) must not exceed {0}.lr ({2})", section, t.min_lr,
@@ -122,10 +124,25 @@ void validate_device(const DeviceConfig& d) {
           "device.precision = \"bf16-mixed\" needs device.device = \"cuda\"; on the CPU only "
           "float32 is supported");
   at_least("device.threads", d.threads, 1);
-  positive("device.flops_per_second", d.flops_per_second);
+  not_negative("device.flops_per_second", d.flops_per_second);
+  d.traced_steps();
 }
 
 }  // namespace
+
+DeviceConfig::Steps DeviceConfig::traced_steps() const {
+  if (trace_steps.empty()) return {};
+  Steps steps;
+  const char* end = trace_steps.data() + trace_steps.size();
+  const auto [colon, first_error] = std::from_chars(trace_steps.data(), end, steps.first);
+  const bool first_good = first_error == std::errc() && colon != end && *colon == ':';
+  const auto [rest, last_error] = std::from_chars(first_good ? colon + 1 : end, end, steps.last);
+  require(first_good && last_error == std::errc() && rest == end && steps.first >= 0 &&
+              steps.first < steps.last,
+          "device.trace_steps must be two ascending steps such as \"10:20\", not '{}'",
+          trace_steps);
+  return steps;
+}
 
 void Experiment::validate() const {
   require(seed <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()),

@@ -118,11 +118,16 @@ lr = 3
 TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
   const std::set<std::string> free = {"name",
                                       "router.log_interval",
+                                      "router.recompute",
+                                      "expert.recompute",
                                       "router.save_interval",
                                       "expert.log_interval",
                                       "expert.save_interval",
+                                      "router.tensorboard",
+                                      "expert.tensorboard",
                                       "device.threads",
                                       "device.flops_per_second",
+                                      "device.trace_steps",
                                       "baselines.dense",
                                       "baselines.dense_large_batch",
                                       "baselines.random_shards"};
@@ -143,6 +148,8 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
         field = FeedForward::relu2;
       } else if constexpr (std::is_same_v<Field, Decay>) {
         field = Decay::constant;
+      } else if constexpr (std::is_same_v<Field, Recompute>) {
+        field = Recompute::full;
       } else if constexpr (std::is_same_v<Field, AssignmentMethod>) {
         field = AssignmentMethod::margin;
       } else {
@@ -351,7 +358,13 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
       {[](Experiment& e) { e.device.precision = "bf16-mixed"; },
        {"device.precision", "device.device"}},
       {[](Experiment& e) { e.device.threads = 0; }, {"device.threads"}},
-      {[](Experiment& e) { e.device.flops_per_second = 0; }, {"device.flops_per_second"}},
+      {[](Experiment& e) { e.device.flops_per_second = -1; }, {"device.flops_per_second"}},
+      {[](Experiment& e) { e.device.trace_steps = "10"; }, {"device.trace_steps", "'10'"}},
+      {[](Experiment& e) { e.device.trace_steps = "10:x"; }, {"device.trace_steps"}},
+      {[](Experiment& e) { e.device.trace_steps = "10:20 "; }, {"device.trace_steps"}},
+      {[](Experiment& e) { e.device.trace_steps = "20:20"; }, {"device.trace_steps"}},
+      {[](Experiment& e) { e.device.trace_steps = "-1:20"; }, {"device.trace_steps"}},
+      {[](Experiment& e) { e.expert_train.outlier_zscore = -1; }, {"expert.outlier_zscore"}},
   };
   for (const Refusal& refusal : refusals) {
     Experiment e;
@@ -380,7 +393,10 @@ TEST(ExperimentValidate, AcceptsTheEdges) {
   e.expert_model.num_kv_heads = 1;
   e.device.device = "cuda";
   e.device.precision = "bf16-mixed";
+  e.device.trace_steps = "0:15";
   EXPECT_NO_THROW(e.validate());
+  EXPECT_EQ(e.device.traced_steps().first, 0);
+  EXPECT_EQ(e.device.traced_steps().last, 15);
   EXPECT_NO_THROW(Experiment{}.validate());
 }
 

@@ -13,6 +13,7 @@ namespace smalltalk {
 // is a sequence with its last target, S + 1 tokens; a router's row is a prefix, M tokens.
 struct RowSource {
   int64_t row_tokens = 0;
+  // Called by one thread at a time, not always the same.
   std::function<void(int64_t first, int64_t count, std::span<int64_t> tokens)> read;
 };
 

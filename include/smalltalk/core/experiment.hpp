@@ -20,6 +20,14 @@ enum class FeedForward {
   relu2,   // the paper's plain two matrices: down(relu(up(x))^2), as in Arcee
 };
 
+// What the backward pass computes again rather than keep from the forward pass. The results are the
+// same bits.
+enum class Recompute {
+  none,
+  selective,  // norms and activations, which cost little; on GPUs attention, too
+  full,       // all of a layer, from its input
+};
+
 struct ModelConfig {
   int64_t vocab_size = 0;  // taken from the tokenizer, not from the experiment file
   int64_t hidden_size = 64;
@@ -54,8 +62,12 @@ struct TrainConfig {
   double adam_beta2 = 0.99;
   double adam_eps = 1e-8;
   double grad_clip = 1.0;  // by global norm; 0: off
+  Recompute recompute = Recompute::none;
   int64_t log_interval = 50;
   int64_t save_interval = 500;  // steps between checkpoints
+  bool tensorboard = false;     // metrics also as an event file
+  double outlier_zscore = 6;    // a step this far above the last ones is reported; 0: none is
+  bool outlier_skip = false;    // and its update is left out
 
   Schedule schedule() const { return {lr, min_lr, warmup_steps, steps, lr_decay}; }
 };
@@ -92,7 +104,13 @@ struct DeviceConfig {
   std::string device = "cpu";         // cpu or cuda
   std::string precision = "float32";  // float32 or bf16-mixed (cuda)
   int64_t threads = 1;                // compute threads per rank on the CPU
-  double flops_per_second = 5e10;     // per device, for the estimates of --dry-run
+  double flops_per_second = 0;        // per device, for MFU and estimates; 0: measured
+  std::string trace_steps;            // "10:20": trace.json of steps 10 to 19; empty: none
+
+  struct Steps {
+    int64_t first = 0, last = 0;  // without `last`
+  };
+  Steps traced_steps() const;  // Error naming the key
 };
 
 struct Experiment {
@@ -127,8 +145,9 @@ Experiment load_experiment(const std::filesystem::path& file,
 // The resolved experiment as TOML text; load_experiment() of it gives the same experiment.
 std::string to_toml(const Experiment& experiment);
 
-// A hash (XXH3, 16 hex digits) of all that decides what is computed: name, log_interval,
-// save_interval, device.threads, device.flops_per_second and the choice of baselines do not count.
+// A hash (XXH3, 16 hex digits) of all that decides what is computed: name, recompute, log_interval,
+// save_interval, tensorboard, device.threads, device.flops_per_second, device.trace_steps and the
+// choice of baselines do not count.
 std::string experiment_hash(const Experiment& experiment);
 
 // The same over the keys that decide which expert gets which sequence ([data], [mixture], [router],
@@ -140,6 +159,7 @@ std::string experiment_help();
 
 std::string to_string(FeedForward value);
 std::string to_string(Decay value);
+std::string to_string(Recompute value);
 
 }  // namespace smalltalk
 

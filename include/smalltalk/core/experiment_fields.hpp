@@ -39,8 +39,16 @@ void visit_train_fields(const std::string& section, TrainConfig& train, F&& f) {
   f(section + ".adam_beta2", train.adam_beta2, "");
   f(section + ".adam_eps", train.adam_eps, "");
   f(section + ".grad_clip", train.grad_clip, "largest gradient norm; 0: off");
+  f(section + ".recompute", train.recompute,
+    "what the backward pass computes again to save memory: none, selective (norms and "
+    "activations), full (all of a layer)");
   f(section + ".log_interval", train.log_interval, "steps between log lines");
   f(section + ".save_interval", train.save_interval, "steps between checkpoints");
+  f(section + ".tensorboard", train.tensorboard, "metrics also into tensorboard/ of the model");
+  f(section + ".outlier_zscore", train.outlier_zscore,
+    "report steps whose loss or gradient norm is this many standard deviations above the mean of "
+    "the last 128; 0: off");
+  f(section + ".outlier_skip", train.outlier_skip, "leave out the updates of such steps");
 }
 
 template <typename F>
@@ -89,7 +97,10 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("device.precision"), e.device.precision, "float32 or bf16-mixed (cuda only)");
   f(std::string("device.threads"), e.device.threads, "compute threads per rank on the CPU");
   f(std::string("device.flops_per_second"), e.device.flops_per_second,
-    "rate per device for the estimates of --dry-run");
+    "rate per device, for the MFU and for the estimates of --dry-run; 0: the rate of a large "
+    "product, measured (MFU), 5e10 (estimates)");
+  f(std::string("device.trace_steps"), e.device.trace_steps,
+    "\"10:20\": write steps 10 to 19 of each model to its trace.json, for Perfetto; empty: none");
 }
 
 }  // namespace smalltalk
