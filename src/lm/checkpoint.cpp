@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <sstream>
 
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/lm/safetensors.hpp"
@@ -16,6 +17,28 @@ namespace {
 constexpr const char* kProvenance = "provenance.";
 
 std::string exact(double value) { return fmt::format("{:a}", value); }
+
+std::string exact(const OutlierWindow& window) {
+  std::string text;
+  for (double value : window.values()) text += exact(value) + " ";
+  return text;
+}
+
+// Empty where the checkpoint has none.
+OutlierWindow window_of(const SafetensorsFile& file, const std::string& key,
+                        const std::filesystem::path& path) {
+  OutlierWindow window;
+  const auto found = file.metadata.find(key);
+  if (found == file.metadata.end()) return window;
+  std::istringstream words(found->second);
+  for (std::string word; words >> word;) {
+    char* end = nullptr;
+    window.add(std::strtod(word.c_str(), &end));
+    if (*end == '\0') continue;
+    throw Error("'" + path.string() + "': '" + key + "' holds '" + word + "', not a number");
+  }
+  return window;
+}
 
 const std::string& required(const SafetensorsFile& file, const std::string& key,
                             const std::filesystem::path& path) {
@@ -86,7 +109,10 @@ void Trainer::Impl::save(const std::filesystem::path& file) {
         {"interval_loss",
          exact(std::accumulate(interval_losses.begin(), interval_losses.end(), 0.0) /
                options.group.size)},
-        {"last_loss", exact(last_loss)}};
+        {"last_loss", exact(last_loss)},
+        {"losses", exact(losses)},
+        {"gradient_norms", exact(gradient_norms)},
+        {"skipped_steps", std::to_string(skipped_steps)}};
     for (const auto& [key, value] : options.provenance) metadata[kProvenance + key] = value;
     write_safetensors(file, tensors, metadata);
   }
@@ -110,6 +136,10 @@ void Trainer::Impl::load(const std::filesystem::path& file) {
   const int64_t saved_step = required_count(saved, "step", file);
   const int64_t saved_targets = required_count(saved, "tokens", file);
   const int64_t saved_interval = required_count(saved, "interval_steps", file);
+  const int64_t saved_skips =
+      saved.metadata.contains("skipped_steps") ? required_count(saved, "skipped_steps", file) : 0;
+  const OutlierWindow saved_losses = window_of(saved, "losses", file);
+  const OutlierWindow saved_norms = window_of(saved, "gradient_norms", file);
   for (const ParameterSpec& spec : model.layout.specs) {
     model.set_parameter(spec, saved.tensors.at(spec.name).values);
   }
@@ -117,6 +147,9 @@ void Trainer::Impl::load(const std::filesystem::path& file) {
   step = saved_step;
   num_targets = saved_targets;
   interval_steps = saved_interval;
+  losses = saved_losses;
+  gradient_norms = saved_norms;
+  skipped_steps = saved_skips;
   last_loss = std::strtod(required(saved, "last_loss", file).c_str(), nullptr);
   std::fill(interval_losses.begin(), interval_losses.end(),
             std::strtod(required(saved, "interval_loss", file).c_str(), nullptr));

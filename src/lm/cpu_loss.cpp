@@ -2,103 +2,220 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <tuple>
 
+#include "cpu_kernels.hpp"
 #include "gemm.hpp"
 #include "kernels.hpp"
 
 namespace smalltalk {
 namespace {
 
-// Scoring: a tile of logits of this size stays in a core's second-level cache.
-constexpr int64_t kScoreTileTokens = 128;
-constexpr int64_t kScoreTileVocab = 1024;
-// Training: all V logits of a token are needed at once; a tile of this many bytes stays in cache
-// for small vocabularies, and for large ones has tokens enough to keep the products efficient.
-constexpr int64_t kLossTileFloats = 128 * 1024;
-constexpr int64_t kMinLossTileTokens = 128;
+// Rows of the vocabulary whose logits are in cache together.
+constexpr int64_t kChunk = 256;
+// Tokens of a tile: many, so that the projection is read seldom; few, so that their exponentials
+// stay near. Below 64 the products get slow.
+constexpr int64_t kTileFloats = 4 << 20, kMinTile = 64, kMaxTile = 256;
+constexpr int64_t kScoreTile = 256;
 
-// Rows a power of two apart would share a few sets of the cache and push each other out.
-int64_t logits_stride(int64_t vocab) { return (vocab + 15) / 16 * 16 + 16; }
+constexpr float kLog2e = 1.44269504F;
+constexpr double kLn2 = 0.693147180559945309;
+constexpr float kLowest = -1e30F;
+
+int64_t tile_tokens(int64_t vocab) {
+  return std::clamp(kTileFloats / vocab / kSoftmaxLanes * kSoftmaxLanes, kMinTile, kMaxTile);
+}
+
+int64_t whole_lanes(int64_t tokens) {
+  return (tokens + kSoftmaxLanes - 1) / kSoftmaxLanes * kSoftmaxLanes;
+}
+
+// out [H, whole_lanes(count)] <- x [count, H]^T, zero where there is no token.
+void transpose(const float* x, int64_t count, int64_t hidden, float* out) {
+  const int64_t stride = whole_lanes(count);
+  for (int64_t h = 0; h < hidden; ++h) {
+    float* row = out + h * stride;
+    for (int64_t t = 0; t < count; ++t) row[t] = x[t * hidden + h];
+    std::fill(row + count, row + stride, 0.0F);
+  }
+}
+
+// logits [rows, whole_lanes(count)] of rows [first, first + rows) of the head, in base 2.
+void project_chunk(const float* head, int64_t first, int64_t rows, const float* input,
+                   int64_t count, int64_t hidden, float* logits) {
+  const int64_t stride = whole_lanes(count);
+  gemm_nn(rows, stride, hidden, kLog2e, {head + first * hidden, hidden}, {input, stride}, false,
+          {logits, stride});
+}
+
+void keep_target_logits(const int64_t* targets, int64_t count, int64_t first, int64_t rows,
+                        const float* logits, float* kept) {
+  for (int64_t t = 0; t < count; ++t) {
+    const int64_t row = targets[t] - first;
+    if (row >= 0 && row < rows) kept[t] = logits[row * whole_lanes(count) + t];
+  }
+}
 
 }  // namespace
 
-int64_t loss_tile_tokens(int64_t vocab) {
-  return std::max(kMinLossTileTokens, kLossTileFloats / vocab / 16 * 16);
-}
-
-int64_t loss_scratch_size(int64_t hidden, int64_t vocab) {
-  return loss_tile_tokens(vocab) * (logits_stride(vocab) + hidden);
-}
-
-int64_t log_probs_scratch_size() { return kScoreTileTokens * kScoreTileVocab; }
-
-double loss_and_gradients(const LossShape& shape, const float* hidden, const float* head,
-                          const int64_t* targets, float scale, float* d_hidden, float* d_head,
-                          float* scratch) {
-  const int64_t width = shape.hidden, vocab = shape.vocab;
-  const int64_t tile = loss_tile_tokens(vocab);
-  const int64_t stride = logits_stride(vocab);
-  float* logits = scratch;                  // [tile, V]
-  float* scaled = scratch + tile * stride;  // [tile, H]
-  double loss = 0;
-  for (int64_t first = 0; first < shape.tokens; first += tile) {
-    const int64_t count = std::min(tile, shape.tokens - first);
-    const float* input = hidden + first * width;
-    float* d_input = d_hidden + first * width;
-    gemm_nt(count, vocab, width, 1, {input, width}, {head, width}, 0, {logits, stride});
-    for (int64_t t = 0; t < count; ++t) {
-      float* row = logits + t * stride;
-      const int64_t target = targets[first + t];
-      const float logit = row[target];
-      float maximum = 0;
-      const float sum = exp_row(row, vocab, &maximum);
-      loss += std::log(static_cast<double>(sum)) + maximum - logit;
-      // The gradient of the logits is (row / sum - one_hot(target)) * scale. The factor scale / sum
-      // is moved to the [tile, H] side of both products, which saves a pass over the logits.
-      row[target] -= sum;
-      scale_row_into(input + t * width, width, scale / sum, scaled + t * width);
-      d_input[t * width] = scale / sum;  // kept here until the product below
+FusedLoss::FusedLoss(int64_t hidden, int64_t vocab, ThreadTeam& team)
+    : hidden_(hidden), vocab_(vocab), tile_(tile_tokens(vocab)), team_(team) {
+  workers_.resize(static_cast<size_t>(team.size()));
+  for (int i = 0; i < team.size(); ++i) {
+    Worker& w = workers_[i];
+    std::tie(w.begin, w.end) = part_of_range(vocab, i, team.size(), kSoftmaxLanes);
+    for (Published& published : w.published) {
+      for (auto* values : {&published.maximum, &published.sum, &published.logit}) {
+        values->resize(tile_);
+      }
+      published.d_hidden.resize(hidden * tile_);
     }
-    gemm_tn(vocab, width, count, 1, {logits, stride}, {scaled, width}, 1, {d_head, width});
-    for (int64_t t = 0; t < count; ++t) scaled[t] = d_input[t * width];
-    gemm_nn(count, width, vocab, 1, {logits, stride}, {head, width}, 0, {d_input, width});
-    for (int64_t t = 0; t < count; ++t) scale_row(d_input + t * width, width, scaled[t]);
+    w.input.resize(hidden * tile_);
+    w.exponentials.resize((w.end - w.begin) * tile_);
+    w.shifts.resize((w.end - w.begin + kChunk - 1) / kChunk * tile_);
+    w.factor.resize(tile_);
+    w.scaled.resize(tile_ * hidden);
+    w.maximum.resize(tile_);
+    w.gain.resize(tile_);
+  }
+}
+
+int64_t FusedLoss::memory_floats(int64_t hidden, int64_t vocab, int threads) {
+  const int64_t tile = tile_tokens(vocab);
+  return tile * (vocab + vocab / kChunk + threads * (4 * hidden + 9));
+}
+
+double FusedLoss::run(int thread, std::span<const LossTokens> blocks, const float* head,
+                      float scale, float* d_head) {
+  Worker& worker = workers_[thread];
+  double loss = 0;
+  for (const LossTokens& block : blocks) {
+    for (int64_t first = 0; first < block.count; first += tile_) {
+      const LossTokens tile{std::min(tile_, block.count - first), block.hidden + first * hidden_,
+                            block.targets + first, block.d_hidden + first * hidden_};
+      project(worker, tile, head);
+      team_.wait();
+      loss += join(thread, tile, head, scale);
+      head_gradients(worker, tile, scale, d_head);
+      worker.turn ^= 1;
+    }
+  }
+  team_.wait();
+  return loss;
+}
+
+void FusedLoss::project(Worker& w, const LossTokens& tile, const float* head) {
+  const int64_t stride = whole_lanes(tile.count);
+  Published& mine = w.published[w.turn];
+  transpose(tile.hidden, tile.count, hidden_, w.input.data());
+  std::fill(mine.maximum.begin(), mine.maximum.end(), kLowest);
+  std::fill(mine.sum.begin(), mine.sum.end(), 0.0F);
+  for (int64_t first = w.begin; first < w.end; first += kChunk) {
+    const int64_t rows = std::min(kChunk, w.end - first);
+    float* logits = w.exponentials.data() + (first - w.begin) * stride;
+    project_chunk(head, first, rows, w.input.data(), tile.count, hidden_, logits);
+    keep_target_logits(tile.targets, tile.count, first, rows, logits, mine.logit.data());
+    const bool moved = cpu_kernels().softmax_chunk(
+        logits, rows, stride, {mine.maximum.data(), mine.sum.data(), w.factor.data()});
+    std::copy_n(mine.maximum.data(), stride, w.shifts.data() + (first - w.begin) / kChunk * stride);
+    if (moved && first > w.begin) {
+      for (int64_t h = 0; h < hidden_; ++h) {
+        multiply_into(w.factor.data(), stride, mine.d_hidden.data() + h * stride);
+      }
+    }
+    gemm_tn(hidden_, stride, rows, 1, {head + first * hidden_, hidden_}, {logits, stride},
+            first > w.begin, {mine.d_hidden.data(), stride});
+  }
+}
+
+// Sums of all threads; then the hidden states' gradients of this thread's share of the tokens.
+double FusedLoss::join(int thread, const LossTokens& tile, const float* head, float scale) {
+  Worker& w = workers_[thread];
+  const int64_t stride = whole_lanes(tile.count);
+  const auto [share_begin, share_end] = part_of_range(tile.count, thread, team_.size());
+  double loss = 0;
+  for (int64_t t = 0; t < tile.count; ++t) {
+    float maximum = kLowest, sum = 0, logit = 0;
+    for (const Worker& other : workers_) {
+      maximum = std::max(maximum, other.published[w.turn].maximum[t]);
+    }
+    for (const Worker& other : workers_) {
+      const Published& theirs = other.published[w.turn];
+      sum += theirs.sum[t] * std::exp2(theirs.maximum[t] - maximum);
+      if (tile.targets[t] >= other.begin && tile.targets[t] < other.end) logit = theirs.logit[t];
+    }
+    w.maximum[t] = maximum;
+    w.gain[t] = scale / sum;
+    if (thread == 0)
+      loss += kLn2 * (static_cast<double>(maximum - logit) + std::log2(static_cast<double>(sum)));
+    if (t < share_begin || t >= share_end) continue;
+    float* d_hidden = tile.d_hidden + t * hidden_;
+    const float* target = head + tile.targets[t] * hidden_;
+    for (int64_t h = 0; h < hidden_; ++h) d_hidden[h] = -scale * target[h];
+    for (const Worker& other : workers_) {
+      const Published& theirs = other.published[w.turn];
+      const float gain = w.gain[t] * std::exp2(theirs.maximum[t] - maximum);
+      for (int64_t h = 0; h < hidden_; ++h) {
+        d_hidden[h] += gain * theirs.d_hidden[h * stride + t];
+      }
+    }
   }
   return loss;
 }
 
-void target_log_probs(const LossShape& shape, const float* hidden, const float* head,
-                      const int64_t* targets, float* log_probs, float* scratch) {
-  const int64_t width = shape.hidden, vocab = shape.vocab;
-  float* logits = scratch;  // [kScoreTileTokens, kScoreTileVocab]
-  for (int64_t first = 0; first < shape.tokens; first += kScoreTileTokens) {
-    const int64_t count = std::min(kScoreTileTokens, shape.tokens - first);
-    float maximum[kScoreTileTokens], logit[kScoreTileTokens];
-    double sum[kScoreTileTokens];  // of exp(logit - maximum), over the tiles so far
-    for (int64_t begin = 0; begin < vocab; begin += kScoreTileVocab) {
-      const int64_t columns = std::min(kScoreTileVocab, vocab - begin);
-      gemm_nt(count, columns, width, 1, {hidden + first * width, width},
-              {head + begin * width, width}, 0, {logits, columns});
-      for (int64_t t = 0; t < count; ++t) {
-        float* row = logits + t * columns;
-        const int64_t column = targets[first + t] - begin;
-        if (column >= 0 && column < columns) logit[t] = row[column];
-        float tile_maximum = 0;
-        const double tile_sum = exp_row(row, columns, &tile_maximum);
-        if (begin == 0) {
-          maximum[t] = tile_maximum;
-          sum[t] = tile_sum;
-        } else {
-          const float top = std::max(maximum[t], tile_maximum);
-          sum[t] = sum[t] * std::exp(static_cast<double>(maximum[t] - top)) +
-                   tile_sum * std::exp(static_cast<double>(tile_maximum - top));
-          maximum[t] = top;
-        }
+void FusedLoss::head_gradients(Worker& w, const LossTokens& tile, float scale, float* d_head) {
+  const int64_t stride = whole_lanes(tile.count);
+  const float* last_shifts = nullptr;
+  for (int64_t first = w.begin; first < w.end; first += kChunk) {
+    const int64_t rows = std::min(kChunk, w.end - first);
+    const float* shifts = w.shifts.data() + (first - w.begin) / kChunk * stride;
+    // The division by the sum is done on the [tokens, H] side; after the first few chunks the
+    // maxima, and with them the factors, stay what they are.
+    if (last_shifts == nullptr ||
+        std::memcmp(shifts, last_shifts, tile.count * sizeof(float)) != 0) {
+      for (int64_t t = 0; t < tile.count; ++t) {
+        scale_row_into(tile.hidden + t * hidden_, hidden_,
+                       w.gain[t] * std::exp2(shifts[t] - w.maximum[t]),
+                       w.scaled.data() + t * hidden_);
       }
     }
-    for (int64_t t = 0; t < count; ++t) {
-      log_probs[first + t] =
-          static_cast<float>(static_cast<double>(logit[t]) - maximum[t] - std::log(sum[t]));
+    last_shifts = shifts;
+    gemm_nn(rows, hidden_, tile.count, 1,
+            {w.exponentials.data() + (first - w.begin) * stride, stride},
+            {w.scaled.data(), hidden_}, true, {d_head + first * hidden_, hidden_});
+  }
+  for (int64_t t = 0; t < tile.count; ++t) {
+    const int64_t target = tile.targets[t];
+    if (target < w.begin || target >= w.end) continue;
+    add_scaled(tile.hidden + t * hidden_, hidden_, -scale, d_head + target * hidden_);
+  }
+}
+
+int64_t log_probs_scratch_size(int64_t hidden) { return kScoreTile * (hidden + kChunk + 4); }
+
+void target_log_probs(int64_t count, int64_t hidden_size, int64_t vocab, const float* hidden,
+                      const float* head, const int64_t* targets, float* log_probs, float* scratch) {
+  float* input = scratch;                            // [H, tile]
+  float* logits = input + kScoreTile * hidden_size;  // [kChunk, tile]
+  float* maximum = logits + kScoreTile * kChunk;     // [tile], as the following
+  float* sum = maximum + kScoreTile;
+  float* factor = sum + kScoreTile;
+  float* logit = factor + kScoreTile;
+  for (int64_t begin = 0; begin < count; begin += kScoreTile) {
+    const int64_t tile = std::min(kScoreTile, count - begin);
+    transpose(hidden + begin * hidden_size, tile, hidden_size, input);
+    std::fill_n(maximum, kScoreTile, kLowest);
+    std::fill_n(sum, kScoreTile, 0.0F);
+    for (int64_t first = 0; first < vocab; first += kChunk) {
+      const int64_t rows = std::min(kChunk, vocab - first);
+      project_chunk(head, first, rows, input, tile, hidden_size, logits);
+      keep_target_logits(targets + begin, tile, first, rows, logits, logit);
+      cpu_kernels().softmax_chunk_sums(logits, rows, whole_lanes(tile), {maximum, sum, factor});
+    }
+    for (int64_t t = 0; t < tile; ++t) {
+      log_probs[begin + t] = static_cast<float>(kLn2 * (static_cast<double>(logit[t] - maximum[t]) -
+                                                        std::log2(static_cast<double>(sum[t]))));
     }
   }
 }

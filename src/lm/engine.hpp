@@ -3,21 +3,44 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <vector>
+
+#include "phase_seconds.hpp"
+#include "smalltalk/core/experiment.hpp"
 
 namespace smalltalk {
 
+// Told that the gradients of [begin, end) of the flat buffer will not change any more in this call,
+// so that they can be sent while the backward pass goes on. Every index is named once. One call at
+// a time, from any thread. On a GPU they are final in the order of the current stream.
+using GradientsReady = std::function<void(int64_t begin, int64_t end)>;
+
+// Of R models of one configuration whose flat buffers [R, P] lie one after another; of one, unless
+// the engine was made for more.
 class Engine {
  public:
   virtual ~Engine() = default;
+  // For the calls of accumulate_gradients that follow.
+  virtual void set_recompute(Recompute recompute) = 0;
   // tokens [rows, row_tokens]: every row predicts its tokens 1 .. row_tokens - 1. Adds to the
   // gradient buffer the gradients of `scale` times the sum of -log p; returns that sum, unscaled.
   virtual double accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                      int64_t row_tokens, float scale) = 0;
-  // log_probs [rows, row_tokens - 1].
+                                      int64_t row_tokens, float scale,
+                                      const GradientsReady& ready) = 0;
+  // Of R models: tokens [R, rows, row_tokens], each model its own; returns the sums [R].
+  virtual std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens,
+                                                             int64_t rows, int64_t row_tokens,
+                                                             float scale,
+                                                             const GradientsReady& ready) = 0;
+  // What accumulate_gradients took since the engine was made, forward and backward. On a GPU this
+  // waits for the device: call it once in many steps.
+  virtual PhaseSeconds seconds() = 0;
+  // All models score the same tokens: log_probs [R, rows, row_tokens - 1].
   virtual void target_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                                 std::span<float> log_probs) = 0;
-  // logits [rows, row_tokens, V].
+  // logits [rows, row_tokens, V]; of one model.
   virtual void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                       std::span<float> logits) = 0;
   // The flat buffers have moved.

@@ -1,27 +1,19 @@
 #include "host_backend.hpp"
 
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/trace.hpp"
 
 namespace smalltalk {
 namespace {
 
-// The collectives block, so a Work is finished when it is made.
-class FinishedWork : public c10d::Work {
+class HostWork : public c10d::Work {
  public:
-  FinishedWork(int rank, c10d::OpType type, std::vector<at::Tensor> outputs)
-      : Work(rank, type), outputs_(std::move(outputs)) {
-    finish();
-  }
-  std::vector<at::Tensor> result() override { return outputs_; }
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
-    auto future =
-        c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
-    future->markCompleted(c10::IValue(outputs_));
-    return future;
-  }
-
- private:
-  std::vector<at::Tensor> outputs_;
+  HostWork(int rank, c10d::OpType type) : Work(rank, type) {}
+  using Work::finish;
 };
 
 std::span<float> floats(const at::Tensor& tensor) {
@@ -35,43 +27,99 @@ void require_sum(const c10d::ReduceOp& op) {
 
 }  // namespace
 
+struct HostBackend::Queue {
+  struct Job {
+    std::function<void(const HostCollectives&)> run;
+    c10::intrusive_ptr<HostWork> work;
+  };
+
+  HostCollectives collectives;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<Job> jobs;  // the first one is under way
+  bool stopped = false;
+
+  void serve() {
+    std::exception_ptr failure;
+    std::unique_lock lock(mutex);
+    for (;;) {
+      changed.wait(lock, [&] { return stopped || !jobs.empty(); });
+      if (stopped) return;
+      const Job job = jobs.front();
+      lock.unlock();
+      if (!failure) {
+        try {
+          job.run(collectives);
+        } catch (...) {
+          failure = std::current_exception();
+        }
+      }
+      lock.lock();
+      jobs.pop_front();
+      job.work->finish(failure);
+    }
+  }
+};
+
 HostBackend::HostBackend(HostCollectives collectives)
-    : Backend(collectives.rank, collectives.size), collectives_(std::move(collectives)) {}
+    : Backend(collectives.rank, collectives.size), queue_(std::make_shared<Queue>()) {
+  queue_->collectives = std::move(collectives);
+  thread_ = std::thread([queue = queue_] { queue->serve(); });
+}
+
+HostBackend::~HostBackend() {
+  bool idle = false;
+  {
+    const std::lock_guard lock(queue_->mutex);
+    queue_->stopped = true;
+    idle = queue_->jobs.empty();
+    queue_->changed.notify_one();
+  }
+  if (idle) {
+    thread_.join();
+  } else {
+    thread_.detach();
+  }
+}
+
+c10::intrusive_ptr<c10d::Work> HostBackend::enqueue(
+    c10d::OpType type, std::function<void(const HostCollectives&)> run) {
+  auto work = c10::make_intrusive<HostWork>(rank_, type);
+  const std::lock_guard lock(queue_->mutex);
+  queue_->jobs.push_back({std::move(run), work});
+  queue_->changed.notify_one();
+  return work;
+}
+
+// The lambdas keep tensors, not spans: memory lives as long as somebody may write it.
 
 c10::intrusive_ptr<c10d::Work> HostBackend::allreduce(std::vector<at::Tensor>& tensors,
                                                       const c10d::AllreduceOptions& options) {
   require_sum(options.reduceOp);
-  for (const at::Tensor& tensor : tensors) collectives_.all_reduce_sum(floats(tensor));
-  return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::ALLREDUCE, tensors);
-}
-
-c10::intrusive_ptr<c10d::Work> HostBackend::broadcast(std::vector<at::Tensor>& tensors,
-                                                      const c10d::BroadcastOptions& options) {
-  for (const at::Tensor& tensor : tensors) {
-    collectives_.broadcast(std::as_writable_bytes(floats(tensor)),
-                           static_cast<int>(options.rootRank));
-  }
-  return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::BROADCAST, tensors);
+  for (const at::Tensor& tensor : tensors) floats(tensor);
+  return enqueue(c10d::OpType::ALLREDUCE, [tensors](const HostCollectives& host) {
+    const TraceSpan span("all-reduce");
+    for (const at::Tensor& tensor : tensors) host.all_reduce_sum(floats(tensor));
+  });
 }
 
 c10::intrusive_ptr<c10d::Work> HostBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                             const c10d::AllgatherOptions&) {
-  collectives_.all_gather(floats(input), floats(output));
-  return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::_ALLGATHER_BASE,
-                                           std::vector<at::Tensor>{output});
+  ST_CHECK(floats(output).size() == floats(input).size() * static_cast<size_t>(size_));
+  return enqueue(c10d::OpType::_ALLGATHER_BASE, [output, input](const HostCollectives& host) {
+    const TraceSpan span("all-gather");
+    host.all_gather(floats(input), floats(output));
+  });
 }
 
 c10::intrusive_ptr<c10d::Work> HostBackend::_reduce_scatter_base(
     at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& options) {
   require_sum(options.reduceOp);
-  collectives_.reduce_scatter_sum(floats(input), floats(output));
-  return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::_REDUCE_SCATTER_BASE,
-                                           std::vector<at::Tensor>{output});
-}
-
-c10::intrusive_ptr<c10d::Work> HostBackend::barrier(const c10d::BarrierOptions&) {
-  collectives_.barrier();
-  return c10::make_intrusive<FinishedWork>(rank_, c10d::OpType::BARRIER, std::vector<at::Tensor>{});
+  ST_CHECK(floats(input).size() == floats(output).size() * static_cast<size_t>(size_));
+  return enqueue(c10d::OpType::_REDUCE_SCATTER_BASE, [output, input](const HostCollectives& host) {
+    const TraceSpan span("reduce-scatter");
+    host.reduce_scatter_sum(floats(input), floats(output));
+  });
 }
 
 }  // namespace smalltalk

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#define ST_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#define ST_CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
 
 namespace smalltalk {
 namespace {
@@ -177,8 +177,25 @@ ST_CLONES void scale_row_into(const float* __restrict row, int64_t size, float f
   for (int64_t i = 0; i < size; ++i) out[i] = row[i] * factor;
 }
 
+ST_CLONES void multiply_into(const float* __restrict factors, int64_t size,
+                             float* __restrict values) {
+  for (int64_t i = 0; i < size; ++i) values[i] *= factors[i];
+}
+
+ST_CLONES void add_scaled(const float* __restrict values, int64_t size, float factor,
+                          float* __restrict sum) {
+  for (int64_t i = 0; i < size; ++i) sum[i] += factor * values[i];
+}
+
 ST_CLONES void add_into(const float* __restrict values, int64_t size, float* __restrict sum) {
   for (int64_t i = 0; i < size; ++i) sum[i] += values[i];
+}
+
+ST_CLONES void move_into(float* __restrict values, int64_t size, float* __restrict sum) {
+  for (int64_t i = 0; i < size; ++i) {
+    sum[i] += values[i];
+    values[i] = 0;
+  }
 }
 
 ST_CLONES double sum_of_squares(const float* values, int64_t size) {
@@ -193,7 +210,7 @@ ST_CLONES double sum_of_squares(const float* values, int64_t size) {
   return total;
 }
 
-ST_CLONES void adamw(float* __restrict parameters, const float* __restrict gradients,
+ST_CLONES void adamw(float* __restrict parameters, float* __restrict gradients,
                      float* __restrict first, float* __restrict second, int64_t size,
                      const AdamStep& step) {
   const AdamStep s = step;
@@ -201,6 +218,7 @@ ST_CLONES void adamw(float* __restrict parameters, const float* __restrict gradi
   const float keep = 1.0F - s.lr * s.weight_decay;
   for (int64_t i = 0; i < size; ++i) {
     const float g = gradients[i] * s.gradient_scale;
+    gradients[i] = 0;
     const float m = s.beta1 * first[i] + (1.0F - s.beta1) * g;
     const float v = s.beta2 * second[i] + (1.0F - s.beta2) * g * g;
     first[i] = m;

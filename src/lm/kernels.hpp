@@ -39,18 +39,22 @@ void softmax_backward_row(float* probability, const float* d_probability, int64_
 float dot_product(const float* a, const float* b, int64_t size);
 void scale_row(float* row, int64_t size, float factor);
 void scale_row_into(const float* row, int64_t size, float factor, float* out);
+void multiply_into(const float* factors, int64_t size, float* values);
+void add_scaled(const float* values, int64_t size, float factor, float* sum);
 void add_into(const float* values, int64_t size, float* sum);
+void move_into(float* values, int64_t size, float* sum);  // leaves zeros
 
 double sum_of_squares(const float* values, int64_t size);
 
-// One step of AdamW (Loshchilov and Hutter, algorithm 2) on a range of the flat buffer.
+// One step of AdamW (Loshchilov and Hutter, algorithm 2) on a range of the flat buffers, with
+// clipping; leaves the gradients zero.
 struct AdamStep {
   float lr, beta1, beta2, eps, weight_decay;
   float gradient_scale;    // of clipping
   float correction1;       // 1 - beta1^t
   float correction2_root;  // sqrt(1 - beta2^t)
 };
-void adamw(float* parameters, const float* gradients, float* first, float* second, int64_t size,
+void adamw(float* parameters, float* gradients, float* first, float* second, int64_t size,
            const AdamStep& step);
 
 }  // namespace smalltalk

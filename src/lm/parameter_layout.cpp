@@ -44,6 +44,9 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
   };
 
   layout.embedding = add("model.embed_tokens.weight", {vocab, hidden}, c.embedding_std);
+  layout.head =
+      c.tie_embeddings ? layout.embedding : add("lm_head.weight", {vocab, hidden}, c.embedding_std);
+  layout.blocks = layout.total;
   for (int64_t i = 0; i < c.num_layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
     LayerOffsets layer;
@@ -60,8 +63,6 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
     layer.down = add(prefix + "mlp.down_proj.weight", {hidden, ff}, branch_std);
     layout.layers.push_back(layer);
   }
-  layout.head =
-      c.tie_embeddings ? layout.embedding : add("lm_head.weight", {vocab, hidden}, c.embedding_std);
 
   layout.decay_size = layout.total;
   for (int64_t i = 0; i < c.num_layers; ++i) {

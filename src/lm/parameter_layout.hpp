@@ -1,7 +1,7 @@
-// Where each parameter lies in the flat buffer. Matrices come first and norm weights last, so that
-// one index decides weight decay; q, k, v of a layer lie one after another, as do gate and up, so
-// that each group is one matrix for one GEMM.
-// H hidden, F intermediate, V vocabulary, Q = (heads + 2 kv heads) * head_dim.
+// Where each parameter lies in the flat buffer: embedding and output projection, the matrices of
+// the blocks, norm weights last, so that one index decides weight decay; q, k, v of a layer lie one
+// after another, as do gate and up, so that each group is one matrix for one GEMM. H hidden, F
+// intermediate, V vocabulary, Q = (heads + 2 kv heads) * head_dim.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,7 @@ struct ParameterLayout {
   std::vector<LayerOffsets> layers;
   int64_t embedding = 0;   // [V, H]
   int64_t head = 0;        // [V, H]; the embedding if tied
+  int64_t blocks = 0;      // where the blocks' matrices begin
   int64_t final_norm = 0;  // [H]
   int64_t decay_size = 0;  // parameters before this index decay
   int64_t total = 0;

@@ -1,17 +1,27 @@
-// Output projection and cross-entropy as one step of autograd, in tiles of tokens: the logits of
-// all tokens never exist at once. T tokens, H hidden, V vocabulary.
+// Output projection and cross-entropy in one, in tiles: the logits of all tokens and words never
+// exist at once, and the memory does not grow with the vocabulary. T tokens, H hidden, V
+// vocabulary. hidden [T, H] and head [V, H] are contiguous and of one type, targets [T] int64.
+// bfloat16 on a GPU takes the kernels of loss.cu, everything else LibTorch operations in float32.
+// No autograd.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace smalltalk {
 
-// -> the sum of -log p(target), float32 scalar. hidden [T, H] and head [V, H] of one type;
-// targets [T].
-at::Tensor tiled_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
-                               const at::Tensor& targets);
-// -> log p(target) [T], float32. No autograd.
-at::Tensor tiled_target_log_probs(const at::Tensor& hidden, const at::Tensor& head,
+// -> the sum of -log p(target), a float64 scalar on the device. Writes the gradients of `scale`
+// times that sum: d_hidden [T, H], of the type of hidden, is overwritten; they are added to d_head
+// [V, H], float32.
+at::Tensor fused_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
+                               const at::Tensor& targets, float scale, at::Tensor& d_hidden,
+                               at::Tensor& d_head);
+// -> log p(target) [T], float32.
+at::Tensor fused_target_log_probs(const at::Tensor& hidden, const at::Tensor& head,
                                   const at::Tensor& targets);
+
+// Bytes that fused_cross_entropy takes at most, d_hidden among them; of the kernels or without.
+int64_t fused_cross_entropy_bytes(int64_t tokens, int64_t hidden, int64_t vocab, bool kernels);
 
 }  // namespace smalltalk

@@ -4,25 +4,45 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
-#include "sharded_adamw.hpp"
+#include "check_tokens.hpp"
+#include "gemm_rate.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/flops.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/trace.hpp"
 #include "trainer_impl.hpp"
 
 namespace smalltalk {
+namespace {
+
+TrainingLog::Options log_options(const TrainOptions& options, const TrainConfig& config,
+                                 const DeviceConfig& device) {
+  TrainingLog::Options log;
+  log.print = options.show_progress;
+  // Rank 0 writes, and only who shows the MFU to somebody needs the rate.
+  if (options.group.rank != 0 || (options.folder.empty() && !log.print)) return log;
+  log.model = options.name;
+  log.folder = options.folder;
+  log.tensorboard = config.tensorboard;
+  log.group_size = options.group.size;
+  log.cuda = device.device == "cuda";
+  log.flops_per_second = device_flops_per_second(device);
+  return log;
+}
+
+}  // namespace
 
 Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
                     const TrainOptions& train_options)
     : model(transformer.impl()),
       config(train),
       options(train_options),
-      optimizer(model, train, train_options.group, train_options.nccl_rendezvous),
-      log(options.name,
-          options.folder.empty() || options.group.rank != 0 ? std::filesystem::path()
-                                                            : options.folder / "metrics.jsonl",
-          options.group.size, model.device.device == "cuda", model.device.flops_per_second) {
+      optimizer(model, train, train_options.group, train_options.nccl_rendezvous,
+                train_options.bucket_bytes),
+      log(log_options(options, config, model.device)) {
   if (config.batch_size < 1 || config.batch_size % options.group.size != 0) {
     throw Error(options.name + ": batch_size (" + std::to_string(config.batch_size) +
                 ") must be a multiple of the " + std::to_string(options.group.size) +
@@ -34,25 +54,65 @@ Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
     throw Error(options.name + ": micro_batch_size (" + std::to_string(config.micro_batch_size) +
                 ") must divide batch_size / ranks (" + std::to_string(share) + ")");
   }
+  model.engine->set_recompute(config.recompute);
   interval_losses.assign(static_cast<size_t>(options.group.size), 0.0);
 }
 
-double Trainer::Impl::accumulate(const RowSource& rows) {
+std::span<const int64_t> Trainer::Impl::next_tokens(Loop& loop) {
+  const TraceSpan span("wait for tokens", data_seconds);
+  return loop.loader.next();
+}
+
+double Trainer::Impl::accumulate(Loop& loop) {
   const int64_t share = config.batch_size / options.group.size;
-  const int64_t first = step * config.batch_size + options.group.rank * share;
   // Each rank adds its part of the gradient of the mean over all targets of the global batch.
-  const auto targets = static_cast<double>(config.batch_size * (rows.row_tokens - 1));
-  tokens.resize(static_cast<size_t>(micro_batch * rows.row_tokens));
+  const auto targets = static_cast<double>(config.batch_size * (loop.row_tokens - 1));
   double loss = 0;
   for (int64_t done = 0; done < share; done += micro_batch) {
-    const double start = now_seconds();
-    rows.read(first + done, micro_batch, tokens);
-    check_tokens(tokens, micro_batch, rows.row_tokens, model.config.vocab_size);
-    interval_data_seconds += now_seconds() - start;
-    loss += model.engine->accumulate_gradients(tokens, micro_batch, rows.row_tokens,
-                                               static_cast<float>(1 / targets));
+    const std::span<const int64_t> tokens = next_tokens(loop);
+    // Only the last micro-batch makes gradients final.
+    const bool last = done + micro_batch == share;
+    loss += model.engine->accumulate_gradients(
+        tokens, micro_batch, loop.row_tokens, static_cast<float>(1 / targets),
+        last ? optimizer.gradients_ready() : GradientsReady());
   }
   return loss * options.group.size / targets;  // the mean over this rank's targets
+}
+
+bool Trainer::Impl::accept(const ShardedAdamW::StepResult& result) {
+  if (config.outlier_zscore == 0) return true;
+  const double loss = std::accumulate(result.losses.begin(), result.losses.end(), 0.0) /
+                      static_cast<double>(result.losses.size());
+  const OutlierRow row{step + 1,
+                       loss,
+                       result.gradient_norm,
+                       losses.zscore(loss),
+                       gradient_norms.zscore(result.gradient_norm),
+                       config.outlier_skip};
+  // Outliers count among the last steps, too: what has come to stay is soon no outlier any more.
+  losses.add(loss);
+  gradient_norms.add(result.gradient_norm);
+  if (std::max(row.loss_zscore, row.gradient_norm_zscore) <= config.outlier_zscore) return true;
+  if (options.group.rank == 0) log.write(row);
+  if (config.outlier_skip) ++skipped_steps;
+  return !config.outlier_skip;
+}
+
+PhaseSeconds Trainer::Impl::phases() {
+  PhaseSeconds result = model.engine->seconds() + optimizer.seconds();
+  result.data = data_seconds;
+  return result;
+}
+
+void Trainer::Impl::write_trace() const {
+  const HostCollectives& group = options.group;
+  const std::string mine = (group.rank == 0 ? "" : ",\n") + stop_trace(group.rank);
+  const auto all = group.all_gather_bytes(std::as_bytes(std::span(mine)));
+  if (group.rank != 0) return;
+  const std::filesystem::path file = options.folder / "trace.json";
+  const std::string events(reinterpret_cast<const char*>(all.data()), all.size());
+  write_text_atomically(file, trace_json(events));
+  if (options.show_progress) log_info(options.name + ": wrote " + file.string());
 }
 
 void Trainer::Impl::log_step(int64_t row_tokens, double gradient_norm, double lr) {
@@ -72,48 +132,84 @@ void Trainer::Impl::log_step(int64_t row_tokens, double gradient_norm, double lr
   row.gradient_norm = gradient_norm;
   row.lr = lr;
   row.seconds = now - interval_start;
-  row.data_seconds = interval_data_seconds;
+  const PhaseSeconds now_phases = phases();
+  row.phases = now_phases - interval_phases;
   const int64_t sequences = interval_timed_steps * config.batch_size;
   row.interval_steps = interval_timed_steps;
   row.interval_tokens = sequences * (row_tokens - 1);
   row.interval_flops = train_flops(model.config, sequences, row_tokens - 1);
-  if (options.group.rank == 0) log.write(row, options.show_progress);
+  if (options.group.rank == 0) log.write(row);
   std::fill(interval_losses.begin(), interval_losses.end(), 0.0);
   interval_steps = interval_timed_steps = 0;
-  interval_data_seconds = 0;
+  interval_phases = now_phases;
   interval_start = now;
 }
 
-TrainSummary Trainer::Impl::run(const RowSource& rows, int64_t last_step) {
+Trainer::Impl::Loop::Loop(Impl& trainer, const RowSource& rows, int64_t last)
+    : loader(rows, trainer.model.config.vocab_size,
+             {trainer.config.batch_size, trainer.options.group.rank, trainer.options.group.size,
+              trainer.micro_batch, trainer.step, last}),
+      row_tokens(rows.row_tokens),
+      last_step(last),
+      schedule(trainer.config.schedule()) {
+  if (!trainer.options.folder.empty()) traced = trainer.model.device.traced_steps();
+}
+
+void Trainer::Impl::begin_run(const RowSource& rows) {
   if (rows.row_tokens < 2) throw Error(options.name + ": a row needs at least 2 tokens");
-  const double start = now_seconds();
-  interval_start = start;
+  interval_start = now_seconds();
   interval_timed_steps = 0;
-  interval_data_seconds = 0;
-  const Schedule schedule = config.schedule();
+  interval_phases = phases();
+  if (options.group.rank == 0) log.start(step);
+}
+
+void Trainer::Impl::begin_step(Loop& loop) {
+  if (step == loop.traced.first && loop.traced.last > step) {
+    options.group.barrier();  // the ranks' times count from here
+    start_trace();
+    loop.tracing = true;
+  }
+  loop.span.emplace("step", step);
+}
+
+void Trainer::Impl::end_step(Loop& loop, double loss) {
+  const double lr = learning_rate(loop.schedule, step);
+  // Adam's bias corrections go by the number of updates.
+  const ShardedAdamW::StepResult result = optimizer.step(
+      step - skipped_steps, lr, loss, [this](const auto& reduced) { return accept(reduced); });
+  loop.span.reset();
+  for (size_t i = 0; i < result.losses.size(); ++i) {
+    interval_losses[i] += result.losses[i];
+    if (!std::isfinite(result.losses[i]) || !std::isfinite(result.gradient_norm)) {
+      throw Error(options.name + ": loss " + std::to_string(result.losses[i]) +
+                  " or gradient norm " + std::to_string(result.gradient_norm) + " at step " +
+                  std::to_string(step) +
+                  " is not finite: lower the learning rate or set grad_clip");
+    }
+  }
+  ++step;
+  if (loop.tracing && (step == loop.traced.last || step == loop.last_step)) {
+    write_trace();
+    loop.tracing = false;
+  }
+  ++interval_steps;
+  ++interval_timed_steps;
+  num_targets += config.batch_size * (loop.row_tokens - 1);
+  const int64_t interval = std::max<int64_t>(config.log_interval, 1);
+  if (step == 1 || step == loop.last_step || step % interval == 0) {
+    log_step(loop.row_tokens, result.gradient_norm, lr);
+  }
+  const bool save_now = config.save_interval > 0 && step % config.save_interval == 0;
+  if (save_now && !options.folder.empty()) save(options.folder / "checkpoint.safetensors");
+}
+
+TrainSummary Trainer::Impl::run(const RowSource& rows, int64_t last_step) {
+  const double start = now_seconds();
+  begin_run(rows);
+  Loop loop(*this, rows, last_step);
   while (step < last_step) {
-    const double loss = accumulate(rows);
-    const double lr = learning_rate(schedule, step);
-    const ShardedAdamW::StepResult result = optimizer.step(step, lr, loss);
-    for (size_t i = 0; i < result.losses.size(); ++i) {
-      interval_losses[i] += result.losses[i];
-      if (!std::isfinite(result.losses[i]) || !std::isfinite(result.gradient_norm)) {
-        throw Error(options.name + ": loss " + std::to_string(result.losses[i]) +
-                    " or gradient norm " + std::to_string(result.gradient_norm) + " at step " +
-                    std::to_string(step) +
-                    " is not finite: lower the learning rate or set grad_clip");
-      }
-    }
-    ++step;
-    ++interval_steps;
-    ++interval_timed_steps;
-    num_targets += config.batch_size * (rows.row_tokens - 1);
-    const int64_t interval = std::max<int64_t>(config.log_interval, 1);
-    if (step == 1 || step == last_step || step % interval == 0) {
-      log_step(rows.row_tokens, result.gradient_norm, lr);
-    }
-    const bool save_now = config.save_interval > 0 && step % config.save_interval == 0;
-    if (save_now && !options.folder.empty()) save(options.folder / "checkpoint.safetensors");
+    begin_step(loop);
+    end_step(loop, accumulate(loop));
   }
   return {step, num_targets, last_loss, now_seconds() - start};
 }
@@ -127,7 +223,6 @@ int64_t Trainer::resume() {
   const std::filesystem::path file = impl_->options.folder / "checkpoint.safetensors";
   if (impl_->options.folder.empty()) return impl_->step;
   if (std::filesystem::exists(file)) impl_->load(file);
-  if (impl_->options.group.rank == 0) impl_->log.rewind(impl_->step);
   return impl_->step;
 }
 
@@ -149,7 +244,7 @@ std::map<std::string, std::vector<float>> loss_gradients(Transformer& transforme
   model.gradients.zero_();
   const auto targets = static_cast<double>(count * (row_tokens - 1));
   const double sum = model.engine->accumulate_gradients(tokens, count, row_tokens,
-                                                        static_cast<float>(1 / targets));
+                                                        static_cast<float>(1 / targets), {});
   if (loss != nullptr) *loss = sum / targets;
   const at::Tensor host = model.gradients.to(at::kCPU);
   const float* base = host.const_data_ptr<float>();

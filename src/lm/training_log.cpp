@@ -37,57 +37,87 @@ std::string with_commas(int64_t value) {
 
 }  // namespace
 
-void TrainingLog::rewind(int64_t step) const {
-  if (file_.empty() || !std::filesystem::exists(file_)) return;
-  std::istringstream old(read_text(file_));
-  std::string kept, line;
-  while (std::getline(old, line)) {
-    const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (row.is_object() && row.value("step", step + 1) <= step) kept += line + "\n";
+void TrainingLog::start(int64_t step) {
+  if (started_ || options_.folder.empty()) return;
+  started_ = true;
+  const std::filesystem::path file = options_.folder / "metrics.jsonl";
+  if (std::filesystem::exists(file)) {
+    std::istringstream old(read_text(file));
+    std::string kept, line;
+    while (std::getline(old, line)) {
+      const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+      if (row.is_object() && row.value("step", step + 1) <= step) kept += line + "\n";
+    }
+    write_text_atomically(file, kept);
   }
-  write_text_atomically(file_, kept);
+  if (options_.tensorboard) tensorboard_.emplace(options_.folder / "tensorboard", step);
 }
 
-void TrainingLog::write(const LogRow& row, bool print) const {
-  const DeviceMemory memory = cuda_ ? device_memory() : process_memory();
-  const double device_seconds = std::max(row.seconds, 1e-9) * group_size_;
+void TrainingLog::write(const LogRow& row) {
+  const DeviceMemory memory = options_.cuda ? device_memory() : process_memory();
+  const double device_seconds = std::max(row.seconds, 1e-9) * options_.group_size;
   const double tokens_per_second = static_cast<double>(row.interval_tokens) / device_seconds;
   const double flops_per_second = row.interval_flops / device_seconds;
-  // MFU: the share of the rate that the experiment gives for the device, device.flops_per_second.
-  const double mfu = 100 * flops_per_second / flops_per_second_;
+  // MFU: the share of the rate that the device is given, or was measured to reach.
+  const double mfu = 100 * flops_per_second / options_.flops_per_second;
   const auto interval_steps = static_cast<double>(std::max<int64_t>(row.interval_steps, 1));
   const double eta = row.seconds / interval_steps * static_cast<double>(row.num_steps - row.step);
-  if (print) {
+  if (options_.print) {
     log_info(fmt::format(
         "{}  step: {:2}  loss: {:8.5f}  grad_norm: {:7.4f}  memory: {:5.2f}GiB({:.2f}%)  tps: {}  "
         "tflops: {:.2f}  mfu: {:.2f}%  lr: {:.2e}  eta: {}",
-        model_, row.step, row.loss, row.gradient_norm, memory.peak_bytes / kGibibyte,
+        options_.model, row.step, row.loss, row.gradient_norm, memory.peak_bytes / kGibibyte,
         100 * memory.peak_bytes / memory.total_bytes,
         with_commas(static_cast<int64_t>(tokens_per_second)), flops_per_second / 1e12, mfu, row.lr,
         human_duration(eta)));
   }
-  if (file_.empty()) return;
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
-  nlohmann::ordered_json json;
-  json["step"] = row.step;
-  json["time"] = std::chrono::duration<double>(now).count();
-  json["tokens"] = row.tokens;
-  json["model"] = model_;
-  json["lr"] = row.lr;
-  json["loss_metrics/global_avg_loss"] = row.loss;
-  json["loss_metrics/global_max_loss"] = row.max_loss;
-  json["grad_norm"] = row.gradient_norm;
-  json["throughput(tps)"] = tokens_per_second;
-  json["tflops"] = flops_per_second / 1e12;
-  json["mfu(%)"] = mfu;
-  json["time_metrics/end_to_end(s)"] = row.seconds / interval_steps;
-  json["time_metrics/data_loading(s)"] = row.data_seconds / interval_steps;
-  json["memory/max_active(GiB)"] = memory.peak_bytes / kGibibyte;
-  json["eta(s)"] = eta;
-  std::filesystem::create_directories(file_.parent_path());
-  std::ofstream out(file_, std::ios::app);
-  out << json.dump() << "\n" << std::flush;
-  if (!out) throw Error("cannot write '" + file_.string() + "': is the disk full?");
+  append(row.step, {{"tokens", row.tokens},
+                    {"lr", row.lr},
+                    {"loss_metrics/global_avg_loss", row.loss},
+                    {"loss_metrics/global_max_loss", row.max_loss},
+                    {"grad_norm", row.gradient_norm},
+                    {"throughput(tps)", tokens_per_second},
+                    {"tflops", flops_per_second / 1e12},
+                    {"mfu(%)", mfu},
+                    {"time_metrics/end_to_end(s)", row.seconds / interval_steps},
+                    {"time_metrics/data_loading(s)", row.phases.data / interval_steps},
+                    {"time_metrics/forward(s)", row.phases.forward / interval_steps},
+                    {"time_metrics/backward(s)", row.phases.backward / interval_steps},
+                    {"time_metrics/communication(s)", row.phases.communication / interval_steps},
+                    {"time_metrics/optimizer(s)", row.phases.optimizer / interval_steps},
+                    {"memory/max_active(GiB)", memory.peak_bytes / kGibibyte},
+                    {"eta(s)", eta}});
+}
+
+void TrainingLog::write(const OutlierRow& row) {
+  if (options_.print) {
+    log_warning(
+        fmt::format("{}  step: {:2}  outlier: loss {:.5f} (z-score {:.1f}), grad_norm {:.4f} "
+                    "(z-score {:.1f}){}",
+                    options_.model, row.step, row.loss, row.loss_zscore, row.gradient_norm,
+                    row.gradient_norm_zscore, row.skipped ? ", update skipped" : ""));
+  }
+  append(row.step, {{"outlier/loss", row.loss},
+                    {"outlier/loss_zscore", row.loss_zscore},
+                    {"outlier/grad_norm", row.gradient_norm},
+                    {"outlier/grad_norm_zscore", row.gradient_norm_zscore},
+                    {"outlier/skipped", row.skipped ? 1 : 0}});
+}
+
+void TrainingLog::append(int64_t step, nlohmann::ordered_json row) {
+  if (options_.folder.empty()) return;
+  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
+  const double time = std::chrono::duration<double>(since_epoch).count();
+  Scalars scalars;
+  for (const auto& [key, value] : row.items()) scalars.emplace_back(key, value.get<double>());
+  if (tensorboard_) tensorboard_->write(step, time, scalars);
+  nlohmann::ordered_json line = {{"step", step}, {"time", time}, {"model", options_.model}};
+  line.update(row);
+  const std::filesystem::path file = options_.folder / "metrics.jsonl";
+  std::filesystem::create_directories(options_.folder);
+  std::ofstream out(file, std::ios::app);
+  out << line.dump() << "\n" << std::flush;
+  if (!out) throw Error("cannot write '" + file.string() + "': is the disk full?");
 }
 
 }  // namespace smalltalk

@@ -1,10 +1,15 @@
-// What a training run tells: a line for people with torchtitan's fields, and one JSON row per
-// logged step in metrics.jsonl.
+// What a training run tells: a line for people with torchtitan's fields, one JSON row per logged
+// step in metrics.jsonl, and the same numbers for TensorBoard.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
+
+#include "phase_seconds.hpp"
+#include "tensorboard.hpp"
 
 namespace smalltalk {
 
@@ -16,35 +21,46 @@ struct LogRow {
   double max_loss = 0;    // of the rank with the highest mean over the interval
   double gradient_norm = 0;
   double lr = 0;
-  double seconds = 0;       // of the interval
-  double data_seconds = 0;  // of which waiting for tokens
+  double seconds = 0;   // of the interval
+  PhaseSeconds phases;  // of the interval, of the rank that writes
   int64_t interval_steps = 0;
   int64_t interval_tokens = 0;  // over the group
   double interval_flops = 0;    // over the group
 };
 
+// A step whose loss or gradient norm lies far above those of the steps before it.
+struct OutlierRow {
+  int64_t step = 0;
+  double loss = 0, gradient_norm = 0;                // of this step
+  double loss_zscore = 0, gradient_norm_zscore = 0;  // among the steps before it
+  bool skipped = false;                              // its update was left out
+};
+
 class TrainingLog {
  public:
-  // `file` empty: no rows. flops_per_second: of one device, for the MFU.
-  TrainingLog(std::string model, std::filesystem::path file, int group_size, bool cuda,
-              double flops_per_second)
-      : model_(std::move(model)),
-        file_(std::move(file)),
-        group_size_(group_size),
-        cuda_(cuda),
-        flops_per_second_(flops_per_second) {}
+  struct Options {
+    std::string model;
+    std::filesystem::path folder;  // of metrics.jsonl and tensorboard/; empty: no rows
+    bool tensorboard = false;
+    bool print = true;
+    int group_size = 1;
+    bool cuda = false;
+    double flops_per_second = 0;  // of one device, for the MFU
+  };
+  explicit TrainingLog(Options options) : options_(std::move(options)) {}
 
-  // Removes rows of steps beyond `step`, and a half-written last line: after a resumption each
-  // step then appears once.
-  void rewind(int64_t step) const;
-  void write(const LogRow& row, bool print) const;
+  // Training goes on after `step`. The first call removes rows of later steps and a half-written
+  // last line, so that each step appears once, and begins a file for TensorBoard.
+  void start(int64_t step);
+  void write(const LogRow& row);
+  void write(const OutlierRow& row);
 
  private:
-  std::string model_;
-  std::filesystem::path file_;
-  int group_size_;
-  bool cuda_;
-  double flops_per_second_;
+  void append(int64_t step, nlohmann::ordered_json row);
+
+  Options options_;
+  bool started_ = false;
+  std::optional<TensorBoardWriter> tensorboard_;
 };
 
 }  // namespace smalltalk

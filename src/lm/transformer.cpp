@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "check_tokens.hpp"
 #include "cpu_engine.hpp"
 #include "smalltalk/core/error.hpp"
 #include "torch_engine.hpp"
@@ -14,8 +15,14 @@
 
 namespace smalltalk {
 
-Transformer::Impl::Impl(const ModelConfig& model, const DeviceConfig& where)
-    : config(model.resolved()), device(where), layout(parameter_layout(config)) {
+Transformer::Impl::Impl(const ModelConfig& model, const DeviceConfig& where, at::Tensor given,
+                        std::shared_ptr<ThreadTeam> threads, int64_t models)
+    : config(model.resolved()),
+      device(where),
+      layout(parameter_layout(config)),
+      num_models(models),
+      parameters(std::move(given)),
+      team(std::move(threads)) {
   if (device.device != "cpu" && device.device != "cuda") {
     throw Error("device.device must be cpu or cuda, is '" + device.device + "'");
   }
@@ -24,11 +31,16 @@ Transformer::Impl::Impl(const ModelConfig& model, const DeviceConfig& where)
                 "' needs device.device = \"cuda\"; the CPU computes in float32");
   }
   const bool cuda = device.device == "cuda";
-  parameters = at::zeros({layout.total}, at::device(cuda ? at::kCUDA : at::kCPU).dtype(at::kFloat));
+  if (!team) team = std::make_shared<ThreadTeam>(cuda ? 1 : static_cast<int>(device.threads));
+  if (!parameters.defined()) {
+    parameters = at::zeros({num_models * layout.total},
+                           at::device(cuda ? at::kCUDA : at::kCPU).dtype(at::kFloat));
+  }
   if (cuda) {
-    engine = std::make_unique<TorchEngine>(config, layout, parameters, device.precision);
+    engine =
+        std::make_unique<TorchEngine>(config, layout, parameters, device.precision, num_models);
   } else {
-    engine = std::make_unique<CpuEngine>(config, layout, static_cast<int>(device.threads));
+    engine = std::make_unique<CpuEngine>(config, layout, *team, num_models);
   }
   engine->rebind(parameters.data_ptr<float>(), nullptr);
 }
@@ -40,8 +52,7 @@ void Transformer::Impl::allocate_gradients() {
   engine->rebind(parameters.data_ptr<float>(), gradients.data_ptr<float>());
 }
 
-void Transformer::Impl::pad_to(int64_t multiple) {
-  const int64_t padded = (layout.total + multiple - 1) / multiple * multiple;
+void Transformer::Impl::pad_to(int64_t padded) {
   if (padded != parameters.numel()) {
     at::Tensor larger = at::zeros({padded}, parameters.options());
     larger.narrow(0, 0, layout.total).copy_(parameters.narrow(0, 0, layout.total));
@@ -57,22 +68,16 @@ void Transformer::Impl::set_parameter(const ParameterSpec& spec, std::span<const
   parameters.narrow(0, spec.offset, spec.size).copy_(source);
 }
 
-at::Tensor Transformer::Impl::host_parameters() const { return parameters.to(at::kCPU); }
-
-void check_tokens(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                  int64_t vocab_size) {
-  if (row_tokens < 1 || rows < 0 || static_cast<int64_t>(tokens.size()) != rows * row_tokens) {
-    throw Error("expected " + std::to_string(rows) + " rows of " + std::to_string(row_tokens) +
-                " tokens, got " + std::to_string(tokens.size()) + " tokens");
-  }
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] >= 0 && tokens[i] < vocab_size) continue;
-    throw Error("token " + std::to_string(tokens[i]) + " in row " +
-                std::to_string(static_cast<int64_t>(i) / row_tokens) +
-                " is outside the vocabulary of " + std::to_string(vocab_size) +
-                ": were these tokens made with another tokenizer?");
+void Transformer::Impl::init(uint64_t seed) {
+  std::vector<float> values;
+  for (const ParameterSpec& spec : layout.specs) {
+    values.resize(spec.size);
+    init_parameter(spec, seed, values.data());
+    set_parameter(spec, values);
   }
 }
+
+at::Tensor Transformer::Impl::host_parameters() const { return parameters.to(at::kCPU); }
 
 Transformer::Transformer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Transformer::~Transformer() = default;
@@ -81,31 +86,27 @@ Transformer& Transformer::operator=(Transformer&&) noexcept = default;
 
 Transformer::Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed)
     : impl_(std::make_unique<Impl>(config, device)) {
-  std::vector<float> values;
-  for (const ParameterSpec& spec : impl_->layout.specs) {
-    values.resize(spec.size);
-    init_parameter(spec, seed, values.data());
-    impl_->set_parameter(spec, values);
-  }
+  impl_->init(seed);
 }
 
 const ModelConfig& Transformer::config() const { return impl_->config; }
 int64_t Transformer::num_parameters() const { return impl_->layout.total; }
 
-void Transformer::log_likelihoods(std::span<const int64_t> tokens, int64_t count,
-                                  int64_t row_tokens, std::span<const int64_t> prefixes,
-                                  int64_t block_rows, std::span<double> out) const {
-  check_tokens(tokens, count, row_tokens, impl_->config.vocab_size);
+void score_rows(const Transformer::Impl& models, std::span<const int64_t> tokens, int64_t count,
+                int64_t row_tokens, std::span<const int64_t> prefixes, int64_t block_rows,
+                std::span<double> out) {
+  check_tokens(tokens, count, row_tokens, models.config.vocab_size);
   if (row_tokens < 2) throw Error("a row needs at least 2 tokens to be scored");
   if (prefixes.empty() || prefixes.front() < 1 || prefixes.back() > row_tokens ||
       !std::is_sorted(prefixes.begin(), prefixes.end())) {
     throw Error("prefixes must ascend within 1 .. " + std::to_string(row_tokens));
   }
-  ST_CHECK(block_rows >= 1 && out.size() == static_cast<size_t>(count) * prefixes.size());
+  ST_CHECK(block_rows >= 1 &&
+           out.size() == static_cast<size_t>(models.num_models * count) * prefixes.size());
 
   const int64_t length = row_tokens - 1;
   std::vector<int64_t> filled;
-  std::vector<float> log_probs(block_rows * length);
+  std::vector<float> log_probs(models.num_models * block_rows * length);
   for (int64_t first = 0; first < count; first += block_rows) {
     const int64_t rows = std::min(block_rows, count - first);
     std::span<const int64_t> block = tokens.subspan(first * row_tokens, rows * row_tokens);
@@ -115,17 +116,25 @@ void Transformer::log_likelihoods(std::span<const int64_t> tokens, int64_t count
       std::copy(block.begin(), block.end(), filled.begin());
       block = filled;
     }
-    impl_->engine->target_log_probs(block, block_rows, row_tokens, log_probs);
-    for (int64_t row = 0; row < rows; ++row) {
-      const float* values = log_probs.data() + row * length;
+    models.engine->target_log_probs(block, block_rows, row_tokens, log_probs);
+    for (int64_t i = 0; i < models.num_models * rows; ++i) {
+      const int64_t model = i / rows, row = i % rows;
+      const float* values = log_probs.data() + (model * block_rows + row) * length;
+      double* sums = out.data() + (model * count + first + row) * std::ssize(prefixes);
       double sum = 0;
       int64_t target = 0;
       for (size_t j = 0; j < prefixes.size(); ++j) {
         for (; target < prefixes[j] - 1; ++target) sum += values[target];
-        out[static_cast<size_t>(first + row) * prefixes.size() + j] = sum;
+        sums[j] = sum;
       }
     }
   }
+}
+
+void Transformer::log_likelihoods(std::span<const int64_t> tokens, int64_t count,
+                                  int64_t row_tokens, std::span<const int64_t> prefixes,
+                                  int64_t block_rows, std::span<double> out) const {
+  score_rows(*impl_, tokens, count, row_tokens, prefixes, block_rows, out);
 }
 
 std::vector<float> Transformer::weights() const {

@@ -8,15 +8,19 @@
 #include "engine.hpp"
 #include "parameter_layout.hpp"
 #include "smalltalk/lm/transformer.hpp"
+#include "thread_team.hpp"
 
 namespace smalltalk {
 
 struct Transformer::Impl {
-  Impl(const ModelConfig& config, const DeviceConfig& device);
+  // With parameters of its own, or, in a stack, with a part of larger ones.
+  Impl(const ModelConfig& config, const DeviceConfig& device, at::Tensor parameters = {},
+       std::shared_ptr<ThreadTeam> team = nullptr, int64_t num_models = 1);
 
-  // Buffers padded to a multiple of `multiple`, so that a group of that many ranks can share them
-  // out evenly. Keeps the values; the padding is and stays zero.
-  void pad_to(int64_t multiple);
+  // Buffers of `padded` floats, so that a group of ranks can share them out evenly. Keeps the
+  // values; the padding is and stays zero.
+  void pad_to(int64_t padded);
+  void init(uint64_t seed);  // as Transformer's constructor describes
   void set_parameter(const ParameterSpec& spec, std::span<const float> values);
   // A copy of the flat parameters in host memory; cheap on the CPU (no copy).
   at::Tensor host_parameters() const;
@@ -24,14 +28,17 @@ struct Transformer::Impl {
   ModelConfig config;  // resolved
   DeviceConfig device;
   ParameterLayout layout;
-  at::Tensor parameters;  // [padded], float32
-  at::Tensor gradients;   // [padded], float32; empty until a trainer asks for it
+  int64_t num_models;
+  at::Tensor parameters;  // [num_models, padded], float32
+  at::Tensor gradients;   // as the parameters; empty until a trainer asks for it
   void allocate_gradients();
+  std::shared_ptr<ThreadTeam> team;
   std::unique_ptr<Engine> engine;
 };
 
-// Error naming the row if an id is outside [0, V) or the sizes do not fit.
-void check_tokens(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                  int64_t vocab_size);
+// Transformer::log_likelihoods of the models of an engine: out [R, count, P].
+void score_rows(const Transformer::Impl& models, std::span<const int64_t> tokens, int64_t count,
+                int64_t row_tokens, std::span<const int64_t> prefixes, int64_t block_rows,
+                std::span<double> out);
 
 }  // namespace smalltalk

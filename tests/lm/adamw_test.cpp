@@ -28,7 +28,7 @@ TEST_P(AdamWTest, AgreesWithLibTorch) {
   const TrainConfig config = adam_config(GetParam());
   Transformer model(tiny_model(), DeviceConfig(), 2);
   Transformer::Impl& impl = model.impl();
-  ShardedAdamW ours(impl, config, HostCollectives(), "");
+  ShardedAdamW ours(impl, config, HostCollectives(), "", 1024);
 
   const int64_t matrices = impl.layout.decay_size, norms = impl.layout.total - matrices;
   torch::Tensor decaying = impl.parameters.narrow(0, 0, matrices).clone().requires_grad_();
@@ -64,7 +64,7 @@ TEST_P(AdamWTest, AgreesWithLibTorch) {
 
 TEST(AdamWTest, FirstStepInClosedForm) {
   float parameter = 2, first = 0, second = 0;
-  const float gradient = -0.25F;
+  float gradient = -0.25F;
   AdamStep step{};
   step.lr = 0.1F;
   step.beta1 = 0.9F;
@@ -77,12 +77,13 @@ TEST(AdamWTest, FirstStepInClosedForm) {
   adamw(&parameter, &gradient, &first, &second, 1, step);
   // The corrected moments are g and g^2: a step of lr against the sign, after decay by lr * 0.5.
   EXPECT_NEAR(parameter, 2 * 0.95 + 0.1, 1e-6);
+  EXPECT_EQ(gradient, 0);
 }
 
 TEST(AdamWTest, LeavesWeightsAloneWhenTheNormIsNotFinite) {
   Transformer model(tiny_model(), DeviceConfig(), 2);
   Transformer::Impl& impl = model.impl();
-  ShardedAdamW optimizer(impl, adam_config(1), HostCollectives(), "");
+  ShardedAdamW optimizer(impl, adam_config(1), HostCollectives(), "", 1024);
   const torch::Tensor before = impl.parameters.clone();
   impl.gradients[5] = NAN;
   EXPECT_FALSE(std::isfinite(optimizer.step(0, 0.1, 0).gradient_norm));

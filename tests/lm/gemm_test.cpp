@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <random>
 
 #include "fixtures.hpp"
+#include "lm/cpu_kernels.hpp"
 
 namespace smalltalk {
 namespace {
@@ -23,10 +25,10 @@ struct Sizes {
   int64_t m, n, k;
 };
 
-class GemmTest : public testing::TestWithParam<Sizes> {};
-
-TEST_P(GemmTest, AgreesWithFloat64) {
-  const auto [m, n, k] = GetParam();
+// multiply(kind, product): by the kernels of one instruction set, or as the engine does it.
+void check_products(const Sizes& sizes,
+                    const std::function<void(const std::string&, const Product&)>& multiply) {
+  const auto [m, n, k] = sizes;
   constexpr int64_t kPadding = 3;  // rows are further apart than they are long
   for (const char* kind : {"nt", "nn", "tn"}) {
     const bool a_transposed = kind[0] == 't', b_transposed = kind[1] == 't';
@@ -35,12 +37,11 @@ TEST_P(GemmTest, AgreesWithFloat64) {
     const int64_t c_stride = n + kPadding;
     const auto a = random_values(static_cast<size_t>(a_stride * std::max(m, k)), 1);
     const auto b = random_values(static_cast<size_t>(b_stride * std::max(n, k)), 2);
-    for (const float beta : {0.0F, 1.0F, 0.5F}) {
+    for (const bool accumulate : {false, true}) {
       const auto before = random_values(static_cast<size_t>(c_stride * m), 3);
       std::vector<float> c = before;
-      const auto product = a_transposed ? gemm_tn : b_transposed ? gemm_nt : gemm_nn;
-      product(m, n, k, 0.25F, {a.data(), a_stride}, {b.data(), b_stride}, beta,
-              {c.data(), c_stride});
+      multiply(kind, {m, n, k, a.data(), a_stride, a_transposed, b.data(), b_stride, b_transposed,
+                      c.data(), c_stride, 0.25F, accumulate});
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < c_stride; ++j) {
           const float old = before[i * c_stride + j];
@@ -54,12 +55,29 @@ TEST_P(GemmTest, AgreesWithFloat64) {
             const float right = b_transposed ? b[j * b_stride + p] : b[p * b_stride + j];
             sum += static_cast<double>(left) * right;
           }
-          ASSERT_NEAR(c[i * c_stride + j], 0.25 * sum + static_cast<double>(beta) * old,
+          ASSERT_NEAR(c[i * c_stride + j], 0.25 * sum + (accumulate ? old : 0.0F),
                       1e-6 * static_cast<double>(k) + 1e-5)
               << kind << " " << i << " " << j;
         }
       }
     }
+  }
+}
+
+class GemmTest : public testing::TestWithParam<Sizes> {};
+
+TEST_P(GemmTest, AgreesWithFloat64) {
+  check_products(GetParam(), [](const std::string& kind, const Product& g) {
+    const auto product = kind == "tn" ? gemm_tn : kind == "nt" ? gemm_nt : gemm_nn;
+    product(g.m, g.n, g.k, g.alpha, {g.a, g.a_stride}, {g.b, g.b_stride}, g.accumulate,
+            {g.c, g.c_stride});
+  });
+}
+
+TEST_P(GemmTest, KernelsOfEveryInstructionSetAgreeWithFloat64) {
+  for (const CpuKernels* kernels : available_cpu_kernels()) {
+    SCOPED_TRACE(kernels->name);
+    check_products(GetParam(), [&](const std::string&, const Product& g) { kernels->product(g); });
   }
 }
 

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <barrier>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -101,9 +103,11 @@ TEST(TrainerTest, ResumedEqualsUnbroken) {
     for (const char* key : {"step", "tokens", "loss_metrics/global_avg_loss", "grad_norm", "lr"}) {
       EXPECT_EQ(a[i].at(key), b[i].at(key)) << key;
     }
-    for (const char* key : {"time", "model", "loss_metrics/global_max_loss", "throughput(tps)",
-                            "tflops", "mfu(%)", "time_metrics/end_to_end(s)",
-                            "time_metrics/data_loading(s)", "memory/max_active(GiB)", "eta(s)"}) {
+    for (const char* key :
+         {"time", "model", "loss_metrics/global_max_loss", "throughput(tps)", "tflops", "mfu(%)",
+          "time_metrics/end_to_end(s)", "time_metrics/data_loading(s)", "time_metrics/forward(s)",
+          "time_metrics/backward(s)", "time_metrics/communication(s)", "time_metrics/optimizer(s)",
+          "memory/max_active(GiB)", "eta(s)"}) {
       EXPECT_TRUE(a[i].contains(key)) << key;
     }
   }
@@ -221,12 +225,233 @@ TEST_P(GroupTest, EqualsOneRankWithinRounding) {
     }
   }
   for (double loss : losses) EXPECT_NEAR(loss, expected.last_loss, 1e-5);
+  EXPECT_GT(metrics(folder.path()).back().at("time_metrics/communication(s)"), 0);
 
   // The checkpoint of a group is that of one rank.
   Transformer model(tiny_model(), DeviceConfig(), 5);
   Trainer trainer(model, config, quiet(folder.path()));
   EXPECT_EQ(trainer.resume(), 6);
   EXPECT_EQ(weights(model), results[0]);
+}
+
+TEST(TrainerTest, PhasesAddUpToTheStep) {
+  const TemporaryFolder folder;
+  ModelConfig model_config = tiny_model();
+  model_config.hidden_size = 64;  // large enough for the phases to outweigh what lies between them
+  Transformer model(model_config, DeviceConfig(), 1);
+  TrainConfig config = small_training(20);
+  config.log_interval = 10;
+  RowSource rows = random_rows(65, 37);
+  const auto read = rows.read;
+  rows.read = [read](int64_t first, int64_t count, std::span<int64_t> tokens) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    read(first, count, tokens);
+  };
+  Trainer(model, config, quiet(folder.path())).run(rows, 20);
+  const auto row = metrics(folder.path()).at(2);
+  ASSERT_EQ(row.at("step"), 20);
+  double sum = 0;
+  for (const char* phase : {"data_loading", "forward", "backward", "communication", "optimizer"}) {
+    const double seconds = row.at(std::string("time_metrics/") + phase + "(s)");
+    EXPECT_EQ(seconds > 0, std::string(phase) != "communication") << phase;  // nobody to talk to
+    sum += seconds;
+  }
+  const double step = row.at("time_metrics/end_to_end(s)");
+  EXPECT_GE(step, 0.02);  // reads of 30 ms, of which a few may be done before the interval begins
+  EXPECT_LE(sum, step);
+  EXPECT_GT(sum, 0.8 * step);
+}
+
+TEST(TrainerTest, AReadThatFailsEndsTheRunWithItsText) {
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  RowSource rows = random_rows(13, 37);
+  const auto read = rows.read;
+  rows.read = [read](int64_t first, int64_t count, std::span<int64_t> tokens) {
+    if (first >= 3 * 8) throw Error("the disk is on fire");
+    read(first, count, tokens);
+  };
+  Trainer trainer(model, small_training(10), quiet());
+  try {
+    trainer.run(rows, 10);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "the disk is on fire");
+  }
+  EXPECT_EQ(trainer.step(), 3);
+}
+
+// Rows of one easy pattern, but noise in the steps named.
+RowSource rows_with_noise(std::vector<int64_t> noisy_steps) {
+  const RowSource noise = random_rows(13, 37);
+  const auto read = [=](int64_t first, int64_t count, std::span<int64_t> tokens) {
+    noise.read(first, count, tokens);
+    if (std::ranges::count(noisy_steps, first / 8) > 0) return;
+    for (int64_t i = 0; i < count * 13; ++i) {
+      tokens[i] = (tokens[i / 13 * 13] % 2 + i % 13) % 37;  // counts from 0 or 1
+    }
+  };
+  return {13, read};
+}
+
+std::vector<nlohmann::json> outliers(const std::filesystem::path& folder) {
+  auto rows = metrics(folder);
+  std::erase_if(rows, [](const auto& row) { return !row.contains("outlier/loss"); });
+  return rows;
+}
+
+TEST(TrainerTest, ReportsOutliersAndLeavesTheirUpdatesOut) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(200);
+  config.lr_decay = Decay::constant;
+  const auto train = [&](const std::string& name, const RowSource& rows, bool skip,
+                         int64_t last_step) {
+    config.outlier_skip = skip;
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer trainer(model, config, quiet(folder.path() / name));
+    trainer.run(rows, last_step);
+    if (last_step > 150) trainer.save(folder.path() / name / "end.safetensors");
+    return weights(model);
+  };
+  const auto before = train("before", rows_with_noise({}), false, 150);
+  EXPECT_TRUE(outliers(folder.path() / "before").empty());
+
+  // Reported, and the update is made.
+  const auto reported = train("reported", rows_with_noise({150}), false, 151);
+  auto found = outliers(folder.path() / "reported");
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].at("step"), 151);
+  EXPECT_EQ(found[0].at("outlier/skipped"), 0);
+  EXPECT_GT(found[0].at("outlier/loss_zscore"), 6);
+  EXPECT_GT(found[0].at("outlier/loss"), 2);
+  EXPECT_NE(reported, before);
+
+  // Left out: weights and moments as before the step.
+  EXPECT_EQ(train("skipped", rows_with_noise({150}), true, 151), before);
+  found = outliers(folder.path() / "skipped");
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].at("outlier/skipped"), 1);
+  const auto end = read_safetensors(folder.path() / "skipped" / "end.safetensors");
+  const auto reference = [&] {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer trainer(model, config, quiet());
+    trainer.run(rows_with_noise({}), 150);
+    trainer.save(folder.path() / "reference.safetensors");
+    return read_safetensors(folder.path() / "reference.safetensors");
+  }();
+  ASSERT_EQ(end.tensors.size(), reference.tensors.size());
+  for (const auto& [name, tensor] : reference.tensors) {
+    EXPECT_EQ(tensor.values, end.tensors.at(name).values) << name;
+  }
+  EXPECT_EQ(end.metadata.at("skipped_steps"), "1");
+  EXPECT_EQ(end.metadata.at("step"), "151");
+
+  // What follows goes on as if the step had not been.
+  const RowSource clean = rows_with_noise({}), noisy = rows_with_noise({150});
+  const RowSource one_later{
+      13, [=](int64_t first, int64_t count, std::span<int64_t> tokens) {
+        const bool after = first / 8 > 150;
+        (after ? clean : noisy).read(after ? first - 8 : first, count, tokens);
+      }};
+  EXPECT_EQ(train("with", one_later, true, 155), train("without", clean, true, 154));
+}
+
+TEST(TrainerTest, AResumedRunFindsTheSameOutliers) {
+  const TemporaryFolder folder;
+  const RowSource rows = rows_with_noise({190, 205});
+  TrainConfig config = small_training(230);
+  config.lr_decay = Decay::constant;
+  config.outlier_skip = true;
+  Transformer whole(tiny_model(), DeviceConfig(), 1);
+  Trainer(whole, config, quiet(folder.path() / "whole")).run(rows, 230);
+  const auto expected = outliers(folder.path() / "whole");
+  ASSERT_EQ(expected.size(), 2U);
+
+  config.save_interval = 100;
+  {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer(model, config, quiet(folder.path() / "cut")).run(rows, 210);
+  }
+  Transformer model(tiny_model(), DeviceConfig(), 9);
+  Trainer trainer(model, config, quiet(folder.path() / "cut"));
+  EXPECT_EQ(trainer.resume(), 200);
+  trainer.run(rows, 230);
+  EXPECT_EQ(weights(model), weights(whole));
+  const auto found = outliers(folder.path() / "cut");
+  ASSERT_EQ(found.size(), 2U);
+  for (size_t i = 0; i < 2; ++i) {
+    for (const char* key : {"step", "outlier/loss", "outlier/loss_zscore", "outlier/grad_norm",
+                            "outlier/grad_norm_zscore", "outlier/skipped"}) {
+      EXPECT_EQ(found[i].at(key), expected[i].at(key)) << key;
+    }
+  }
+}
+
+TEST(TrainerTest, WritesATraceOfTheStepsNamed) {
+  const TemporaryFolder folder;
+  DeviceConfig device;
+  device.trace_steps = "2:4";
+  Transformer model(tiny_model(), device, 1);
+  TrainConfig config = small_training(6);
+  config.micro_batch_size = 4;
+  Trainer(model, config, quiet(folder.path())).run(random_rows(13, 37), 6);
+  const auto trace = nlohmann::json::parse(read_text(folder.path() / "trace.json"));
+  std::map<std::string, int> count;
+  for (const auto& event : trace.at("traceEvents")) {
+    if (event.at("ph") == "X") ++count[event.at("name")];
+  }
+  EXPECT_EQ(count["step 1"] + count["step 4"], 0);
+  EXPECT_EQ(count["step 2"], 1);
+  EXPECT_EQ(count["step 3"], 1);
+  for (const char* name : {"forward", "loss", "backward", "wait for tokens"}) {
+    EXPECT_EQ(count[name], 4) << name;  // steps x micro-batches
+  }
+  EXPECT_EQ(count["AdamW"], 2);
+}
+
+TEST(TrainerTest, WritesForTensorBoardIfAsked) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(4);
+  for (const bool wanted : {false, true}) {
+    config.tensorboard = wanted;
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer(model, config, quiet(folder.path())).run(random_rows(13, 37), 4);
+    EXPECT_EQ(std::filesystem::exists(folder.path() / "tensorboard"), wanted);
+  }
+  std::string events;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path() / "tensorboard")) {
+    events += read_text(entry.path());
+  }
+  const auto row = metrics(folder.path()).back();
+  for (const auto& [key, value] : row.items()) {
+    if (key == "step" || key == "time" || key == "model") continue;
+    EXPECT_NE(events.find(key), std::string::npos) << key;
+  }
+}
+
+TEST_P(GroupTest, SkipsTheSameSteps) {
+  const int size = GetParam();
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(155);
+  config.lr_decay = Decay::constant;
+  config.outlier_skip = true;
+  SharedCollectives shared(size);
+  std::vector<std::map<std::string, std::vector<float>>> results(static_cast<size_t>(size));
+  {
+    std::vector<std::jthread> ranks;
+    for (int rank = 0; rank < size; ++rank) {
+      ranks.emplace_back([&, rank] {
+        Transformer model(tiny_model(), DeviceConfig(), 1);
+        TrainOptions options = quiet(folder.path());
+        options.group = shared.of_rank(rank);
+        Trainer(model, config, options).run(rows_with_noise({150}), 155);
+        results[static_cast<size_t>(rank)] = weights(model);
+      });
+    }
+  }
+  for (const auto& result : results) EXPECT_EQ(result, results[0]);
+  const auto found = outliers(folder.path());
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].at("step"), 151);
 }
 
 TEST(TrainerTest, RefusesUnevenShares) {

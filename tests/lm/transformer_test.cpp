@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "fixtures.hpp"
+#include "lm/cpu_block.hpp"
 #include "lm/torch_engine.hpp"
 #include "lm/transformer_impl.hpp"
 #include "smalltalk/core/error.hpp"
@@ -80,7 +81,11 @@ TEST_P(ModelTest, EnginesAgree) {
   TorchEngine torch(impl.config, impl.layout, impl.parameters, "float32");
   at::Tensor gradients = at::zeros_like(impl.parameters);
   torch.rebind(impl.parameters.data_ptr<float>(), gradients.data_ptr<float>());
-  torch.accumulate_gradients(tokens, 5, 70, 1.0F / (5 * 69));
+  torch.accumulate_gradients(tokens, 5, 70, 1.0F / (5 * 69), {});
+  for (Engine* engine : {static_cast<Engine*>(&torch), impl.engine.get()}) {
+    EXPECT_GT(engine->seconds().forward, 0);
+    EXPECT_GT(engine->seconds().backward, 0);
+  }
   for (const ParameterSpec& spec : impl.layout.specs) {
     const float* values = gradients.data_ptr<float>() + spec.offset;
     for (int64_t i = 0; i < spec.size; ++i) {
@@ -90,6 +95,24 @@ TEST_P(ModelTest, EnginesAgree) {
   std::vector<float> torch_logits(logits.size());
   torch.logits(tokens, 5, 70, torch_logits);
   for (size_t i = 0; i < logits.size(); ++i) ASSERT_NEAR(torch_logits[i], logits[i], 1e-4);
+}
+
+TEST_P(ModelTest, RecomputationGivesTheSameBits) {
+  DeviceConfig two_threads;
+  two_threads.threads = 2;
+  Transformer model(GetParam(), two_threads, 3);
+  const std::vector<int64_t> tokens = random_tokens(5 * 70, 37, 5);
+  const auto expected = loss_gradients(model, tokens, 5, 70, nullptr);
+  int64_t memory = INT64_MAX;
+  for (const auto& [recompute, keep] : {std::pair(Recompute::none, Keep::everything),
+                                        {Recompute::selective, Keep::products},
+                                        {Recompute::full, Keep::inputs}}) {
+    model.impl().engine->set_recompute(recompute);
+    EXPECT_EQ(loss_gradients(model, tokens, 5, 70, nullptr), expected) << to_string(recompute);
+    const int64_t floats = CpuBlock::memory_floats(model.config(), 1, 69, keep);
+    EXPECT_LT(floats, memory);
+    memory = floats;
+  }
 }
 
 TEST_P(ModelTest, ScoresAreSumsOfLogSoftmax) {

@@ -20,11 +20,13 @@
 namespace smalltalk {
 
 struct TrainOptions {
-  std::string name;              // "expert 3", for log lines and metrics
-  std::filesystem::path folder;  // metrics.jsonl and checkpoint.safetensors; empty: keep nothing
+  std::string name;  // "expert 3", for log lines and metrics
+  // metrics.jsonl, checkpoint.safetensors, tensorboard/, trace.json; empty: keep nothing.
+  std::filesystem::path folder;
   std::map<std::string, std::string> provenance;  // a checkpoint of other provenance is refused
   HostCollectives group;                          // ranks that train this model together
-  std::string nccl_rendezvous;  // cuda groups of more than one: path of a file store
+  std::string nccl_rendezvous;               // cuda groups of more than one: path of a file store
+  int64_t bucket_bytes = int64_t{25} << 20;  // of gradients that a group sums by one call
   bool show_progress = true;
 };
 
@@ -46,16 +48,19 @@ class Trainer {
   int64_t resume();
   // Trains from step() up to but without `last_step`; step t consumes rows t B .. t B + B - 1, each
   // rank its share. Appends a JSON line to metrics.jsonl and prints a line every log_interval steps
-  // and at the first and last; saves every save_interval steps.
-  // Error: a loss or gradient that is not finite (step named).
+  // and at the first and last; saves every save_interval steps. Reports outlier steps, and leaves
+  // their updates out if the config says so. rows.read is called from a thread of the loader.
+  // Error: a loss or gradient that is not finite (step named); what rows.read throws.
   TrainSummary run(const RowSource& rows, int64_t last_step);
   int64_t step() const;
   // Weights, optimiser state and step in one safetensors file; all ranks of the group must call.
   void save(const std::filesystem::path& file) const;
   void load(const std::filesystem::path& file);
 
+  struct Impl;  // src/lm/trainer_impl.hpp, for TransformerStack
+  Impl& impl() { return *impl_; }
+
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

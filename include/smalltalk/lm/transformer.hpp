@@ -62,8 +62,9 @@ class Transformer {
   Impl& impl() { return *impl_; }
   const Impl& impl() const { return *impl_; }
 
+  explicit Transformer(std::unique_ptr<Impl> impl);  // for TransformerStack
+
  private:
-  explicit Transformer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

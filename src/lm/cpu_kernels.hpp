@@ -1,0 +1,81 @@
+// What the CPU engine's time is spent on, written with vectors and compiled for several instruction
+// sets, of which one is chosen when the process starts. Plain row-major float32 arrays.
+// T tokens, H hidden, V vocabulary.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace smalltalk {
+
+// c [m, n] = alpha a b, or += with `accumulate`. a is [m, k], or [k, m] if a_transposed; b is
+// [k, n], or [n, k] if b_transposed. Row r of a matrix begins at data + r * stride.
+struct Product {
+  int64_t m, n, k;
+  const float* a;
+  int64_t a_stride;
+  bool a_transposed;
+  const float* b;
+  int64_t b_stride;
+  bool b_transposed;
+  float* c;
+  int64_t c_stride;
+  float alpha;
+  bool accumulate;
+};
+
+// Causal attention of one head over one sequence. q, k, v and their gradients have rows `stride`
+// apart, out and d_out rows `out_stride` apart. lse [length] is in base 2, of the scores times
+// log2(e).
+struct HeadAttention {
+  int64_t length;
+  int64_t head_dim;
+  const float *q, *k, *v;
+  int64_t stride;
+  const float* out;
+  const float* d_out;
+  int64_t out_stride;
+  float* lse;
+  float* scratch;  // head_attention_scratch() floats
+};
+
+// Softmax over the vocabulary, chunk after chunk, for tokens that lie in the lanes of vectors.
+// All arrays [tokens], tokens a multiple of kSoftmaxLanes.
+struct RunningSoftmax {
+  float* maximum;  // of the logits so far, in base 2
+  float* sum;      // of 2^(logit - maximum)
+  float* factor;   // written: what sums of earlier chunks must be multiplied with
+};
+inline constexpr int64_t kSoftmaxLanes = 16;
+
+struct CpuKernels {
+  const char* name;  // "avx512", "avx2", "sse2"
+
+  void (*product)(const Product& product);
+
+  // Head dimensions that head_attention_* can do; others go through products.
+  bool (*fits_head)(int64_t head_dim);
+  void (*head_attention_forward)(const HeadAttention& head, float* out);
+  // Writes d_q, adds to d_k and d_v.
+  void (*head_attention_backward)(const HeadAttention& head, float* d_q, float* d_k, float* d_v);
+
+  // logits [rows of the vocabulary, tokens] in base 2 <- 2^(logit - maximum); takes them into the
+  // running softmax. Returns whether any factor is not 1.
+  bool (*softmax_chunk)(float* logits, int64_t rows, int64_t tokens, const RunningSoftmax& running);
+  // The same without keeping the exponentials.
+  void (*softmax_chunk_sums)(const float* logits, int64_t rows, int64_t tokens,
+                             const RunningSoftmax& running);
+};
+
+inline int64_t head_attention_scratch(int64_t length, int64_t head_dim) {
+  return 4 * head_dim * (length + kSoftmaxLanes) + 2 * (length + kSoftmaxLanes);
+}
+
+// Those of the best instruction set that this processor has, or of the one that the environment
+// variable SMALLTALK_ISA names. Error: it names one that is unknown or missing here.
+const CpuKernels& cpu_kernels();
+// All that this processor has, best first.
+std::vector<const CpuKernels*> available_cpu_kernels();
+
+}  // namespace smalltalk

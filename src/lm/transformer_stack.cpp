@@ -1,0 +1,99 @@
+#include "smalltalk/lm/transformer_stack.hpp"
+
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <deque>
+
+#include "smalltalk/core/error.hpp"
+#include "trainer_impl.hpp"
+#include "transformer_impl.hpp"
+
+namespace smalltalk {
+
+struct TransformerStack::Impl {
+  Transformer::Impl all;
+  std::vector<Transformer> models;  // views of `all`
+  std::vector<int64_t> tokens;      // of one micro-batch of all models
+
+  void allocate_gradients();
+};
+
+TransformerStack::TransformerStack(const ModelConfig& config, const DeviceConfig& device,
+                                   std::span<const uint64_t> seeds) {
+  ST_CHECK(!seeds.empty());
+  impl_ = std::make_unique<Impl>(Impl{{config, device, {}, nullptr, std::ssize(seeds)}, {}, {}});
+  Transformer::Impl& all = impl_->all;
+  for (size_t i = 0; i < seeds.size(); ++i) {
+    const int64_t size = all.layout.total;
+    auto view = std::make_unique<Transformer::Impl>(
+        config, device, all.parameters.narrow(0, static_cast<int64_t>(i) * size, size), all.team);
+    view->init(seeds[i]);
+    impl_->models.emplace_back(std::move(view));
+  }
+}
+
+TransformerStack::~TransformerStack() = default;
+
+int64_t TransformerStack::size() const { return impl_->all.num_models; }
+Transformer& TransformerStack::operator[](int64_t model) {
+  return impl_->models[static_cast<size_t>(model)];
+}
+
+void TransformerStack::log_likelihoods(std::span<const int64_t> tokens, int64_t count,
+                                       int64_t row_tokens, std::span<const int64_t> prefixes,
+                                       int64_t block_rows, std::span<double> out) const {
+  score_rows(impl_->all, tokens, count, row_tokens, prefixes, block_rows, out);
+}
+
+// The trainers' gradients become parts of one buffer.
+void TransformerStack::Impl::allocate_gradients() {
+  if (all.gradients.defined()) return;
+  all.allocate_gradients();
+  for (size_t i = 0; i < models.size(); ++i) {
+    Transformer::Impl& model = models[i].impl();
+    model.gradients =
+        all.gradients.narrow(0, static_cast<int64_t>(i) * all.layout.total, all.layout.total);
+    model.allocate_gradients();
+  }
+}
+
+void TransformerStack::train(std::span<Trainer* const> trainers, std::span<const RowSource> rows,
+                             int64_t last_step) {
+  ST_CHECK(std::ssize(trainers) == size() && std::ssize(rows) == size());
+  impl_->allocate_gradients();
+  Trainer::Impl& first = trainers[0]->impl();
+  std::deque<Trainer::Impl::Loop> loops;  // they do not move
+  for (size_t i = 0; i < trainers.size(); ++i) {
+    Trainer::Impl& trainer = trainers[i]->impl();
+    ST_CHECK(&trainer.model == &impl_->models[i].impl() && trainer.options.group.size == 1 &&
+             trainer.step == first.step && trainer.micro_batch == first.micro_batch &&
+             trainer.config.batch_size == first.config.batch_size &&
+             rows[i].row_tokens == rows[0].row_tokens);
+    trainer.begin_run(rows[i]);
+    loops.emplace_back(trainer, rows[i], last_step);
+  }
+  Engine& engine = *impl_->all.engine;
+  engine.set_recompute(first.config.recompute);
+  const int64_t row_tokens = rows[0].row_tokens;
+  const auto targets = static_cast<double>(first.config.batch_size * (row_tokens - 1));
+  while (first.step < last_step) {
+    for (size_t i = 0; i < trainers.size(); ++i) trainers[i]->impl().begin_step(loops[i]);
+    std::vector<double> losses(trainers.size());
+    for (int64_t done = 0; done < first.config.batch_size; done += first.micro_batch) {
+      impl_->tokens.clear();
+      for (size_t i = 0; i < trainers.size(); ++i) {
+        const auto part = trainers[i]->impl().next_tokens(loops[i]);
+        impl_->tokens.insert(impl_->tokens.end(), part.begin(), part.end());
+      }
+      const std::vector<double> sums = engine.accumulate_gradients_of_models(
+          impl_->tokens, first.micro_batch, row_tokens, static_cast<float>(1 / targets), {});
+      for (size_t i = 0; i < losses.size(); ++i) losses[i] += sums[i];
+    }
+    for (size_t i = 0; i < trainers.size(); ++i) {
+      trainers[i]->impl().end_step(loops[i], losses[i] / targets);
+    }
+  }
+}
+
+}  // namespace smalltalk

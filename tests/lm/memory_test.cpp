@@ -1,0 +1,142 @@
+// Memory as predicted against what a fresh process grows by when it trains.
+#include "smalltalk/lm/memory.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "fixtures.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/lm/trainer.hpp"
+
+namespace smalltalk {
+namespace {
+
+constexpr int64_t kSeqLength = 128;
+
+struct Case {
+  ModelConfig model;
+  int64_t batch_size, micro_batch_size, threads;
+  Recompute recompute = Recompute::none;
+};
+
+ModelConfig model_of(int64_t hidden, int64_t layers, int64_t vocab, bool tied) {
+  ModelConfig model;
+  model.hidden_size = hidden;
+  model.num_layers = layers;
+  model.num_heads = 4;
+  model.vocab_size = vocab;
+  model.tie_embeddings = tied;
+  return model;
+}
+
+TrainConfig training_of(const Case& c) {
+  TrainConfig train;
+  train.batch_size = c.batch_size;
+  train.micro_batch_size = c.micro_batch_size;
+  train.recompute = c.recompute;
+  train.save_interval = 0;
+  return train;
+}
+
+double resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  double all = 0, resident = 0;
+  file >> all >> resident;
+  return resident * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+}
+
+void train(const Case& c, const std::function<void()>& at_the_end) {
+  DeviceConfig device;
+  device.threads = c.threads;
+  Transformer model(c.model, device, 1);
+  TrainOptions options;
+  options.name = "test";
+  options.show_progress = false;
+  Trainer trainer(model, training_of(c), options);
+  trainer.run(random_rows(kSeqLength + 1, c.model.vocab_size), 2);
+  at_the_end();
+}
+
+// Growth of the resident memory of a process that does nothing else. A tiny training run comes
+// first: it loads code and starts what is started once.
+double measured_bytes(const Case& c) {
+  int ends[2];
+  if (pipe(ends) != 0) throw Error("pipe failed");
+  const pid_t child = fork();
+  if (child == 0) {
+    Case tiny = c;
+    tiny.model = tiny_model();
+    train(tiny, [] {});
+    const double before = resident_bytes();
+    double growth = 0;
+    train(c, [&] { growth = resident_bytes() - before; });
+    const bool written = write(ends[1], &growth, sizeof(growth)) == sizeof(growth);
+    _exit(written ? 0 : 1);
+  }
+  close(ends[1]);
+  double growth = 0;
+  const ssize_t count = read(ends[0], &growth, sizeof(growth));
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (count != sizeof(growth) || status != 0) throw Error("the child failed");
+  return growth;
+}
+
+class MemoryTest : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(
+    Cases, MemoryTest,
+    testing::Values(Case{model_of(256, 4, 4096, true), 4, 0, 1},   // most of it parameters
+                    Case{model_of(256, 4, 4096, false), 8, 4, 2},  // and threads' gradients
+                    Case{model_of(128, 12, 2048, true), 8, 0, 2},  // most of it activations
+                    Case{model_of(128, 12, 2048, true), 8, 0, 2, Recompute::selective},
+                    Case{model_of(128, 12, 2048, true), 8, 0, 2, Recompute::full},
+                    Case{model_of(64, 1, 50000, true), 4, 0, 1}));  // most of it vocabulary
+
+TEST_P(MemoryTest, IsWhatAFreshProcessGrowsBy) {
+  const Case& c = GetParam();
+  DeviceConfig device;
+  device.threads = c.threads;
+  const MemoryEstimate predicted = predicted_memory(c.model, training_of(c), device, kSeqLength, 1);
+  EXPECT_GT(predicted.total(), 20e6);
+  const double measured = measured_bytes(c);
+  EXPECT_NEAR(predicted.total() / measured, 1, 0.15) << measured << " bytes measured";
+  std::printf(
+      "predicted %.1f MB (weights %.1f, gradients %.1f, moments %.1f, activations %.1f, "
+      "loss %.1f), measured %.1f MB\n",
+      predicted.total() / 1e6, predicted.weights / 1e6, predicted.gradients / 1e6,
+      predicted.optimizer / 1e6, predicted.activations / 1e6, predicted.loss / 1e6, measured / 1e6);
+}
+
+TEST(MemoryOfGroupTest, SharesOutTheMomentsAlone) {
+  const Case c{model_of(256, 4, 4096, true), 8, 2, 1};
+  const MemoryEstimate one = predicted_memory(c.model, training_of(c), DeviceConfig(), 128, 1);
+  const MemoryEstimate four = predicted_memory(c.model, training_of(c), DeviceConfig(), 128, 4);
+  EXPECT_NEAR(one.optimizer / four.optimizer, 4, 1e-3);
+  EXPECT_NEAR(one.gradients / four.gradients, 1, 1e-3);
+  EXPECT_EQ(one.activations, four.activations);  // the same micro-batch
+  EXPECT_EQ(one.communication, 0);
+  EXPECT_GT(four.communication, 0);
+}
+
+TEST(MemoryOfGpuTest, RecomputingKeepsLess) {
+  Case c{model_of(256, 8, 4096, true), 8, 0, 1};
+  DeviceConfig device;
+  device.device = "cuda";
+  const auto activations = [&](Recompute recompute) {
+    c.recompute = recompute;
+    return predicted_memory(c.model, training_of(c), device, kSeqLength, 1).activations;
+  };
+  EXPECT_LT(activations(Recompute::selective), activations(Recompute::none));
+  EXPECT_LT(activations(Recompute::full), activations(Recompute::selective));
+  const double floats = activations(Recompute::none);
+  device.precision = "bf16-mixed";
+  EXPECT_LT(activations(Recompute::none), floats);
+  EXPECT_GT(activations(Recompute::none), floats / 2);  // the residual stream stays float32
+}
+
+}  // namespace
+}  // namespace smalltalk

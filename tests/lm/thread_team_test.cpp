@@ -1,0 +1,60 @@
+#include "lm/thread_team.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <stdexcept>
+
+namespace smalltalk {
+namespace {
+
+TEST(ThreadTeamTest, EveryThreadWorksAndWaits) {
+  for (const int size : {1, 2, 5}) {
+    ThreadTeam team(size);
+    for (int call = 0; call < 50; ++call) {
+      std::vector<int> first(static_cast<size_t>(size)), second(first);
+      team.run([&](int thread) {
+        first[thread] = 1;
+        team.wait();
+        for (const int value : first) second[thread] += value;  // all of them, after the wait
+      });
+      for (const int value : second) EXPECT_EQ(value, size);
+    }
+  }
+}
+
+TEST(ThreadTeamTest, AFailureLeavesNobodyWaiting) {
+  ThreadTeam team(3);
+  for (int failing = 0; failing < 3; ++failing) {
+    EXPECT_THROW(team.run([&](int thread) {
+      if (thread == failing) throw std::runtime_error("bad");
+      team.wait();
+      team.wait();
+    }),
+                 std::runtime_error);
+    std::atomic<int> calls = 0;
+    team.run([&](int) {
+      team.wait();
+      ++calls;
+    });
+    EXPECT_EQ(calls, 3);
+  }
+}
+
+TEST(ThreadTeamTest, PartsCoverTheRange) {
+  for (const int64_t size : {0, 1, 7, 64, 1000}) {
+    for (const int parts : {1, 2, 3, 8}) {
+      int64_t next = 0;
+      for (int i = 0; i < parts; ++i) {
+        const auto [begin, end] = part_of_range(size, i, parts, 16);
+        EXPECT_EQ(begin, next);
+        EXPECT_TRUE(begin % 16 == 0 || begin == size);
+        next = end;
+      }
+      EXPECT_EQ(next, size);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk

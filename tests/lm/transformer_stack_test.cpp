@@ -1,0 +1,75 @@
+// Several models as one: the same bits as one by one, for scores and for training.
+#include "smalltalk/lm/transformer_stack.hpp"
+
+#include <gtest/gtest.h>
+
+#include "fixtures.hpp"
+
+namespace smalltalk {
+namespace {
+
+TrainConfig stack_training() {
+  TrainConfig config;
+  config.steps = 12;
+  config.batch_size = 8;
+  config.micro_batch_size = 4;
+  config.lr = 1e-2;
+  config.save_interval = 0;
+  return config;
+}
+
+TrainOptions stack_options() {
+  TrainOptions options;
+  options.name = "test";
+  options.show_progress = false;
+  return options;
+}
+
+// Rows that differ from model to model.
+RowSource rows_of(int model) {
+  RowSource rows = random_rows(17, 37);
+  rows.read = [read = rows.read, model](int64_t first, int64_t count, std::span<int64_t> out) {
+    read(first + 1000 * model, count, out);
+  };
+  return rows;
+}
+
+TEST(TransformerStackTest, TrainsAndScoresLikeOneByOne) {
+  const std::vector<uint64_t> seeds = {3, 4, 5};
+  const std::vector<int64_t> tokens = random_tokens(10 * 17, 37, 9), prefixes = {5, 17};
+  for (const int64_t threads : {1, 2, 4}) {  // the last: more threads than models
+    SCOPED_TRACE(threads);
+    DeviceConfig device;
+    device.threads = threads;
+    TransformerStack stack(tiny_model(), device, seeds);
+    std::vector<std::unique_ptr<Trainer>> trainers;
+    std::vector<Trainer*> pointers;
+    std::vector<RowSource> rows;
+    for (int i = 0; i < 3; ++i) {
+      trainers.push_back(std::make_unique<Trainer>(stack[i], stack_training(), stack_options()));
+      pointers.push_back(trainers.back().get());
+      rows.push_back(rows_of(i));
+    }
+    stack.train(pointers, rows, 5);
+    stack.train(pointers, rows, 12);
+    std::vector<double> scores(3 * 10 * 2);
+    stack.log_likelihoods(tokens, 10, 17, prefixes, 4, scores);
+
+    DeviceConfig alone;  // a model has all threads only if there are more of them than models
+    alone.threads = threads > 3 ? threads : 1;
+    for (int i = 0; i < 3; ++i) {
+      Transformer model(tiny_model(), alone, seeds[i]);
+      Trainer(model, stack_training(), stack_options()).run(rows_of(i), 12);
+      EXPECT_EQ(model.weights(), stack[i].weights()) << i;
+      EXPECT_NE(model.weights(), Transformer(tiny_model(), alone, seeds[i]).weights());
+      std::vector<double> expected(10 * 2), view(10 * 2);
+      model.log_likelihoods(tokens, 10, 17, prefixes, 4, expected);
+      stack[i].log_likelihoods(tokens, 10, 17, prefixes, 4, view);
+      EXPECT_EQ(view, expected);
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), scores.begin() + i * 20)) << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk
