@@ -17,6 +17,7 @@
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/safetensors.hpp"
 #include "smalltalk/lm/trainer.hpp"
+#include "smalltalk/lm/transformer_stack.hpp"
 
 namespace smalltalk {
 
@@ -53,9 +54,24 @@ int64_t last_common_round(const Experiment& experiment, const RunLayout& layout)
   return 0;
 }
 
-struct Router {
-  std::unique_ptr<Transformer> model;
-  std::unique_ptr<Trainer> trainer;  // only on the rank that trains it
+// The routers that a rank scores with, as one model. Those that it trains have a trainer.
+struct HostedRouters {
+  std::vector<int> ids;
+  std::unique_ptr<TransformerStack> stack;         // [ids]
+  std::vector<std::unique_ptr<Trainer>> trainers;  // [ids]; null: another rank trains it
+
+  Transformer& model(size_t i) { return (*stack)[static_cast<int64_t>(i)]; }
+  // Up to the given step, on rows[i]: all together, or, if others train some of them, in turn.
+  void train(std::span<const RowSource> rows, int64_t last_step) {
+    std::vector<Trainer*> all;
+    for (const auto& trainer : trainers) {
+      if (trainer) all.push_back(trainer.get());
+    }
+    if (all.size() == trainers.size()) return stack->train(all, rows, last_step);
+    for (size_t i = 0; i < trainers.size(); ++i) {
+      if (trainers[i]) trainers[i]->run(rows[i], last_step);
+    }
+  }
 };
 
 // Gives the other ranks of a block the weights that its first rank trained.
@@ -67,27 +83,24 @@ void share_weights(const HostCollectives& block, Transformer& model) {
 }
 
 // The E-step's scores of some sequences, this rank's slice of them. Collective.
-ScoreSlice score_chunk(const std::map<int, Router>& routers,
-                       const std::shared_ptr<const TokenFile>& tokens, const Experiment& experiment,
-                       const RouterHosting& hosting, std::span<const uint64_t> ids) {
+ScoreSlice score_chunk(const HostedRouters& routers, const std::shared_ptr<const TokenFile>& tokens,
+                       const Experiment& experiment, const RouterHosting& hosting,
+                       std::span<const uint64_t> ids) {
   const auto n = static_cast<int64_t>(ids.size());
   const ScoringShare& share = hosting.share();
   const auto [first, last] = part_of(n, share.part, share.parts);
   const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
-  std::vector<float> mine;
-  for (const int e : share.routers) {
-    const std::vector<float> scores =
-        score_prefixes(*routers.at(e).model, tokens, part, experiment.data.seq_length,
-                       {&experiment.mixture.prefix_tokens, 1});
-    const auto bad = std::find_if(scores.begin(), scores.end(),
-                                  [](float score) { return !std::isfinite(score); });
-    if (bad != scores.end()) {
-      throw Error(
-          fmt::format("the score of sequence {} under router {} is {}: the router has diverged; "
-                      "lower router.lr",
-                      part[static_cast<size_t>(bad - scores.begin())], e, *bad));
-    }
-    mine.insert(mine.end(), scores.begin(), scores.end());
+  const std::vector<float> mine =
+      score_prefixes(*routers.stack, tokens, part, experiment.data.seq_length,
+                     {&experiment.mixture.prefix_tokens, 1});
+  const auto bad =
+      std::find_if(mine.begin(), mine.end(), [](float score) { return !std::isfinite(score); });
+  if (bad != mine.end()) {
+    const auto at = static_cast<size_t>(bad - mine.begin());
+    throw Error(
+        fmt::format("the score of sequence {} under router {} is {}: the router has diverged; "
+                    "lower router.lr",
+                    part[at % part.size()], share.routers[at / part.size()], *bad));
   }
   return turn_scores(n, experiment.mixture.experts, hosting.shares, mine, hosting.world);
 }
@@ -169,25 +182,28 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
   const int64_t done = last_common_round(experiment, layout);
   hosting.world.barrier();
 
-  std::map<int, Router> routers;
   const TrainConfig config = router_training(experiment, steps_per_round);
-  for (const int e : hosting.share().routers) {
-    Router router;
-    // All routers start from the same weights (the paper does not say): what tells them apart is
-    // then only what they were given, and not which of them happens to start better.
-    router.model = std::make_unique<Transformer>(experiment.router_model, experiment.device,
-                                                 derive_seed(experiment.seed, "router init"));
+  // All routers start from the same weights (the paper does not say): what tells them apart is then
+  // only what they were given, and not which of them happens to start better.
+  HostedRouters routers;
+  routers.ids = hosting.share().routers;
+  const std::vector<uint64_t> seeds(routers.ids.size(),
+                                    derive_seed(experiment.seed, "router init"));
+  routers.stack =
+      std::make_unique<TransformerStack>(experiment.router_model, experiment.device, seeds);
+  for (size_t i = 0; i < routers.ids.size(); ++i) {
+    const int e = routers.ids[i];
+    std::unique_ptr<Trainer>& trainer = routers.trainers.emplace_back();
     if (std::find(hosting.trains.begin(), hosting.trains.end(), e) != hosting.trains.end()) {
       TrainOptions options;
       options.name = fmt::format("router {}", e);
       options.folder = layout.router(e);
       options.provenance = provenance;
       options.show_progress = steps_per_round >= kQuietSteps;
-      router.trainer = std::make_unique<Trainer>(*router.model, config, options);
-      if (done > 0) router.trainer->load(round_state(layout, e, done));
+      trainer = std::make_unique<Trainer>(routers.model(i), config, options);
+      if (done > 0) trainer->load(round_state(layout, e, done));
     }
-    if (done > 0) share_weights(hosting.block, *router.model);
-    routers.emplace(e, std::move(router));
+    if (done > 0) share_weights(hosting.block, routers.model(i));
   }
   if (done > 0) log_info(fmt::format("routers go on after round {} of {}", done, rounds));
 
@@ -245,23 +261,27 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
     if (hosting.leader()) write_shards(layout.round(round), parts);
 
     // M-step: one pass of each router over its part, prefixes only.
-    for (const int e : hosting.trains) {
+    std::vector<RowSource> rows;
+    for (const int e : routers.ids) {
       const auto part = parts.of_expert(e);
-      RowSource rows =
+      RowSource& of_router = rows.emplace_back(
           shuffled_rows(tokens, {part.begin(), part.end()}, experiment.data.seq_length,
                         experiment.mixture.prefix_tokens,
                         derive_seed(experiment.seed, "router order", static_cast<uint64_t>(e),
-                                    static_cast<uint64_t>(round)));
+                                    static_cast<uint64_t>(round))));
       const int64_t base = (round - 1) * steps_per_round * config.batch_size;
-      RowSource this_round = rows;
-      this_round.read = [rows, base](int64_t first, int64_t count, std::span<int64_t> out) {
-        rows.read(first - base, count, out);
+      of_router.read = [read = of_router.read, base](int64_t first, int64_t count,
+                                                     std::span<int64_t> out) {
+        read(first - base, count, out);
       };
-      Trainer& trainer = *routers.at(e).trainer;
-      trainer.run(this_round, round * steps_per_round);
-      trainer.save(round_state(layout, e, round));
     }
-    for (const int e : hosting.share().routers) share_weights(hosting.block, *routers.at(e).model);
+    routers.train(rows, round * steps_per_round);
+    for (size_t i = 0; i < routers.ids.size(); ++i) {
+      if (routers.trainers[i]) {
+        routers.trainers[i]->save(round_state(layout, routers.ids[i], round));
+      }
+      share_weights(hosting.block, routers.model(i));
+    }
     line["seconds"] = now_seconds() - start;
     if (hosting.leader()) {
       append_routing_line(layout.routing_log(), round, line);
@@ -278,11 +298,13 @@ void train_routers(const Experiment& experiment, const std::shared_ptr<const Tok
     hosting.world.barrier();
     for (const int e : hosting.trains) fs::remove(round_state(layout, e, round - 1));
   }
-  for (const int e : hosting.trains) {
+  for (size_t i = 0; i < routers.ids.size(); ++i) {
+    if (!routers.trainers[i]) continue;
+    const int e = routers.ids[i];
     std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
     metadata["router"] = std::to_string(e);
     metadata["smalltalk.seq_length"] = std::to_string(experiment.data.seq_length);
-    routers.at(e).model->save(layout.router(e), metadata);
+    routers.model(i).save(layout.router(e), metadata);
   }
   hosting.world.barrier();
   for (const int e : hosting.trains) fs::remove(round_state(layout, e, rounds));

@@ -90,31 +90,62 @@ Assignment join_slices(std::span<const uint16_t> mine, const HostCollectives& wo
   return gather_values(mine, world);
 }
 
-std::vector<double> score_rows(const Transformer& model, const RowSource& rows, int64_t count,
-                               std::span<const int64_t> prefixes) {
-  std::vector<double> scores(static_cast<size_t>(count) * prefixes.size());
+namespace {
+
+// [R, count * P] of a transformer or a stack of R.
+template <typename Models>
+std::vector<double> score_in_blocks(const Models& models, int64_t num_models, const RowSource& rows,
+                                    int64_t count, std::span<const int64_t> prefixes) {
+  const int64_t width = std::ssize(prefixes);
+  std::vector<double> scores(static_cast<size_t>(num_models * count * width));
+  std::vector<double> part(static_cast<size_t>(num_models * kBlockRows * width));
   std::vector<int64_t> tokens(static_cast<size_t>(kBlockRows * rows.row_tokens));
   for (int64_t first = 0; first < count; first += kBlockRows) {
-    const auto n = static_cast<size_t>(std::min(kBlockRows, count - first));
-    const auto block = std::span(tokens).first(n * static_cast<size_t>(rows.row_tokens));
-    rows.read(first, static_cast<int64_t>(n), block);
-    model.log_likelihoods(block, static_cast<int64_t>(n), rows.row_tokens, prefixes, kBlockRows,
-                          std::span(scores).subspan(static_cast<size_t>(first) * prefixes.size(),
-                                                    n * prefixes.size()));
+    const int64_t n = std::min(kBlockRows, count - first);
+    const auto block = std::span(tokens).first(static_cast<size_t>(n * rows.row_tokens));
+    const auto out = std::span(part).first(static_cast<size_t>(num_models * n * width));
+    rows.read(first, n, block);
+    models.log_likelihoods(block, n, rows.row_tokens, prefixes, kBlockRows, out);
+    for (int64_t model = 0; model < num_models; ++model) {
+      std::copy_n(out.begin() + model * n * width, n * width,
+                  scores.begin() + (model * count + first) * width);
+    }
   }
   return scores;
+}
+
+template <typename Models>
+std::vector<float> score_prefixes_of(const Models& models, int64_t num_models,
+                                     const std::shared_ptr<const TokenFile>& tokens,
+                                     std::span<const uint64_t> ids, int64_t seq_length,
+                                     std::span<const int64_t> prefixes) {
+  if (ids.empty()) return {};  // to ordered_rows() no ids would mean all
+  const RowSource rows =
+      ordered_rows(tokens, {ids.begin(), ids.end()}, seq_length, prefixes.back());
+  const std::vector<double> scores =
+      score_in_blocks(models, num_models, rows, std::ssize(ids), prefixes);
+  return {scores.begin(), scores.end()};
+}
+
+}  // namespace
+
+std::vector<double> score_rows(const Transformer& model, const RowSource& rows, int64_t count,
+                               std::span<const int64_t> prefixes) {
+  return score_in_blocks(model, 1, rows, count, prefixes);
 }
 
 std::vector<float> score_prefixes(const Transformer& router,
                                   const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
                                   std::span<const int64_t> prefixes) {
-  if (ids.empty()) return {};  // to ordered_rows() no ids would mean all
-  const RowSource rows =
-      ordered_rows(tokens, {ids.begin(), ids.end()}, seq_length, prefixes.back());
-  const std::vector<double> scores =
-      score_rows(router, rows, static_cast<int64_t>(ids.size()), prefixes);
-  return {scores.begin(), scores.end()};
+  return score_prefixes_of(router, 1, tokens, ids, seq_length, prefixes);
+}
+
+std::vector<float> score_prefixes(const TransformerStack& routers,
+                                  const std::shared_ptr<const TokenFile>& tokens,
+                                  std::span<const uint64_t> ids, int64_t seq_length,
+                                  std::span<const int64_t> prefixes) {
+  return score_prefixes_of(routers, routers.size(), tokens, ids, seq_length, prefixes);
 }
 
 }  // namespace smalltalk

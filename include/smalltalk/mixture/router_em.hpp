@@ -22,6 +22,7 @@
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/lm/transformer_stack.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
 
 namespace smalltalk {
@@ -72,6 +73,12 @@ std::vector<double> score_rows(const Transformer& model, const RowSource& rows, 
 // Log-likelihoods of the first prefixes[j] tokens of sequences under one router, nats.
 // [ids.size() * P]; prefixes ascend.
 std::vector<float> score_prefixes(const Transformer& router,
+                                  const std::shared_ptr<const TokenFile>& tokens,
+                                  std::span<const uint64_t> ids, int64_t seq_length,
+                                  std::span<const int64_t> prefixes);
+
+// The same of all routers of a stack, in one pass over the sequences: [R, ids.size() * P].
+std::vector<float> score_prefixes(const TransformerStack& routers,
                                   const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
                                   std::span<const int64_t> prefixes);

@@ -11,6 +11,7 @@
 //   shards.h5  random_shards.h5     links to the current ones of the experts and of the control
 //   sharding.json                   what the assignment did
 //   experts/<e>/                    config.json, model.safetensors, metrics.jsonl, training.json,
+//                                   tensorboard/ and trace.json if asked for,
 //                                   shards.txt (content hash of the shards that it began with)
 //   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/   the same files
 //   evaluation/<split>/*.h5         log-likelihoods per sequence of each model, routers' scores
