@@ -11,6 +11,20 @@
 #include "smalltalk/lm/transformer.hpp"
 
 namespace smalltalk {
+namespace {
+
+BenchCase with_shape(BenchCase bench, const BenchCase& shape) {
+  const auto set = [](int64_t& value, int64_t asked) { value = asked > 0 ? asked : value; };
+  set(bench.model.hidden_size, shape.model.hidden_size);
+  set(bench.model.num_layers, shape.model.num_layers);
+  set(bench.model.num_heads, shape.model.num_heads);
+  set(bench.model.vocab_size, shape.model.vocab_size);
+  set(bench.batch_size, shape.batch_size);
+  set(bench.seq_length, shape.seq_length);
+  return bench;
+}
+
+}  // namespace
 
 void add_bench_job(CLI::App& app, JobRun& run) {
   struct Options {
@@ -18,9 +32,12 @@ void add_bench_job(CLI::App& app, JobRun& run) {
     double seconds = 10;
     bool json = false;
     DeviceConfig device;
+    BenchCase shape;  // 0: as the name says
   };
   CLI::App* job = app.add_subcommand("bench", "Measure the speed of training and scoring");
   const auto options = std::make_shared<Options>();
+  options->shape.model.hidden_size = options->shape.model.num_layers = 0;
+  options->shape.model.num_heads = options->shape.batch_size = options->shape.seq_length = 0;
   job->add_option("name", options->name, "what to measure")
       ->required()
       ->check(CLI::IsMember(bench_names()));
@@ -33,22 +50,41 @@ void add_bench_job(CLI::App& app, JobRun& run) {
   job->add_option("--threads", options->device.threads, "compute threads on the CPU")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  const auto shape = [&](const char* option, int64_t& value, const char* help) {
+    job->add_option(option, value, std::string(help) + ", in place of the named benchmark's")
+        ->check(CLI::PositiveNumber);
+  };
+  shape("--hidden-size", options->shape.model.hidden_size, "H");
+  shape("--num-layers", options->shape.model.num_layers, "L");
+  shape("--num-heads", options->shape.model.num_heads, "attention heads");
+  shape("--vocab-size", options->shape.model.vocab_size, "V");
+  shape("--batch-size", options->shape.batch_size, "sequences of a step");
+  shape("--seq-length", options->shape.seq_length, "tokens of a sequence");
   job->add_flag("--json", options->json, "print the figures as one JSON line");
   job->callback([options, &run] {
     run = [options] {
       configure_runtime(options->device, 0);
-      const BenchResult result = run_bench(options->name, options->seconds, options->device);
+      const BenchResult result = run_bench(with_shape(bench_case(options->name), options->shape),
+                                           options->seconds, options->device);
       if (options->json) {
         const nlohmann::ordered_json line = {
             {"tokens_per_second", result.tokens_per_second},
             {"model_flops_per_second", result.model_flops_per_second},
-            {"gemm_flops_per_second", result.gemm_flops_per_second}};
+            {"gemm_flops_per_second", result.gemm_flops_per_second},
+            {"seconds_per_step", result.seconds_per_step},
+            {"page_faults_per_step", result.page_faults_per_step},
+            {"parameters", result.parameters},
+            {"peak_memory_bytes", result.peak_memory_bytes}};
         std::printf("%s\n", line.dump().c_str());
       } else {
-        std::printf("%s: %s tokens/s, %sFLOP/s of the model, %sFLOP/s of one large product\n",
-                    options->name.c_str(), human_count(result.tokens_per_second).c_str(),
-                    human_count(result.model_flops_per_second).c_str(),
-                    human_count(result.gemm_flops_per_second).c_str());
+        std::printf(
+            "%s: %s tokens/s, %sFLOP/s of the model, %sFLOP/s of one large product (%.0f %%), "
+            "%.1f page faults a step\n",
+            options->name.c_str(), human_count(result.tokens_per_second).c_str(),
+            human_count(result.model_flops_per_second).c_str(),
+            human_count(result.gemm_flops_per_second).c_str(),
+            100 * result.model_flops_per_second / result.gemm_flops_per_second,
+            result.page_faults_per_step);
       }
       return 0;
     };

@@ -19,6 +19,9 @@ namespace {
 // the estimate errs on the large side. Compressed text is taken as four times its size.
 constexpr double kBytesPerToken = 2.0;
 
+// Of a rank, where device.flops_per_second = 0 leaves it to be measured: a CPU core.
+constexpr double kAssumedFlopsPerSecond = 5e10;
+
 int64_t guess_tokens(const std::vector<std::string>& inputs) {
   double bytes = 0;
   for (const fs::path& file : expand_inputs(inputs)) {
@@ -34,13 +37,6 @@ fs::path existing_parent(fs::path path) {
   path = fs::absolute(path);
   while (!fs::exists(path) && path.has_parent_path()) path = path.parent_path();
   return path;
-}
-
-// Floats that one token leaves behind in one block for the backward pass.
-double activation_floats(const ModelConfig& model) {
-  const ModelConfig m = model.resolved();
-  return static_cast<double>(m.num_layers) *
-         static_cast<double>(8 * m.hidden_size + 4 * m.intermediate_size);
 }
 
 }  // namespace
@@ -69,14 +65,9 @@ Estimate estimate(const Run& run) {
 
   const auto expert = static_cast<double>(parameter_count(experiment.expert_model));
   const auto router = static_cast<double>(parameter_count(experiment.router_model));
-  const auto group = static_cast<double>(std::max(run.plan.group_size, 1));
-  const TrainConfig& train = experiment.expert_train;
-  const double micro = train.micro_batch_size > 0 ? static_cast<double>(train.micro_batch_size)
-                                                  : static_cast<double>(train.batch_size) / group;
-  // Weights and gradients whole, AdamW's two moments shared out over the group.
-  result.memory_per_device_bytes = 4 * (2 * expert + 2 * expert / group +
-                                        micro * static_cast<double>(experiment.data.seq_length) *
-                                            activation_floats(experiment.expert_model));
+  result.memory_per_device =
+      predicted_memory(experiment.expert_model, experiment.expert_train, experiment.device,
+                       experiment.data.seq_length, std::max(run.plan.group_size, 1));
 
   const auto rounds = static_cast<double>(experiment.mixture.rounds);
   const auto n = static_cast<double>(experiment.mixture.sequences_per_round);
@@ -91,9 +82,10 @@ Estimate estimate(const Run& run) {
       corpus * 10 * 2 + rounds * n * 18 +                   // shard files
       corpus * experts * 4 *                                // the score store
           static_cast<double>(kept_prefixes(experiment.mixture.prefix_tokens).size());
-  result.seconds =
-      (result.flops.total() + result.baseline_flops) /
-      (experiment.device.flops_per_second * static_cast<double>(run.plan.ranks.size()));
+  const double given = experiment.device.flops_per_second;
+  result.flops_per_second = given > 0 ? given : kAssumedFlopsPerSecond;
+  result.seconds = (result.flops.total() + result.baseline_flops) /
+                   (result.flops_per_second * static_cast<double>(run.plan.ranks.size()));
   return result;
 }
 
@@ -111,11 +103,19 @@ std::string describe(const Estimate& e) {
   line("FLOPs, sharding", human_count(e.flops.sharding));
   line("FLOPs, experts", human_count(e.flops.expert_train));
   line("FLOPs, baselines and controls", human_count(e.baseline_flops));
-  line("memory per device", human_bytes(e.memory_per_device_bytes));
+  const MemoryEstimate& memory = e.memory_per_device;
+  line("memory per device, an expert", human_bytes(memory.total()));
+  line("  weights", human_bytes(memory.weights));
+  line("  gradients", human_bytes(memory.gradients));
+  line("  optimiser", human_bytes(memory.optimizer));
+  line("  communication", human_bytes(memory.communication));
+  line("  activations", human_bytes(memory.activations));
+  line("  loss", human_bytes(memory.loss));
   line("disk", human_bytes(e.disk_bytes));
   line("scores sent by each rank", human_bytes(e.score_bytes));
   line("bytes between groups after shards", "0");
-  line("time at device.flops_per_second", human_duration(e.seconds));
+  line("time", fmt::format("{} at {}FLOP/s per device", human_duration(e.seconds),
+                           human_count(e.flops_per_second)));
   return text;
 }
 

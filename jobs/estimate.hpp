@@ -4,18 +4,20 @@
 #include <string>
 
 #include "pipeline.hpp"
+#include "smalltalk/lm/memory.hpp"
 
 namespace smalltalk {
 
 struct Estimate {
   MixtureFlops flops;
   double baseline_flops = 0;
-  double memory_per_device_bytes = 0;  // weights, gradients, optimiser, activations of an expert
-  double disk_bytes = 0;               // tokens, checkpoints, models, shards
-  double score_bytes = 0;              // sent by each rank, over all rounds of the EM
-  double seconds = 0;                  // at device.flops_per_second per rank
-  int64_t num_sequences = 0;           // of the training corpus
-  bool sequences_known = false;        // else guessed from the size of the text
+  MemoryEstimate memory_per_device;  // of training an expert
+  double disk_bytes = 0;             // tokens, checkpoints, models, shards
+  double score_bytes = 0;            // sent by each rank, over all rounds of the EM
+  double flops_per_second = 0;       // per device: device.flops_per_second, or an assumption
+  double seconds = 0;                // at that rate on every rank
+  int64_t num_sequences = 0;         // of the training corpus
+  bool sequences_known = false;      // else guessed from the size of the text
 };
 
 Estimate estimate(const Run& run);

@@ -1,6 +1,8 @@
 // The main job from text to results, as a user starts it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <thread>
 
 #include "job_runner.hpp"
@@ -142,8 +144,18 @@ TEST_F(Launch, AGroupOfTwoLearnsWhatOneRankLearns) {
       "--set mixture.experts=2 --set baselines.random_shards=false "
       "--set baselines.dense_large_batch=false";
   ASSERT_EQ(run_job(1, launch("one", more)).exit_code, 0);
-  const Outcome two = run_job(4, launch("two", more));
+  const Outcome two = run_job(4, launch("two", more + " --set device.trace_steps=3:5"));
   ASSERT_EQ(two.exit_code, 0) << two.output;
+  // The trace shows both ranks of a group, by clocks that agree on when a step is.
+  const auto trace = nlohmann::json::parse(read_text(folder_ / "two/experts/1/trace.json"));
+  std::map<int, std::pair<double, double>> step;  // by rank: begin and end, microseconds
+  for (const auto& event : trace.at("traceEvents")) {
+    if (event.at("name") != "step 4") continue;
+    const double begin = event.at("ts");
+    step[event.at("pid")] = {begin, begin + event.at("dur").get<double>()};
+  }
+  ASSERT_EQ(step.size(), 2u);
+  EXPECT_LT(std::max(step[0].first, step[1].first), std::min(step[0].second, step[1].second));
   EXPECT_EQ(results("two").at("communication").at("world_bytes_after_shards"), 0);
   // Sums in another order, 40 steps: the same to a few units in float32's fourth digit.
   for (const char* model : {"mixture", "dense"}) {
