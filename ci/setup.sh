@@ -4,12 +4,13 @@
 #
 #   ci/setup.sh          everything the program needs
 #   ci/setup.sh --core   only what the library `core` and its tests need
-#   ci/setup.sh --peers  also transformers, with which tests compare exported models
+#   ci/setup.sh --peers  also transformers and tensorboard, with which tests compare what we write
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 torch_version=2.11.0
 transformers_version=4.57.6
+tensorboard_version=2.21.0
 core_packages=(g++ cmake ninja-build ccache git python3-venv libfmt-dev libtomlplusplus-dev
   libxxhash-dev libgtest-dev libgmock-dev liblemon-dev)
 other_packages=(libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libcli11-dev nlohmann-json3-dev
@@ -83,4 +84,5 @@ if [ $with_peers = yes ]; then
     (cd "$venv"/lib/python3*/site-packages && pwd) >"$(echo "$peers"/lib/python3*/site-packages)/torch.pth"
     install_venv "$peers" "transformers-$transformers_version" "transformers==$transformers_version"
   fi
+  install_venv "$peers" "tensorboard-$tensorboard_version" "tensorboard==$tensorboard_version"
 fi

@@ -48,7 +48,7 @@ endforeach()
 set(torch_libraries ${SMALLTALK_TORCH_ROOT}/lib/libtorch_cpu.so ${SMALLTALK_TORCH_ROOT}/lib/libc10.so)
 
 if(SMALLTALK_CUDA)
-  set(CMAKE_CUDA_ARCHITECTURES 80 90 CACHE STRING "GPU generations to build for (A100, H100)")
+  set(CMAKE_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "GPU generations to build for (A100, H100, B200)")
   set(CMAKE_CUDA_STANDARD 20)
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
