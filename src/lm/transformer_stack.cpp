@@ -4,12 +4,26 @@
 
 #include <algorithm>
 #include <deque>
+#include <tuple>
 
 #include "smalltalk/core/error.hpp"
 #include "trainer_impl.hpp"
 #include "transformer_impl.hpp"
 
 namespace smalltalk {
+
+namespace {
+
+bool compute_alike(const ModelConfig& a, const ModelConfig& b) {
+  const auto all = [](const ModelConfig& c) {
+    return std::tuple(c.vocab_size, c.hidden_size, c.num_layers, c.num_heads, c.num_kv_heads,
+                      c.intermediate_size, c.feed_forward, c.tie_embeddings, c.rope_theta,
+                      c.rms_norm_eps);
+  };
+  return all(a) == all(b);
+}
+
+}  // namespace
 
 struct TransformerStack::Impl {
   Transformer::Impl all;
@@ -31,6 +45,25 @@ TransformerStack::TransformerStack(const ModelConfig& config, const DeviceConfig
     view->init(seeds[i]);
     impl_->models.emplace_back(std::move(view));
   }
+}
+
+std::unique_ptr<TransformerStack> TransformerStack::load(
+    std::span<const std::filesystem::path> folders, const DeviceConfig& device) {
+  ST_CHECK(!folders.empty());
+  std::unique_ptr<TransformerStack> stack;
+  for (size_t i = 0; i < folders.size(); ++i) {
+    const Transformer model = Transformer::load(folders[i], device);
+    if (!stack) {
+      stack = std::make_unique<TransformerStack>(model.config(), device,
+                                                 std::vector<uint64_t>(folders.size()));
+    }
+    if (!compute_alike(model.config(), (*stack)[0].config())) {
+      throw Error("'" + folders[i].string() + "' and '" + folders[0].string() +
+                  "' hold models of different shapes: they cannot compute as one");
+    }
+    (*stack)[static_cast<int64_t>(i)].set_weights(model.weights());
+  }
+  return stack;
 }
 
 TransformerStack::~TransformerStack() = default;

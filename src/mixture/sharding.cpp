@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <map>
 #include <numeric>
 
 #include "assignment_json.hpp"
@@ -13,7 +14,7 @@
 #include "smalltalk/core/random.hpp"
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/score_store.hpp"
-#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/lm/transformer_stack.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 
 namespace smalltalk {
@@ -127,7 +128,8 @@ void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenF
   }
   if (total == 0) return;
   const std::vector<int64_t> prefixes = kept_prefixes(experiment.mixture.prefix_tokens);
-  std::vector<std::unique_ptr<Transformer>> models(routers.size());
+  // By which routers a block lacks: mostly the same for all.
+  std::map<std::vector<size_t>, std::unique_ptr<TransformerStack>> stacks;
   Progress progress("scoring", total, "scores");
   int64_t done = 0;
   for (const auto& [block, of_routers] : mine) {
@@ -137,23 +139,24 @@ void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenF
     const size_t width = of_routers.size();
     std::vector<float> scores(prefixes.size() * rows * width);  // [P, rows, routers]
     std::vector<std::string> names;
-    for (size_t k = 0; k < width; ++k) {
-      const size_t e = of_routers[k];
+    std::vector<fs::path> folders;
+    for (const size_t e : of_routers) {
       names.push_back(routers[e]);
-      if (!models[e]) {
-        models[e] = std::make_unique<Transformer>(
-            Transformer::load(layout.router(static_cast<int64_t>(e)), experiment.device));
-      }
-      const std::vector<float> column =
-          score_prefixes(*models[e], tokens, ids, experiment.data.seq_length, prefixes);
+      folders.push_back(layout.router(static_cast<int64_t>(e)));
+    }
+    std::unique_ptr<TransformerStack>& stack = stacks[of_routers];
+    if (!stack) stack = TransformerStack::load(folders, experiment.device);
+    const std::vector<float> columns =  // [routers, rows, P]
+        score_prefixes(*stack, tokens, ids, experiment.data.seq_length, prefixes);
+    for (size_t k = 0; k < width; ++k) {
       for (size_t row = 0; row < rows; ++row) {
         for (size_t p = 0; p < prefixes.size(); ++p) {
-          scores[(p * rows + row) * width + k] = column[row * prefixes.size() + p];
+          scores[(p * rows + row) * width + k] = columns[(k * rows + row) * prefixes.size() + p];
         }
       }
-      done += static_cast<int64_t>(rows);
-      progress.update(done);
     }
+    done += static_cast<int64_t>(rows * width);
+    progress.update(done);
     store.write(blocks.stored(block), names, prefixes, scores);
   }
 }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "fixtures.hpp"
+#include "smalltalk/core/error.hpp"
 
 namespace smalltalk {
 namespace {
@@ -68,6 +69,25 @@ TEST(TransformerStackTest, TrainsAndScoresLikeOneByOne) {
       EXPECT_EQ(view, expected);
       EXPECT_TRUE(std::equal(expected.begin(), expected.end(), scores.begin() + i * 20)) << i;
     }
+  }
+}
+
+TEST(TransformerStackTest, LoadsModelsOfOneShape) {
+  const TemporaryFolder folder;
+  const Transformer a(tiny_model(), DeviceConfig(), 1), b(tiny_model(), DeviceConfig(), 2);
+  const Transformer other(tiny_model(FeedForward::relu2), DeviceConfig(), 3);
+  const std::vector<std::filesystem::path> folders = {folder.path() / "a", folder.path() / "b"};
+  a.save(folders[0], {});
+  b.save(folders[1], {});
+  const auto stack = TransformerStack::load(folders, DeviceConfig());
+  EXPECT_EQ((*stack)[0].weights(), a.weights());
+  EXPECT_EQ((*stack)[1].weights(), b.weights());
+  other.save(folders[1], {});
+  try {
+    TransformerStack::load(folders, DeviceConfig());
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(folders[1].string()), std::string::npos);
   }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <vector>
@@ -19,6 +20,9 @@ class TransformerStack {
   // Model i starts from the weights that Transformer(config, device, seeds[i]) has. R >= 1.
   TransformerStack(const ModelConfig& config, const DeviceConfig& device,
                    std::span<const uint64_t> seeds);
+  // From folders as Transformer::load reads them. Error: models of different shapes.
+  static std::unique_ptr<TransformerStack> load(std::span<const std::filesystem::path> folders,
+                                                const DeviceConfig& device);
   ~TransformerStack();
   TransformerStack(const TransformerStack&) = delete;
 
