@@ -2,17 +2,12 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import unittest
 
-peer = os.environ.get("SMALLTALK_PEER_PYTHON", "")
-if os.path.abspath(sys.executable) != os.path.abspath(peer):
-    probe = [peer, "-c", "import tensorboard"]
-    if not os.path.exists(peer) or subprocess.run(probe, capture_output=True).returncode != 0:
-        print("skipped: no tensorboard at SMALLTALK_PEER_PYTHON; run ci/setup.sh --peers")
-        sys.exit(77)
-    os.execv(peer, [peer, "-B", *sys.argv])
+import peer_python
+
+peer_python.require("tensorboard")
 
 from tensorboard.backend.event_processing import event_accumulator  # noqa: E402
 

@@ -8,22 +8,15 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 import unittest
 
+import peer_python
+
 root = pathlib.Path(os.environ["SMALLTALK_SOURCE_DIR"])
-pythons = [os.environ.get("SMALLTALK_PEER_PYTHON", ""),
-           str(pathlib.Path(os.environ.get("SMALLTALK_VENV", root / "build/venv")) / "bin/python3")]
-if os.environ.get("SMALLTALK_TEST_PEER") != "found":
-    for python in pythons:
-        if os.path.exists(python):
-            probe = subprocess.run([python, "-c", "import torch"], capture_output=True)
-            if probe.returncode == 0:
-                os.environ["SMALLTALK_TEST_PEER"] = "found"
-                os.execv(python, [python, "-B", *sys.argv])
-    print("skipped: no PyTorch here; run ci/setup.sh")
-    sys.exit(77)
+peer_python.require("torch", pythons=[
+    os.environ.get("SMALLTALK_PEER_PYTHON", ""),
+    str(pathlib.Path(os.environ.get("SMALLTALK_VENV", root / "build/venv")) / "bin/python3")])
 
 import torch  # noqa: E402
 from torch_peer import Peer, plain_loss, read_safetensors  # noqa: E402

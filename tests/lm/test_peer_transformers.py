@@ -3,17 +3,12 @@ the same logits and gradients. Skipped where transformers is not installed (ci/s
 
 import os
 import subprocess
-import sys
 import tempfile
 import unittest
 
-peer = os.environ.get("SMALLTALK_PEER_PYTHON", "")
-if os.path.abspath(sys.executable) != os.path.abspath(peer):
-    probe = [peer, "-c", "import torch, transformers, safetensors"]
-    if not os.path.exists(peer) or subprocess.run(probe, capture_output=True).returncode != 0:
-        print("skipped: no transformers at SMALLTALK_PEER_PYTHON; run ci/setup.sh --peers")
-        sys.exit(77)
-    os.execv(peer, [peer, "-B", *sys.argv])
+import peer_python
+
+peer_python.require("torch", "transformers", "safetensors")
 
 import torch  # noqa: E402
 from safetensors import safe_open  # noqa: E402
