@@ -66,12 +66,12 @@ std::vector<double> CpuEngine::accumulate_gradients_of_models(std::span<const in
                                                               int64_t rows, int64_t row_tokens,
                                                               float scale,
                                                               const GradientsReady& ready) {
-  if (num_models_ == 1) return {accumulate_gradients(tokens, rows, row_tokens, scale, ready)};
+  if (num_models_ == 1) return {train_rows(tokens, rows, row_tokens, scale, ready)};
   std::vector<double> losses(static_cast<size_t>(num_models_));
   const auto size = static_cast<size_t>(rows * row_tokens);
   for_models([&](CpuEngine& engine, int64_t m) {
     const auto part = tokens.subspan(static_cast<size_t>(m) * size, size);
-    losses[m] = engine.accumulate_gradients(part, rows, row_tokens, scale, {});
+    losses[m] = engine.train_rows(part, rows, row_tokens, scale, {});
   });
   if (ready) ready(0, num_models_ * layout_.total);
   return losses;
@@ -100,10 +100,8 @@ void CpuEngine::load_block(Worker& worker, std::span<const int64_t> tokens, int6
   }
 }
 
-double CpuEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                       int64_t row_tokens, float scale,
-                                       const GradientsReady& ready) {
-  ST_CHECK(num_models_ == 1);
+double CpuEngine::train_rows(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                             float scale, const GradientsReady& ready) {
   const int64_t length = row_tokens - 1;
   const int64_t threads = team_.size();
   const int64_t block_rows = CpuEngine::block_rows(rows, length, threads);

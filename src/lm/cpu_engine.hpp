@@ -25,8 +25,6 @@ class CpuEngine : public Engine {
             int64_t num_models = 1);
 
   void set_recompute(Recompute recompute) override;
-  double accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                              float scale, const GradientsReady& ready) override;
   std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
                                                      int64_t row_tokens, float scale,
                                                      const GradientsReady& ready) override;
@@ -46,6 +44,9 @@ class CpuEngine : public Engine {
     std::unique_ptr<ThreadTeam> team;  // null: all threads
     std::unique_ptr<CpuEngine> engine;
   };
+  // The gradients of one model.
+  double train_rows(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens, float scale,
+                    const GradientsReady& ready);
   void for_models(const std::function<void(CpuEngine&, int64_t)>& work);
 
   struct Worker {

@@ -24,16 +24,18 @@ class Engine {
   virtual ~Engine() = default;
   // For the calls of accumulate_gradients that follow.
   virtual void set_recompute(Recompute recompute) = 0;
-  // tokens [rows, row_tokens]: every row predicts its tokens 1 .. row_tokens - 1. Adds to the
-  // gradient buffer the gradients of `scale` times the sum of -log p; returns that sum, unscaled.
-  virtual double accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                      int64_t row_tokens, float scale,
-                                      const GradientsReady& ready) = 0;
-  // Of R models: tokens [R, rows, row_tokens], each model its own; returns the sums [R].
+  // tokens [R, rows, row_tokens], each model its own: every row predicts its tokens 1 ..
+  // row_tokens - 1. Adds to the gradient buffer the gradients of `scale` times the sums of -log p;
+  // returns these sums [R], unscaled.
   virtual std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens,
                                                              int64_t rows, int64_t row_tokens,
                                                              float scale,
                                                              const GradientsReady& ready) = 0;
+  // The same of one model.
+  double accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                              float scale, const GradientsReady& ready) {
+    return accumulate_gradients_of_models(tokens, rows, row_tokens, scale, ready)[0];
+  }
   // What accumulate_gradients took since the engine was made, forward and backward. On a GPU this
   // waits for the device: call it once in many steps.
   virtual PhaseSeconds seconds() = 0;

@@ -395,14 +395,4 @@ std::vector<double> TorchEngine::accumulate_gradients_of_models(std::span<const 
   return {losses.const_data_ptr<double>(), losses.const_data_ptr<double>() + num_models_};
 }
 
-double TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                         int64_t row_tokens, float scale,
-                                         const GradientsReady& ready) {
-  double sum = 0;
-  for (const double loss : accumulate_gradients_of_models(tokens, rows, row_tokens, scale, ready)) {
-    sum += loss;
-  }
-  return sum;
-}
-
 }  // namespace smalltalk

@@ -28,12 +28,8 @@ class TorchEngine : public Engine {
               const at::Tensor& parameters, const std::string& precision, int64_t num_models = 1);
   ~TorchEngine() override;
 
-  // Of R models: tokens [R, rows, row_tokens], every model its own; the losses are added up. With
-  // the shapes and the scale of the call before, a GPU launches CUDA graphs, unless any call asked
-  // for `ready`.
-  double accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                              float scale, const GradientsReady& ready) override;
-  // The same; -> the losses of the R models.
+  // With the shapes and the scale of the call before, a GPU launches CUDA graphs, unless any call
+  // asked for `ready`.
   std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
                                                      int64_t row_tokens, float scale,
                                                      const GradientsReady& ready) override;

@@ -38,6 +38,7 @@ TrainingLog::Options log_options(const TrainOptions& options, const TrainConfig&
 Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
                     const TrainOptions& train_options)
     : model(transformer.impl()),
+      engine(model.engine.get()),
       config(train),
       options(train_options),
       optimizer(model, train, train_options.group, train_options.nccl_rendezvous,
@@ -99,7 +100,7 @@ bool Trainer::Impl::accept(const ShardedAdamW::StepResult& result) {
 }
 
 PhaseSeconds Trainer::Impl::phases() {
-  PhaseSeconds result = model.engine->seconds() + optimizer.seconds();
+  PhaseSeconds result = engine->seconds() + optimizer.seconds();
   result.data = data_seconds;
   return result;
 }
@@ -205,6 +206,7 @@ void Trainer::Impl::end_step(Loop& loop, double loss) {
 
 TrainSummary Trainer::Impl::run(const RowSource& rows, int64_t last_step) {
   const double start = now_seconds();
+  engine = model.engine.get();
   begin_run(rows);
   Loop loop(*this, rows, last_step);
   while (step < last_step) {

@@ -47,6 +47,7 @@ struct Trainer::Impl {
   void load(const std::filesystem::path& file);
 
   Transformer::Impl& model;
+  Engine* engine;  // that computes: the model's, or that of the stack which is being trained
   TrainConfig config;
   TrainOptions options;
   ShardedAdamW optimizer;

@@ -34,17 +34,23 @@ struct TransformerStack::Impl {
 };
 
 TransformerStack::TransformerStack(const ModelConfig& config, const DeviceConfig& device,
-                                   std::span<const uint64_t> seeds) {
-  ST_CHECK(!seeds.empty());
-  impl_ = std::make_unique<Impl>(Impl{{config, device, {}, nullptr, std::ssize(seeds)}, {}, {}});
+                                   size_t num_models) {
+  ST_CHECK(num_models > 0);
+  const auto count = static_cast<int64_t>(num_models);
+  impl_ = std::make_unique<Impl>(Impl{{config, device, {}, nullptr, count}, {}, {}});
   Transformer::Impl& all = impl_->all;
-  for (size_t i = 0; i < seeds.size(); ++i) {
+  for (int64_t i = 0; i < count; ++i) {
     const int64_t size = all.layout.total;
     auto view = std::make_unique<Transformer::Impl>(
-        config, device, all.parameters.narrow(0, static_cast<int64_t>(i) * size, size), all.team);
-    view->init(seeds[i]);
+        config, device, all.parameters.narrow(0, i * size, size), all.team);
     impl_->models.emplace_back(std::move(view));
   }
+}
+
+TransformerStack::TransformerStack(const ModelConfig& config, const DeviceConfig& device,
+                                   std::span<const uint64_t> seeds)
+    : TransformerStack(config, device, seeds.size()) {
+  for (size_t i = 0; i < seeds.size(); ++i) impl_->models[i].impl().init(seeds[i]);
 }
 
 std::unique_ptr<TransformerStack> TransformerStack::load(
@@ -54,8 +60,7 @@ std::unique_ptr<TransformerStack> TransformerStack::load(
   for (size_t i = 0; i < folders.size(); ++i) {
     const Transformer model = Transformer::load(folders[i], device);
     if (!stack) {
-      stack = std::make_unique<TransformerStack>(model.config(), device,
-                                                 std::vector<uint64_t>(folders.size()));
+      stack.reset(new TransformerStack(model.config(), device, folders.size()));
     }
     if (!compute_alike(model.config(), (*stack)[0].config())) {
       throw Error("'" + folders[i].string() + "' and '" + folders[0].string() +
@@ -103,6 +108,7 @@ void TransformerStack::train(std::span<Trainer* const> trainers, std::span<const
              trainer.step == first.step && trainer.micro_batch == first.micro_batch &&
              trainer.config.batch_size == first.config.batch_size &&
              rows[i].row_tokens == rows[0].row_tokens);
+    trainer.engine = impl_->all.engine.get();  // a pass over all models counts for each
     trainer.begin_run(rows[i]);
     loops.emplace_back(trainer, rows[i], last_step);
   }

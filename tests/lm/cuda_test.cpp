@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "fixtures.hpp"
 #include "lm/device.hpp"
@@ -178,8 +179,8 @@ struct CudaModels {
   at::Tensor step(const std::vector<int64_t>& tokens, const GradientsReady& ready,
                   double* loss = nullptr) {
     gradients.zero_();
-    const double sum = engine.accumulate_gradients(tokens, 4, 65, 0.01F, ready);
-    if (loss != nullptr) *loss = sum;
+    const auto losses = engine.accumulate_gradients_of_models(tokens, 4, 65, 0.01F, ready);
+    if (loss != nullptr) *loss = std::accumulate(losses.begin(), losses.end(), 0.0);
     return gradients.clone();
   }
 

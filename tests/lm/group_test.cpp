@@ -83,8 +83,9 @@ class StoppingEngine : public Engine {
                  const std::atomic<int>& reduced)
       : engine_(std::move(engine)), last_layer_(last_layer), reduced_(reduced) {}
 
-  double accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                              float scale, const GradientsReady& ready) override {
+  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
+                                                     int64_t row_tokens, float scale,
+                                                     const GradientsReady& ready) override {
     GradientsReady stopping;
     if (ready) {
       stopping = [&](int64_t begin, int64_t end) {
@@ -99,12 +100,7 @@ class StoppingEngine : public Engine {
     }
     const double loss = engine_->accumulate_gradients(tokens, rows, row_tokens, scale, stopping);
     reduced_after_.push_back(reduced_);
-    return loss;
-  }
-  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
-                                                     int64_t row_tokens, float scale,
-                                                     const GradientsReady& ready) override {
-    return {accumulate_gradients(tokens, rows, row_tokens, scale, ready)};
+    return {loss};
   }
   void set_recompute(Recompute recompute) override { engine_->set_recompute(recompute); }
   PhaseSeconds seconds() override { return engine_->seconds(); }

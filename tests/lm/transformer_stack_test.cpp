@@ -3,8 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+#include <sstream>
+
 #include "fixtures.hpp"
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
 
 namespace smalltalk {
 namespace {
@@ -69,6 +73,24 @@ TEST(TransformerStackTest, TrainsAndScoresLikeOneByOne) {
       EXPECT_EQ(view, expected);
       EXPECT_TRUE(std::equal(expected.begin(), expected.end(), scores.begin() + i * 20)) << i;
     }
+  }
+}
+
+TEST(TransformerStackTest, LogsThePhasesOfItsPasses) {
+  const TemporaryFolder folder;
+  const std::vector<uint64_t> seeds = {3};
+  TransformerStack stack(tiny_model(), DeviceConfig(), seeds);
+  TrainOptions options = stack_options();
+  options.folder = folder.path();
+  Trainer trainer(stack[0], stack_training(), options);
+  Trainer* pointer = &trainer;
+  const RowSource rows = rows_of(0);
+  stack.train({&pointer, 1}, {&rows, 1}, 2);
+  std::istringstream lines(read_text(folder.path() / "metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    const auto row = nlohmann::json::parse(line);
+    EXPECT_GT(row.at("time_metrics/forward(s)").get<double>(), 0) << line;
+    EXPECT_GT(row.at("time_metrics/backward(s)").get<double>(), 0) << line;
   }
 }
 

@@ -43,6 +43,9 @@ class TransformerStack {
              int64_t last_step);
 
  private:
+  // Without weights.
+  TransformerStack(const ModelConfig& config, const DeviceConfig& device, size_t num_models);
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
