@@ -124,6 +124,15 @@ Communicator::Impl::Impl(MPI_Comm handle, const std::string& given_name)
   MPI_Comm_set_name(comm, name.c_str());
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
+  MPI_Group mine = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
+  MPI_Comm_group(comm, &mine);
+  MPI_Comm_group(MPI_COMM_WORLD, &world);
+  std::vector<int> all(static_cast<size_t>(size));
+  std::iota(all.begin(), all.end(), 0);
+  members = all;
+  MPI_Group_translate_ranks(mine, size, all.data(), world, members.data());
+  MPI_Group_free(&mine);
+  MPI_Group_free(&world);
 }
 
 Communicator::Impl::~Impl() {
@@ -140,30 +149,39 @@ int Communicator::rank() const { return impl_->rank; }
 int Communicator::size() const { return impl_->size; }
 const std::string& Communicator::name() const { return impl_->name; }
 
-void Communicator::barrier() { impl_->check(MPI_Barrier(impl_->comm), "MPI_Barrier"); }
+void Communicator::barrier() {
+  const Wait wait = impl_->waiting("MPI_Barrier");
+  impl_->check(MPI_Barrier(impl_->comm), "MPI_Barrier");
+}
 
 void Communicator::broadcast(std::span<std::byte> bytes, int root) {
+  const Wait wait = impl_->waiting("MPI_Bcast");
   broadcast_pieces(impl_->comm, impl_->name, bytes.data(), static_cast<int64_t>(bytes.size()),
                    root);
 }
 
 void Communicator::all_reduce_sum(std::span<float> values) {
+  const Wait wait = impl_->waiting("MPI_Allreduce");
   all_reduce_in_rank_order(impl_->comm, impl_->name, values);
 }
 
 void Communicator::all_reduce_sum(std::span<double> values) {
+  const Wait wait = impl_->waiting("MPI_Allreduce");
   all_reduce_in_rank_order(impl_->comm, impl_->name, values);
 }
 
 void Communicator::all_reduce_sum(std::span<int64_t> values) {
+  const Wait wait = impl_->waiting("MPI_Allreduce");
   all_reduce_pieces(impl_->comm, impl_->name, values, MPI_SUM);
 }
 
 void Communicator::all_reduce_max(std::span<double> values) {
+  const Wait wait = impl_->waiting("MPI_Allreduce");
   all_reduce_pieces(impl_->comm, impl_->name, values, MPI_MAX);
 }
 
 int64_t Communicator::all_reduce_max(int64_t value) {
+  const Wait wait = impl_->waiting("MPI_Allreduce");
   all_reduce_pieces(impl_->comm, impl_->name, std::span(&value, 1), MPI_MAX);
   return value;
 }
@@ -171,6 +189,7 @@ int64_t Communicator::all_reduce_max(int64_t value) {
 void Communicator::reduce_scatter_sum(std::span<const float> in, std::span<float> out) {
   require_sizes("reduce_scatter_sum", impl_->name, in.size(), out.size(), impl_->size);
   if (out.empty()) return;
+  const Wait wait = impl_->waiting("MPI_Reduce_scatter");
   // MPI forbids that the buffers overlap; a caller with one flat buffer may well want it.
   const std::less<const float*> before;
   if (before(out.data(), in.data() + in.size()) && before(in.data(), out.data() + out.size())) {
@@ -199,6 +218,7 @@ void Communicator::reduce_scatter_sum(std::span<const float> in, std::span<float
 void Communicator::all_gather(std::span<const float> mine, std::span<float> all) {
   require_sizes("all_gather", impl_->name, all.size(), mine.size(), impl_->size);
   if (mine.empty()) return;
+  const Wait wait = impl_->waiting("MPI_Allgather");
   if (static_cast<int64_t>(all.size()) > max_mpi_count()) {
     const std::vector<int64_t> sizes(static_cast<size_t>(impl_->size),
                                      static_cast<int64_t>(mine.size()));
@@ -213,10 +233,12 @@ void Communicator::all_gather(std::span<const float> mine, std::span<float> all)
 }
 
 std::vector<std::byte> Communicator::all_gather_bytes(std::span<const std::byte> mine) {
+  const Wait wait = impl_->waiting("MPI_Allgatherv");
   return gather_bytes(impl_->comm, impl_->name, impl_->rank, impl_->size, mine).bytes;
 }
 
 std::vector<std::string> Communicator::all_gather_strings(const std::string& mine) {
+  const Wait wait = impl_->waiting("MPI_Allgatherv");
   const auto [text, sizes] = gather_bytes(impl_->comm, impl_->name, impl_->rank, impl_->size,
                                           std::as_bytes(std::span(mine)));
   std::vector<std::string> strings;
@@ -245,6 +267,7 @@ std::vector<std::byte> Communicator::all_to_all(std::span<const std::byte> mine,
                 std::to_string(mine.size()) + " bytes");
   }
 
+  const Wait wait = impl_->waiting("MPI_Alltoallv");
   std::vector<int64_t> bytes_from(size);
   impl_->check(
       MPI_Alltoall(bytes_to.data(), 1, MPI_INT64_T, bytes_from.data(), 1, MPI_INT64_T, impl_->comm),
@@ -269,6 +292,7 @@ std::vector<std::byte> Communicator::all_to_all(std::span<const std::byte> mine,
 Communicator Communicator::split(int color, int key, const std::string& name) {
   if (color < 0) throw Error("split: color " + std::to_string(color) + " is negative");
   MPI_Comm comm = MPI_COMM_NULL;
+  const Wait wait = impl_->waiting("MPI_Comm_split");
   impl_->check(MPI_Comm_split(impl_->comm, color, key, &comm), "MPI_Comm_split");
   return Communicator(std::make_unique<Impl>(comm, name));
 }

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "mpi_call.hpp"
 #include "smalltalk/comm/session.hpp"
+#include "waits.hpp"
 
 namespace smalltalk {
 
@@ -15,12 +17,15 @@ struct Communicator::Impl {
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
+  // To be held while a collective lasts.
+  Wait waiting(const char* call) const { return {name, members, call}; }
   void check(int result, const char* call) const { check_mpi(result, call, name); }
 
   MPI_Comm comm;
   std::string name;
   int rank = 0;
   int size = 1;
+  std::vector<int> members;  // their ranks in the world
 };
 
 // values <- op over the ranks of comm: one call of MPI for all but huge buffers.

@@ -42,6 +42,11 @@ void set_ledger_phase(const std::string& phase) {
   table().phase = phase;
 }
 
+std::string ledger_phase() {
+  const std::lock_guard lock(table().mutex);
+  return table().phase;
+}
+
 std::vector<LedgerEntry> ledger_entries() {
   const std::lock_guard lock(table().mutex);
   std::vector<LedgerEntry> entries;

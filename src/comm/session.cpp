@@ -1,14 +1,19 @@
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <numeric>
+#include <thread>
 
 #include "communicator_impl.hpp"
 #include "ledger_record.hpp"
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/error.hpp"
+#include "watchdog.hpp"
 
 namespace smalltalk {
 namespace {
@@ -26,6 +31,24 @@ MPI_Comm world_copy() {
   MPI_Comm comm = MPI_COMM_NULL;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm), "MPI_Comm_dup", "MPI_COMM_WORLD");
   return comm;
+}
+
+// One write: lines of several ranks do not mix.
+void print_line(const std::string& line) {
+  const std::string text = line + "\n";
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t written = ::write(STDERR_FILENO, text.data() + done, text.size() - done);
+    if (written <= 0) return;  // nobody is left to tell
+    done += static_cast<size_t>(written);
+  }
+}
+
+// Bad input is often found by every rank at the same moment. Rank 0 prints and aborts at once; the
+// others first give the ranks below them time to do so, and are then ended before they print. Who
+// fails alone is heard in less than a second.
+std::chrono::milliseconds time_for_lower_ranks(int rank, int size) {
+  return std::chrono::milliseconds(rank == 0 ? 0 : 250 + 500 * int64_t{rank} / size);
 }
 
 // The rank that stands for this rank's node: the lowest on it. Tests pretend nodes of n ranks.
@@ -71,18 +94,22 @@ struct Session::Impl {
     int exceptions = std::uncaught_exceptions();
   };
 
-  Impl(int* argc, char*** argv)
-      : library(argc, argv), world(std::make_unique<Communicator::Impl>(world_copy(), "world")) {}
+  Impl(int* argc, char*** argv, std::string job_name)
+      : library(argc, argv),
+        job(std::move(job_name)),
+        world(std::make_unique<Communicator::Impl>(world_copy(), "world")) {}
 
   Library library;
+  std::string job;
+  std::unique_ptr<Watchdog> watchdog;
   Communicator world;
   std::vector<int> node_of_rank;  // [world size]
   int local_rank = 0;
 };
 
-Session::Session(int* argc, char*** argv) {
+Session::Session(int* argc, char*** argv, std::string job) {
   link_ledger_calls();
-  impl_ = std::make_unique<Impl>(argc, argv);
+  impl_ = std::make_unique<Impl>(argc, argv, std::move(job));
   MPI_Comm world = impl_->world.impl_->comm;
   const int rank = impl_->world.rank();
   const auto size = static_cast<size_t>(impl_->world.size());
@@ -113,7 +140,34 @@ Communicator& Session::world() { return impl_->world; }
 const std::vector<int>& Session::node_of_rank() const { return impl_->node_of_rank; }
 int Session::local_rank() const { return impl_->local_rank; }
 
+void Session::watch(double limit_seconds) {
+  MPI_Comm copy = world_copy();
+  MPI_Comm_set_name(copy, "watchdog");
+  MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN);
+  impl_->watchdog =
+      std::make_unique<Watchdog>(copy, limit_seconds, [this](const std::string& text) {
+        report_failure(text);
+        abort(kExitFailure);
+      });
+}
+
+void Session::rest() {
+  if (impl_->watchdog) impl_->watchdog->rest();
+}
+
+void Session::report_failure(const std::string& text) {
+  const int rank = world().rank();
+  const int size = world().size();
+  if (size > 1) {
+    // The launcher ends us by SIGTERM; a handler that wants to save first would be in the way.
+    std::signal(SIGTERM, SIG_DFL);
+    std::this_thread::sleep_for(time_for_lower_ranks(rank, size));
+  }
+  print_line(fmt::format("[{} rank {}] error: {}", impl_->job, rank, text));
+}
+
 void Session::abort(int exit_code) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the launcher forwards our line
   MPI_Abort(MPI_COMM_WORLD, exit_code);
   _exit(exit_code);
 }

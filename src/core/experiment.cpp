@@ -68,10 +68,11 @@ bool decides_routing(std::string_view key) {
 // Keys that may change between two runs of the same computation.
 bool decides_nothing(std::string_view key) {
   return key == "name" || key.ends_with(".recompute") || key.ends_with(".log_interval") ||
-         key.ends_with(".save_interval") || key.ends_with(".tensorboard") ||
-         key == "device.threads" || key == "device.flops_per_second" ||
-         key == "device.trace_steps" || key == "baselines.dense" ||
-         key == "baselines.dense_large_batch" || key == "baselines.random_shards";
+         key.ends_with(".save_interval") || key.ends_with(".keep_last") ||
+         key.ends_with(".keep_every") || key.ends_with(".tensorboard") || key == "device.threads" ||
+         key == "device.flops_per_second" || key == "device.trace_steps" ||
+         key == "baselines.dense" || key == "baselines.dense_large_batch" ||
+         key == "baselines.random_shards";
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <toml++/toml.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,8 +12,18 @@
 #include "smalltalk/core/experiment.hpp"
 #include "smalltalk/core/run_folder.hpp"
 
+// toml++ 3.3 asserts that a key begins as one before it looks, and with NDEBUG lets clang assume
+// it:
+// "[{" does not, and is refused right after.
+#undef NDEBUG
+#define TOML_ASSERT(condition) static_assert(true)
+#include <toml++/toml.h>
+
 namespace smalltalk {
 namespace {
+
+constexpr size_t kMaxBytes = 1 << 16;  // of an experiment file
+constexpr int kMaxDots = 100;
 
 // One value with its key, "section.key", and where it was written, for messages.
 struct Entry {
@@ -97,7 +106,8 @@ void assign_enum(const Entry& entry, Enum& field, std::initializer_list<Enum> va
     }
     known += (known.empty() ? "" : " or ") + to_string(value);
   }
-  throw Error(fmt::format("{}: {} must be {}, not '{}'", entry.place, entry.key, known, name));
+  throw Error(
+      fmt::format("{}: {} must be {}, not '{}'", entry.place, entry.key, known, printable(name)));
 }
 
 void assign(const Entry& entry, FeedForward& field) {
@@ -154,12 +164,12 @@ size_t key_distance(std::string_view a, std::string_view b) {
 }
 
 [[noreturn]] void unknown_key(const Entry& entry, const std::vector<std::string>& known) {
+  const std::string key = printable(entry.key);  // of a length that can be compared
   const auto nearest =
       std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
-        return key_distance(entry.key, a) < key_distance(entry.key, b);
+        return key_distance(key, a) < key_distance(key, b);
       });
-  throw Error(
-      fmt::format("{}: unknown key '{}'; did you mean '{}'?", entry.place, entry.key, *nearest));
+  throw Error(fmt::format("{}: unknown key '{}'; did you mean '{}'?", entry.place, key, *nearest));
 }
 
 // ---- Reading ----------------------------------------------------------------------------------
@@ -204,9 +214,44 @@ class Reader {
   std::map<std::string, std::function<void(const Entry&)>> setters_;
 };
 
+// toml++ recurses once for each part of a.a.a.a..., which may overflow the stack. Dots inside of
+// strings are those of paths.
+void refuse_deep_keys(std::string_view text, const std::string& file) {
+  int line = 1;
+  int dots = 0;
+  char quote = 0;
+  for (const char c : text) {
+    if (c == '\n') {
+      ++line;
+      dots = 0;
+      quote = 0;
+    } else if (quote != 0) {
+      if (c == quote) quote = 0;
+    } else if (c == '"' || c == '\'') {
+      quote = c;
+    } else if (c == '.' && ++dots > kMaxDots) {
+      throw Error(fmt::format("{}:{}: more than {} dots outside of strings", file, line, kMaxDots));
+    }
+  }
+}
+
 std::string explain(const toml::parse_error& error) {
   return fmt::format("{}, column {}", std::string(error.description()),
                      error.source().begin.column);
+}
+
+// Whether TOML can hold it, as the resolved experiment must: UTF-8. Its own parser says so of a
+// comment.
+bool is_utf8(std::string text) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
+  }
+  try {
+    static_cast<void>(toml::parse("#" + text));
+    return true;
+  } catch (const toml::parse_error&) {
+    return false;
+  }
 }
 
 // `text` as the TOML value it is, or as a string if it is a bare word or path.
@@ -219,6 +264,7 @@ toml::table parse_override(const std::string& argument, const std::string& text)
       throw Error(fmt::format("--set {}: not a TOML value: {}", argument, explain(error)));
     }
   }
+  if (!is_utf8(text)) throw Error(fmt::format("--set {}: not UTF-8", printable(argument)));
   toml::table table;
   table.insert("value", text);
   return table;
@@ -239,8 +285,14 @@ Experiment load_experiment(const std::filesystem::path& file,
                            const std::vector<std::string>& overrides) {
   Experiment experiment;
   const Reader reader(experiment);
+  const std::string text = read_text(file);
+  if (text.size() > kMaxBytes) {
+    throw Error(
+        fmt::format("{}: is larger than {} bytes, and so no experiment", file.string(), kMaxBytes));
+  }
+  refuse_deep_keys(text, file.string());
   try {
-    reader.set_all(toml::parse(read_text(file), file.string()), "", file.string());
+    reader.set_all(toml::parse(text, file.string()), "", file.string());
   } catch (const toml::parse_error& error) {
     throw Error(fmt::format("{}:{}: {}", file.string(), error.source().begin.line, explain(error)));
   }

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <initializer_list>
 #include <limits>
 #include <utility>
 
@@ -19,6 +20,11 @@ void at_least(const std::string& key, int64_t value, int64_t least) {
   require(value >= least, "{} must be at least {}, not {}", key, least, value);
 }
 
+void between(const std::string& key, int64_t value, int64_t least, int64_t most) {
+  at_least(key, value, least);
+  require(value <= most, "{} must be at most {}, not {}", key, most, value);
+}
+
 void positive(const std::string& key, double value) {
   require(value > 0, "{} must be greater than 0, not {}", key, value);
 }
@@ -27,12 +33,21 @@ void not_negative(const std::string& key, double value) {
   require(value >= 0, "{} must not be negative, not {}", key, value);
 }
 
+// Whether tokens can be counted in 64 bits, with some room for sums.
+bool countable(std::initializer_list<int64_t> factors) {
+  int64_t product = 16;
+  for (const int64_t factor : factors) {
+    if (__builtin_mul_overflow(product, factor, &product)) return false;
+  }
+  return true;
+}
+
 void validate_model(const std::string& section, const ModelConfig& m) {
-  at_least(section + ".hidden_size", m.hidden_size, 1);
-  at_least(section + ".num_layers", m.num_layers, 1);
+  between(section + ".hidden_size", m.hidden_size, 1, ModelLimits::hidden_size);
+  between(section + ".num_layers", m.num_layers, 1, ModelLimits::num_layers);
   at_least(section + ".num_heads", m.num_heads, 1);
   at_least(section + ".num_kv_heads", m.num_kv_heads, 0);
-  at_least(section + ".intermediate_size", m.intermediate_size, 0);
+  between(section + ".intermediate_size", m.intermediate_size, 0, ModelLimits::intermediate_size);
   require(m.hidden_size % m.num_heads == 0, "{0}.num_heads ({1}) must divide {0}.hidden_size ({2})",
           section, m.num_heads, m.hidden_size);
   require(m.head_dim() % 2 == 0,
@@ -54,6 +69,8 @@ void validate_train(const std::string& section, const TrainConfig& t) {
   at_least(section + ".warmup_steps", t.warmup_steps, 0);
   at_least(section + ".log_interval", t.log_interval, 1);
   at_least(section + ".save_interval", t.save_interval, 1);
+  at_least(section + ".keep_last", t.keep_last, 1);
+  at_least(section + ".keep_every", t.keep_every, 0);
   require(t.micro_batch_size == 0 || t.batch_size % t.micro_batch_size == 0,
           "{0}.micro_batch_size ({1}) must divide {0}.batch_size ({2})", section,
           t.micro_batch_size, t.batch_size);
@@ -72,9 +89,9 @@ void validate_train(const std::string& section, const TrainConfig& t) {
 }
 
 void validate_data(const DataConfig& d) {
-  at_least("data.vocab_size", d.vocab_size, 1);
+  between("data.vocab_size", d.vocab_size, 1, ModelLimits::vocab_size);
   at_least("data.tokenizer_sample_bytes", d.tokenizer_sample_bytes, 1);
-  at_least("data.seq_length", d.seq_length, 2);
+  between("data.seq_length", d.seq_length, 2, int64_t{1} << 24);
   require(d.max_bad_fraction >= 0 && d.max_bad_fraction <= 1,
           "data.max_bad_fraction ({}) must lie in [0, 1]", d.max_bad_fraction);
 }
@@ -96,9 +113,13 @@ void validate_mixture(const Experiment& e) {
           "router.batch_size ({}) must not exceed the sequences of one router in a round, "
           "mixture.sequences_per_round ({}) / mixture.experts ({}) = {}",
           e.router_train.batch_size, m.sequences_per_round, m.experts, share);
-  require(share <= std::numeric_limits<int64_t>::max() / m.rounds / m.experts,
+  require(countable({m.rounds, m.sequences_per_round, e.data.seq_length, m.experts}),
           "mixture.rounds ({}) x mixture.sequences_per_round ({}) is too large", m.rounds,
           m.sequences_per_round);
+  require(
+      countable({e.expert_train.steps, e.expert_train.batch_size, e.data.seq_length, m.experts}),
+      "expert.train_steps ({}) x expert.batch_size ({}) is too large", e.expert_train.steps,
+      e.expert_train.batch_size);
 }
 
 // How an expert's batch is spread over the ranks of its group, where the file fixes their number.

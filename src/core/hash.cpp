@@ -1,5 +1,4 @@
 #include <array>
-#include <memory>
 #include <vector>
 
 #include "file.hpp"
@@ -24,17 +23,32 @@ std::string hash_bytes(std::span<const std::byte> bytes) {
 
 std::string hash_text(std::string_view text) { return hex(XXH3_64bits(text.data(), text.size())); }
 
+struct Hasher::State {
+  XXH3_state_t* xxh3 = XXH3_createState();
+  ~State() { XXH3_freeState(xxh3); }
+};
+
+Hasher::Hasher() : state_(std::make_unique<State>()) {
+  ST_CHECK(state_->xxh3 != nullptr);
+  XXH3_64bits_reset(state_->xxh3);
+}
+
+Hasher::~Hasher() = default;
+
+void Hasher::update(std::span<const std::byte> bytes) {
+  XXH3_64bits_update(state_->xxh3, bytes.data(), bytes.size());
+}
+
+std::string Hasher::digest() const { return hex(XXH3_64bits_digest(state_->xxh3)); }
+
 std::string hash_file(const std::filesystem::path& path) {
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                       &XXH3_freeState);
-  ST_CHECK(state != nullptr);
-  XXH3_64bits_reset(state.get());
+  Hasher hasher;
   const File file = File::open(path, O_RDONLY);
   std::vector<char> buffer(size_t{1} << 20);
   while (const size_t count = file.read(buffer)) {
-    XXH3_64bits_update(state.get(), buffer.data(), count);
+    hasher.update(std::as_bytes(std::span(buffer).first(count)));
   }
-  return hex(XXH3_64bits_digest(state.get()));
+  return hasher.digest();
 }
 
 }  // namespace smalltalk

@@ -14,6 +14,7 @@
 #include "row_pieces.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/parallel.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "transport.hpp"
 #include "wide_sum.hpp"
 #include "xxh3.hpp"
@@ -384,6 +385,7 @@ void Search<Score>::solve(int64_t size, Assignment* expert) {
     // that looking further is rarely worth its memory.
     int round = 0;
     while (!improve(next, reach(std::exp2(std::max(0, round - 3))), result)) {
+      if (any_stop_requested(ranks_)) throw Stopped();
       if (++round == kMaxRounds) throw Error("the search for an optimal assignment got stuck");
     }
     level_ = next;

@@ -9,7 +9,11 @@
 
 // One copy for AVX2 and one for any x86-64; the loader picks (the compiler vectorises the plain
 // loops below, which have no branches for that reason).
+#if defined(__SANITIZE_THREAD__)  // the loader picks before the sanitizer is there, and crashes
+#define ST_FOR_SEVERAL_CPUS
+#else
 #define ST_FOR_SEVERAL_CPUS __attribute__((target_clones("avx2", "default")))
+#endif
 #define ST_INLINE inline __attribute__((always_inline))
 
 namespace smalltalk::rows {

@@ -5,7 +5,10 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <system_error>
 #include <vector>
 
@@ -28,15 +31,34 @@ void create_folder(const fs::path& folder) {
   if (!fs::is_directory(folder)) throw_system_error("create the folder", folder, ENOTDIR);
 }
 
+std::string host_name() {
+  std::array<char, 256> host{};
+  if (::gethostname(host.data(), host.size() - 1) != 0) return "host";
+  return host.data();
+}
+
+const std::string kTemporary = ".tmp-";
+
 // Beside its target, so that the rename stays on one file system; hidden, so that no pattern
 // catches it; with the target's ending last, for writers that look at it. Host and process keep
 // the ranks of a job apart on a shared file system, the counter the threads of a process.
 fs::path temporary_name(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
-  std::array<char, 256> host{};
-  if (::gethostname(host.data(), host.size() - 1) != 0) host = {"host"};
-  return folder_of(path) / (".tmp-" + std::string(host.data()) + "-" + std::to_string(::getpid()) +
-                            "-" + std::to_string(counter++) + "-" + path.filename().string());
+  return folder_of(path) / (kTemporary + host_name() + "-" + std::to_string(::getpid()) + "-" +
+                            std::to_string(counter++) + "-" + path.filename().string());
+}
+
+bool is_stale(const fs::path& file) {
+  const std::string name = file.filename().string();
+  if (!name.starts_with(kTemporary)) return false;
+  const std::string ours = kTemporary + host_name() + "-";
+  if (name.starts_with(ours)) {
+    const int process = std::atoi(name.c_str() + ours.size());
+    if (process > 0) return ::kill(process, 0) != 0 && errno == ESRCH;
+  }
+  std::error_code error;
+  const auto age = fs::file_time_type::clock::now() - fs::last_write_time(file, error);
+  return !error && age > std::chrono::hours(24);
 }
 
 // Removes what a failed writer left, unless it was renamed away.
@@ -81,15 +103,34 @@ void write_atomically(const fs::path& path, const std::function<void(const fs::p
 }
 
 void write_text_atomically(const fs::path& path, std::string_view text) {
+  const std::span<const std::byte> piece = std::as_bytes(std::span(text));
+  write_pieces_atomically(path, {&piece, 1});
+}
+
+void write_pieces_atomically(const fs::path& path,
+                             std::span<const std::span<const std::byte>> pieces) {
   write_atomically(path, [&](const fs::path& temporary) {
     try {
       File file = File::open(temporary, O_WRONLY | O_CREAT | O_TRUNC);
-      file.write(text);
+      for (const std::span<const std::byte> piece : pieces) {
+        file.write({reinterpret_cast<const char*>(piece.data()), piece.size()});
+      }
       file.close();
     } catch (const Error& error) {
       throw Error("cannot write '" + path.string() + "': " + error.what());
     }
   });
+}
+
+void remove_stale_temporaries(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> stale;
+  const auto options = fs::directory_options::skip_permission_denied;
+  for (fs::recursive_directory_iterator entry(folder, options, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (is_stale(entry->path())) stale.push_back(entry->path());
+  }
+  for (const fs::path& path : stale) fs::remove_all(path, error);
 }
 
 void publish_link(const fs::path& link, const fs::path& target) {
@@ -108,6 +149,12 @@ std::string read_text(const fs::path& path) {
   std::vector<char> buffer(size_t{1} << 16);
   while (const size_t count = file.read(buffer)) text.append(buffer.data(), count);
   return text;
+}
+
+void append_text(const fs::path& path, std::string_view text) {
+  File file = File::open(path, O_WRONLY | O_CREAT | O_APPEND);
+  file.write(text);
+  file.close();
 }
 
 void require_writable(const fs::path& folder) {

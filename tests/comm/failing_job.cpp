@@ -1,14 +1,31 @@
 // A job that goes wrong in the way its first argument says; run under mpirun by failure_test.cpp.
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <iostream>
 #include <new>
 #include <string>
+#include <thread>
 
 #include "smalltalk/comm/session.hpp"
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/stop.hpp"
 
 namespace smalltalk {
 namespace {
+
+constexpr double kWatchSeconds = 2;
+
+void pause() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
+
+void work_for(double seconds) {  // as the watchdog sees it
+  for (const double end = now_seconds() + seconds; now_seconds() < end; pause()) stop_requested();
+}
+
+[[noreturn]] void sleep_for_ever() {
+  for (;;) pause();
+}
 
 int fail(Session& session, const std::string& how, const std::string& what) {
   Communicator& world = session.world();
@@ -19,7 +36,29 @@ int fail(Session& session, const std::string& how, const std::string& what) {
   if (how == "each") throw Error(what + std::to_string(world.rank()));
   if (how == "all-but-first" && world.rank() > 0) throw Error(what);
   if (how == "first" && world.rank() == 0) throw Error(what);
+  if (how == "stopped-last" || how == "stopped-all") {
+    if (how == "stopped-all" || world.rank() == last) throw Stopped();
+    return kExitDone;
+  }
+  if (how == "together") {  // one is stopped in common work: all are
+    run_together(host_collectives(world), [&] {
+      if (world.rank() == last) throw Stopped();
+    });
+    return kExitDone;
+  }
+  if (how.starts_with("watched")) session.watch(kWatchSeconds);
+  if (how == "watched-end") {  // who is done early waits for a slow one, longer than the limit
+    if (world.rank() == last) work_for(3 * kWatchSeconds);
+    return kExitDone;
+  }
+  if (how == "watched-slow") {
+    if (world.rank() == last) work_for(3 * kWatchSeconds);
+    world.barrier();
+    return kExitDone;
+  }
   if (world.rank() == last) {
+    if (how == "watched-hang") sleep_for_ever();
+    if (how == "watched-stop") raise(SIGSTOP);
     if (how == "last") throw Error(what);
     if (how == "memory") throw std::bad_alloc();
     if (how == "unknown") throw 42;

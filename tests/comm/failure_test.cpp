@@ -113,6 +113,41 @@ TEST(Failure, TheLargestExitCodeWins) {
   EXPECT_EQ(run_job(4, "done").exit_code, kExitDone);
 }
 
+TEST(Failure, StoppedMeansRequeue) {
+  for (const char* how : {"stopped-last", "stopped-all", "together"}) {
+    const Outcome outcome = run_job(3, how);
+    EXPECT_EQ(outcome.exit_code, kExitRequeue) << how << outcome.output;
+    EXPECT_EQ(outcome.count("error"), 0) << how << outcome.output;
+  }
+}
+
+// A rank that sleeps, and one that the system has stopped: named by one that waits for it.
+TEST(Watchdog, NamesTheRankThatHangs) {
+  const Outcome hangs = run_job(3, "watched-hang");
+  expect_ended(hangs);
+  EXPECT_GE(hangs.count("watchdog: "), 1) << hangs.output;
+  EXPECT_GE(hangs.count("rank 2"), 1) << hangs.output;
+
+  const Outcome stopped = run_job(3, "watched-stop");
+  expect_ended(stopped);
+  EXPECT_GE(stopped.count("in MPI_Barrier on world for rank 2, which does not answer"), 1)
+      << stopped.output;
+}
+
+TEST(Watchdog, WhoWorksIsWaitedFor) {
+  for (const char* how : {"watched-slow", "watched-end"}) {
+    const Outcome outcome = run_job(3, how);
+    EXPECT_EQ(outcome.exit_code, kExitDone) << how << outcome.output;
+    EXPECT_GT(outcome.seconds, 3) << how;
+  }
+}
+
+TEST(Watchdog, AlsoOfOneRankAlone) {
+  const Outcome outcome = run_command(std::string(SMALLTALK_FAILING_JOB) + " watched-hang");
+  EXPECT_EQ(outcome.exit_code, kExitFailure) << outcome.output;
+  EXPECT_EQ(outcome.count("no progress"), 1) << outcome.output;
+}
+
 TEST(Failure, WithoutMpirun) {
   const std::string job = SMALLTALK_FAILING_JOB;
   EXPECT_EQ(run_command(job + " done").exit_code, kExitDone);

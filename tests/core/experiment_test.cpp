@@ -121,6 +121,10 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
                                       "router.recompute",
                                       "expert.recompute",
                                       "router.save_interval",
+                                      "router.keep_last",
+                                      "expert.keep_last",
+                                      "router.keep_every",
+                                      "expert.keep_every",
                                       "expert.log_interval",
                                       "expert.save_interval",
                                       "router.tensorboard",
@@ -198,6 +202,8 @@ TEST_F(ExperimentFile, BadOverridesAreRefused) {
   refuses("", {"not a TOML value"}, {"mixture.experts="});
   // A line end must not smuggle in a second key.
   refuses("", {"must be an integer"}, {"mixture.experts=3\nother=4"});
+  // The resolved file would not be TOML, and the run could never be resumed.
+  refuses("", {"--set name=", "not UTF-8"}, {"name=gr\xF6sse"});
 }
 
 TEST_F(ExperimentFile, UnknownKeysNameTheNearest) {
@@ -237,6 +243,24 @@ TEST_F(ExperimentFile, WrongTypesNameKeyAndLine) {
 TEST_F(ExperimentFile, SyntaxErrorsNameTheLine) {
   refuses("name = \"a\"\n\n[mixture\n", {"e.toml:3"});
   refuses("seed = 1\nseed = 2\n", {"e.toml:2"});
+  refuses("[{", {"e.toml:1"});
+  refuses("[\x01\n", {"e.toml:1"});
+}
+
+TEST_F(ExperimentFile, HostileFilesAreRefusedQuickly) {
+  const auto repeated = [](const std::string& text, size_t count) {
+    std::string result;
+    for (size_t i = 0; i < count; ++i) result += text;
+    return result;
+  };
+  refuses("\n" + repeated("a.", 30'000) + "a = 1", {"e.toml:2", "dots"});
+  refuses("[" + repeated("\"a\".", 10'000) + "a]", {"e.toml:1", "dots"});
+  refuses(repeated("a.", 50) + "a = 1", {"e.toml:1", "unknown key"});
+  refuses(repeated("a.", 1'000'000) + "a = 1", {"e.toml", "larger than"});
+  refuses("name = " + repeated("[", 30'000), {"e.toml:1", "depth"});
+  refuses(repeated("k", 60'000) + " = 1", {"e.toml:1", "unknown key 'kkk"});
+  refuses("\"a\\u001b[31m\" = 1", {"unknown key 'a\\x1b[31m'"});
+  refuses("name = \"\xff\"", {"e.toml:1"});
 }
 
 TEST_F(ExperimentFile, MissingFileIsAnError) {
@@ -285,6 +309,16 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
   const std::vector<Refusal> refusals = {
       {[](Experiment& e) { e.seed = ~uint64_t{0}; }, {"seed"}},
       {[](Experiment& e) { e.data.seq_length = 1; }, {"data.seq_length"}},
+      {[](Experiment& e) { e.data.seq_length = INT64_MAX; }, {"data.seq_length"}},
+      {[](Experiment& e) { e.data.vocab_size = INT64_MAX; }, {"data.vocab_size"}},
+      {[](Experiment& e) { e.expert_model.hidden_size = int64_t{1} << 62; },
+       {"expert.hidden_size must be at most"}},
+      {[](Experiment& e) { e.router_model.intermediate_size = INT64_MAX; },
+       {"router.intermediate_size must be at most"}},
+      {[](Experiment& e) { e.router_model.num_layers = INT64_MAX; },
+       {"router.num_layers must be at most"}},
+      {[](Experiment& e) { e.expert_train.steps = INT64_MAX; }, {"expert.train_steps"}},
+      {[](Experiment& e) { e.expert_train.batch_size = INT64_MAX; }, {"expert.batch_size"}},
       {[](Experiment& e) { e.data.vocab_size = 0; }, {"data.vocab_size"}},
       {[](Experiment& e) { e.data.tokenizer_sample_bytes = 0; }, {"data.tokenizer_sample_bytes"}},
       {[](Experiment& e) { e.data.max_bad_fraction = 1.5; }, {"data.max_bad_fraction"}},
@@ -347,6 +381,8 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
       {[](Experiment& e) { e.expert_train.grad_clip = -1; }, {"expert.grad_clip"}},
       {[](Experiment& e) { e.expert_train.log_interval = 0; }, {"expert.log_interval"}},
       {[](Experiment& e) { e.router_train.save_interval = 0; }, {"router.save_interval"}},
+      {[](Experiment& e) { e.router_train.keep_last = 0; }, {"router.keep_last"}},
+      {[](Experiment& e) { e.expert_train.keep_every = -1; }, {"expert.keep_every"}},
       {[](Experiment& e) { e.baselines.dense_lr = -1; }, {"baselines.dense_lr"}},
       {[](Experiment& e) {
          e.expert_train.min_lr = 1e-4;

@@ -1,9 +1,13 @@
 #include "smalltalk/core/run_folder.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <fstream>
+#include <memory>
 #include <thread>
 
 #include "smalltalk/core/error.hpp"
@@ -141,6 +145,15 @@ TEST(ReadText, ErrorsNameThePath) {
   EXPECT_THROW(read_text(folder.path()), Error);
 }
 
+TEST(AppendText, AddsAtTheEndAndTellsTheSystemsReason) {
+  const TemporaryFolder folder;
+  append_text(folder / "log", "one\n");
+  append_text(folder / "log", "two\n");
+  EXPECT_EQ(read_text(folder / "log"), "one\ntwo\n");
+  const std::string full = error_of([] { append_text("/dev/full", "x"); });
+  EXPECT_NE(full.find("/dev/full': No space left on device"), std::string::npos) << full;
+}
+
 TEST(Hash, IsXxh3) {
   // Published test values of XXH3_64bits with seed 0: the empty input, and "a".
   EXPECT_EQ(hash_text(""), "2d06800538d394c2");
@@ -201,6 +214,74 @@ TEST(Claim, FailureIsNotARefusal) {
   write_text_atomically(folder / "file", "");
   EXPECT_THROW(claim(folder / "file/unit", "me"), Error);
   EXPECT_THROW(claim("/proc/unit", "me"), Error);
+}
+
+TEST(WriteLock, SecondHolderIsRefusedUntilTheFirstIsGone) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "locks" / "stages";
+  auto first = std::make_unique<WriteLock>(path, "RUN");
+  try {
+    WriteLock second(path, "RUN");
+    FAIL();
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    EXPECT_EQ(text.find("RUN is being written by another job (process "), 0u) << text;
+    EXPECT_NE(text.find(std::to_string(::getpid())), std::string::npos) << text;
+  }
+  first.reset();
+  EXPECT_NO_THROW(WriteLock(path, "RUN"));
+}
+
+TEST(WriteLock, EndsWithItsProcess) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "lock";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    new WriteLock(path, "RUN");
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_NO_THROW(WriteLock(path, "RUN"));
+}
+
+TEST(RemoveStaleTemporaries, OfDeadProcessesOnly) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "a/b");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    try {
+      write_atomically(folder / "a/b/c.h5", [](const fs::path& temporary) {
+        std::ofstream(temporary) << "half";
+        ::raise(SIGKILL);
+      });
+    } catch (...) {
+    }
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  const auto files = [&](const fs::path& in) {
+    return std::distance(fs::directory_iterator(in), fs::directory_iterator());
+  };
+  EXPECT_EQ(files(folder / "a/b"), 1);
+  write_atomically(folder / "a/mine", [&](const fs::path& temporary) {
+    std::ofstream(temporary) << "being written";
+    remove_stale_temporaries(folder.path());
+    EXPECT_TRUE(fs::exists(temporary));
+  });
+  EXPECT_EQ(files(folder / "a/b"), 0);
+  EXPECT_TRUE(fs::exists(folder / "a/mine"));
+}
+
+TEST(Hasher, OfPiecesIsThatOfTheWhole) {
+  const std::string text(100'000, 'x');
+  Hasher hasher;
+  for (size_t at = 0; at < text.size(); at += 777) {
+    hasher.update(
+        std::as_bytes(std::span(text).subspan(at, std::min<size_t>(777, text.size() - at))));
+  }
+  EXPECT_EQ(hasher.digest(), hash_text(text));
 }
 
 }  // namespace

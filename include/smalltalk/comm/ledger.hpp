@@ -20,6 +20,7 @@ struct LedgerEntry {
 // Later calls count under this phase. Phases of a run: "start", "route", "shard", "experts",
 // "baselines", "evaluate".
 void set_ledger_phase(const std::string& phase);
+std::string ledger_phase();
 std::vector<LedgerEntry> ledger_entries();  // of this process, sorted
 // Calls and bytes of a phase on communicators other than `allowed` (an expert's own group), with
 // their names joined by commas. Communicators of one rank do not count: nothing left the process.

@@ -58,7 +58,8 @@ HostCollectives host_collectives(Communicator& communicator);
 // Between construction and destruction MPI is up. Works without mpirun as a world of one.
 class Session {
  public:
-  Session(int* argc, char*** argv);
+  // `job` is for messages.
+  Session(int* argc, char*** argv, std::string job = {});
   ~Session();
   Session(const Session&) = delete;
 
@@ -67,6 +68,17 @@ class Session {
   // rank. [world size]
   const std::vector<int>& node_of_rank() const;
   int local_rank() const;  // among the ranks of this node: picks the GPU
+  // From now on nobody waits for ever. A rank that has waited in a collective for so many seconds
+  // asks the others where they are; if one of them does not answer, or has made no progress for as
+  // long (no collective, no stop_requested()), it says who waits for whom, in which phase, and ends
+  // all ranks. So does a rank that itself makes no progress. Who works is waited for, however long
+  // it takes. Sends nothing unless somebody has waited too long. Collective.
+  void watch(double limit_seconds);
+  // This rank has done its part and only waits for the others to do theirs, however long.
+  void rest();
+  // Prints "[job rank r] error: text". A rank above 0 waits a moment first: if all fail alike and
+  // end each other, one line is enough.
+  void report_failure(const std::string& text);
   [[noreturn]] void abort(int exit_code);
 
  private:
@@ -77,7 +89,8 @@ class Session {
 // Runs `body` inside a session. An exception is printed as "[job rank r] error: text" and ends all
 // ranks with exit code 1 within seconds, whatever they are waiting for; nobody is left hanging. If
 // every rank is going to throw the same text (bad input that each found alone), it is printed once.
-// Returns body's exit code; ranks that return different codes make the world exit with the largest.
+// Stopped becomes kExitRequeue. Returns body's exit code; ranks that return different codes make
+// the world exit with the largest. No rank leaves before all have come to their end.
 int run_session(int argc, char** argv, const std::string& job,
                 const std::function<int(Session&)>& body);
 

@@ -15,6 +15,8 @@ struct RowSource {
   int64_t row_tokens = 0;
   // Called by one thread at a time, not always the same.
   std::function<void(int64_t first, int64_t count, std::span<int64_t> tokens)> read;
+  // The sequence of the token file that a row comes from, for messages; may be empty.
+  std::function<uint64_t(int64_t row)> sequence_of = {};
 };
 
 }  // namespace smalltalk

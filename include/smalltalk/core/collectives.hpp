@@ -48,6 +48,14 @@ struct HostCollectives {
   std::function<void()> barrier = [] {};
 };
 
+// Rank 0's value, on all ranks: for what each might see differently on a shared file system.
+// Collective.
+inline bool first_rank_says(bool value, const HostCollectives& ranks) {
+  std::byte byte{value};
+  ranks.broadcast({&byte, 1}, 0);
+  return byte != std::byte{0};
+}
+
 // Bytes that came from ranks, as the values that they sent.
 template <typename T>
 std::vector<T> values_of(const HostCollectives::Bytes& bytes) {

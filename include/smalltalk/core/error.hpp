@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace smalltalk {
 
@@ -12,6 +13,10 @@ class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& what) : std::runtime_error(what) {}
 };
+
+// Text of a file as an Error may quote it: on one line of at most some 200 bytes, control bytes
+// spelled out.
+std::string printable(std::string_view text);
 
 // Exit codes of the program, for batch systems to act on.
 inline constexpr int kExitDone = 0;

@@ -28,6 +28,14 @@ enum class Recompute {
   full,       // all of a layer, from its input
 };
 
+// Beyond any model that there is, and small enough that no count of parameters overflows.
+struct ModelLimits {
+  static constexpr int64_t hidden_size = int64_t{1} << 20;
+  static constexpr int64_t intermediate_size = int64_t{1} << 24;
+  static constexpr int64_t num_layers = 4096;
+  static constexpr int64_t vocab_size = (int64_t{1} << 31) - 1;  // of SentencePiece
+};
+
 struct ModelConfig {
   int64_t vocab_size = 0;  // taken from the tokenizer, not from the experiment file
   int64_t hidden_size = 64;
@@ -65,9 +73,12 @@ struct TrainConfig {
   Recompute recompute = Recompute::none;
   int64_t log_interval = 50;
   int64_t save_interval = 500;  // steps between checkpoints
+  int64_t keep_last = 2;        // checkpoints, the newest
+  int64_t keep_every = 0;       // those of such steps are kept for ever; 0: none
   bool tensorboard = false;     // metrics also as an event file
   double outlier_zscore = 6;    // a step this far above the last ones is reported; 0: none is
   bool outlier_skip = false;    // and its update is left out
+  bool skip_nonfinite = false;  // leave out a step whose loss or gradient is not finite
 
   Schedule schedule() const { return {lr, min_lr, warmup_steps, steps, lr_decay}; }
 };
@@ -146,8 +157,8 @@ Experiment load_experiment(const std::filesystem::path& file,
 std::string to_toml(const Experiment& experiment);
 
 // A hash (XXH3, 16 hex digits) of all that decides what is computed: name, recompute, log_interval,
-// save_interval, tensorboard, device.threads, device.flops_per_second, device.trace_steps and the
-// choice of baselines do not count.
+// save_interval, keep_last, keep_every, tensorboard, device.threads, device.flops_per_second,
+// device.trace_steps and the choice of baselines do not count.
 std::string experiment_hash(const Experiment& experiment);
 
 // The same over the keys that decide which expert gets which sequence ([data], [mixture], [router],

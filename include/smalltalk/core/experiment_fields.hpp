@@ -44,11 +44,16 @@ void visit_train_fields(const std::string& section, TrainConfig& train, F&& f) {
     "activations), full (all of a layer)");
   f(section + ".log_interval", train.log_interval, "steps between log lines");
   f(section + ".save_interval", train.save_interval, "steps between checkpoints");
+  f(section + ".keep_last", train.keep_last, "newest checkpoints that are kept, 1 at least");
+  f(section + ".keep_every", train.keep_every,
+    "checkpoints of steps that are multiples of it are kept for ever; 0: none are");
   f(section + ".tensorboard", train.tensorboard, "metrics also into tensorboard/ of the model");
   f(section + ".outlier_zscore", train.outlier_zscore,
     "report steps whose loss or gradient norm is this many standard deviations above the mean of "
     "the last 128; 0: off");
   f(section + ".outlier_skip", train.outlier_skip, "leave out the updates of such steps");
+  f(section + ".skip_nonfinite", train.skip_nonfinite,
+    "leave out steps whose loss or gradient is not finite (10 in a row at most) rather than end");
 }
 
 template <typename F>

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +18,14 @@ namespace smalltalk {
 void write_atomically(const std::filesystem::path& path,
                       const std::function<void(const std::filesystem::path&)>& write);
 void write_text_atomically(const std::filesystem::path& path, std::string_view text);
+// The pieces one behind the other.
+void write_pieces_atomically(const std::filesystem::path& path,
+                             std::span<const std::span<const std::byte>> pieces);
+
+// Removes what processes that were killed have left of their writing, anywhere below the folder:
+// temporary files of processes of this machine that are gone, and of others that nobody has touched
+// for a day.
+void remove_stale_temporaries(const std::filesystem::path& folder);
 
 // Makes `link` a symbolic link to `target`, relative, so that the folder may be moved; replaces
 // what was there atomically.
@@ -24,10 +33,26 @@ void publish_link(const std::filesystem::path& link, const std::filesystem::path
 
 std::string read_text(const std::filesystem::path& path);  // Error if it cannot be read
 
+// Creates the file if it is missing. For logs, and for what is written inside write_atomically().
+void append_text(const std::filesystem::path& path, std::string_view text);
+
 // XXH3 of bytes or of a whole file, 16 hex digits.
 std::string hash_bytes(std::span<const std::byte> bytes);
 std::string hash_text(std::string_view text);
 std::string hash_file(const std::filesystem::path& path);
+// The same of bytes that come in pieces.
+class Hasher {
+ public:
+  Hasher();
+  ~Hasher();
+  Hasher(const Hasher&) = delete;
+  void update(std::span<const std::byte> bytes);
+  std::string digest() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 // Creates the folder if needed and proves that it can be written to, else Error.
 void require_writable(const std::filesystem::path& folder);
@@ -36,5 +61,21 @@ void require_writable(const std::filesystem::path& folder);
 // false if somebody holds it already. Works on a shared file system; used by the queues of
 // training and evaluation work, where processes of different groups must not talk.
 bool claim(const std::filesystem::path& path, std::string_view owner);
+
+// The only right to write something, held by a process until the object or the process ends,
+// however that comes about: the system keeps it (flock). A file system without locks lets everyone
+// pass, with a warning.
+class WriteLock {
+ public:
+  // Takes the lock file `path`, creating it; waits a moment for a holder that is on its way out.
+  // Error: somebody holds it; names `what`, who that is and since when.
+  WriteLock(const std::filesystem::path& path, const std::string& what);
+  ~WriteLock();
+  WriteLock(const WriteLock&) = delete;
+  WriteLock& operator=(const WriteLock&) = delete;
+
+ private:
+  int descriptor_ = -1;
+};
 
 }  // namespace smalltalk
