@@ -7,6 +7,7 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -51,44 +52,64 @@ class PlainReader {
 
 class GzipReader {
  public:
-  explicit GzipReader(const std::filesystem::path& path) : path_(path) {
-    PlainReader probe(path);  // for its messages: gzopen() has none
-    unsigned char magic[2] = {};
-    const size_t got = probe.read({reinterpret_cast<char*>(magic), 2});
-    if (got < 2 || magic[0] != 0x1f || magic[1] != 0x8b) {
-      throw Error(path.string() + ": not a gzip file, or truncated");
-    }
-    file_ = gzopen64(path.c_str(), "rb");
-    if (file_ == nullptr) throw Error(path.string() + ": cannot be read");
-    gzbuffer(file_, 1 << 18);
+  explicit GzipReader(const std::filesystem::path& path) : path_(path), file_(path) {
+    constexpr int kGzipOnly = 16;
+    ST_CHECK(inflateInit2(&stream_, MAX_WBITS + kGzipOnly) == Z_OK);
   }
-  ~GzipReader() { gzclose(file_); }
+  ~GzipReader() { inflateEnd(&stream_); }
   GzipReader(const GzipReader&) = delete;
   GzipReader& operator=(const GzipReader&) = delete;
 
+  // Not zlib's gzread(): it takes a damaged member for the end of the file.
   size_t read(std::span<char> out) {
-    const size_t limit = std::min<size_t>(out.size(), size_t{1} << 30);
-    const int got = gzread(file_, out.data(), static_cast<unsigned>(limit));
-    // A stream that ends too early gives what it has, without a negative result.
-    int code = Z_OK;
-    const char* message = gzerror(file_, &code);
-    if (got < 0 || code == Z_BUF_ERROR) {
-      throw Error(path_.string() + ": damaged or truncated gzip stream (" + message + ")");
+    const size_t size = std::min<size_t>(out.size(), size_t{1} << 30);
+    stream_.next_out = reinterpret_cast<Bytef*>(out.data());
+    stream_.avail_out = static_cast<uInt>(size);
+    while (stream_.avail_out == size) {
+      if (stream_.avail_in == 0) {
+        const size_t got = file_.read(buffer_);
+        if (got == 0) {
+          if (in_member_) fail("it ends too early");
+          return 0;
+        }
+        stream_.next_in = reinterpret_cast<Bytef*>(buffer_.data());
+        stream_.avail_in = static_cast<uInt>(got);
+      }
+      if (!in_member_) inflateReset(&stream_);
+      const int code = inflate(&stream_, Z_NO_FLUSH);
+      in_member_ = code != Z_STREAM_END;
+      if (in_member_ && code != Z_OK && code != Z_BUF_ERROR) {
+        fail(stream_.msg == nullptr ? "zlib says " + std::to_string(code) : stream_.msg);
+      }
     }
-    return static_cast<size_t>(got);
+    return size - stream_.avail_out;
   }
 
  private:
+  [[noreturn]] void fail(const std::string& reason) {
+    throw Error(path_.string() + ": damaged or truncated gzip stream (" + reason + ")");
+  }
   std::filesystem::path path_;
-  gzFile file_ = nullptr;
+  PlainReader file_;
+  z_stream stream_{};
+  std::vector<char> buffer_ = std::vector<char>(size_t{1} << 18);
+  bool in_member_ = true;  // an empty file is no gzip file
 };
+
+// The window that a frame asks for is allocated at once: 128 MiB, as zstd allows by default, or
+// what a file of this size can have been made with (zstd --long).
+int window_log_of(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const auto size = static_cast<uint64_t>(std::filesystem::file_size(path, ignored));
+  return std::clamp(static_cast<int>(std::bit_width(size)) + 6, 27, 31);
+}
 
 class ZstdReader {
  public:
   explicit ZstdReader(const std::filesystem::path& path)
       : path_(path), file_(path), stream_(ZSTD_createDStream(), ZSTD_freeDStream) {
     ZSTD_initDStream(stream_.get());
-    ZSTD_DCtx_setParameter(stream_.get(), ZSTD_d_windowLogMax, 31);  // files of zstd --long
+    ZSTD_DCtx_setParameter(stream_.get(), ZSTD_d_windowLogMax, window_log_of(path));
   }
 
   size_t read(std::span<char> out) {
@@ -135,6 +156,17 @@ Compression compression_of(const std::filesystem::path& path) {
   if (path.extension() == ".gz") return Compression::gzip;
   if (path.extension() == ".zst") return Compression::zstd;
   return Compression::none;
+}
+
+size_t max_document_bytes(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  return std::max<size_t>(size_t{1} << 28, error ? 0 : 64 * size);
+}
+
+void refuse_bomb(const std::filesystem::path& path, size_t max_bytes) {
+  throw Error(path.string() + ": unpacks to a single document of more than " +
+              std::to_string(max_bytes >> 20) + " MiB; split it up, or unpack the file first");
 }
 
 ByteReader open_bytes(const std::filesystem::path& path, int64_t offset) {

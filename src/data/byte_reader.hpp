@@ -2,6 +2,7 @@
 // Private to src/data.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -18,5 +19,10 @@ Compression compression_of(const std::filesystem::path& path);  // by the file's
 
 // `offset`: where to begin; REQUIRES 0 for compressed files.
 ByteReader open_bytes(const std::filesystem::path& path, int64_t offset = 0);
+
+// The longest text that a reader takes into memory as one: 256 MiB, and for large files 64 times
+// the file. What unpacks to more is a decompression bomb, for which refuse_bomb() throws the Error.
+size_t max_document_bytes(const std::filesystem::path& path);
+[[noreturn]] void refuse_bomb(const std::filesystem::path& path, size_t max_bytes);
 
 }  // namespace smalltalk

@@ -14,6 +14,7 @@ namespace smalltalk {
 namespace {
 
 constexpr size_t kMaxExamples = 10;
+constexpr size_t kMaxDomainBytes = 256;  // every domain takes as much space as the longest
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 bool is_blank(std::string_view text) {
@@ -68,6 +69,8 @@ std::optional<std::string> document_of(simdjson::dom::parser& parser, std::strin
   if (root.get(object)) return "not a JSON object";
   if (object["text"].get(document.text)) return "no string \"text\"";
   if (object["domain"].get(document.domain)) document.domain = {};
+  if (document.domain.size() > kMaxDomainBytes) return "a \"domain\" of more than 256 bytes";
+  if (document.domain.find('\0') != std::string_view::npos) return "NUL in \"domain\"";
   return std::nullopt;
 }
 
@@ -77,7 +80,7 @@ BadDocuments read_json_lines(const std::filesystem::path& file, const DocumentBl
   BadRecorder recorder(file, bad);
   // One byte earlier, so that a block which begins right behind a line end keeps its first line.
   const int64_t start = std::max<int64_t>(block.begin - 1, 0);
-  LineReader lines(open_bytes(file, start), simdjson::SIMDJSON_PADDING);
+  LineReader lines(open_bytes(file, start), file, simdjson::SIMDJSON_PADDING);
   int64_t number = 0;
   if (block.begin > 0) {
     lines.next();
@@ -116,9 +119,11 @@ BadDocuments read_plain_text(const std::filesystem::path& file,
   BadDocuments bad;
   BadRecorder recorder(file, bad);
   const ByteReader bytes = open_bytes(file);
+  const size_t max_bytes = max_document_bytes(file);
   std::string text;
   for (size_t got = 1; got > 0;) {
     const size_t size = text.size();
+    if (size > max_bytes) refuse_bomb(file, max_bytes);
     text.resize(std::max<size_t>(size_t{1} << 18, size * 2));
     got = bytes({text.data() + size, text.size() - size});
     text.resize(size + got);

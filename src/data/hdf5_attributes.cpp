@@ -11,6 +11,7 @@ namespace smalltalk {
 namespace {
 
 constexpr size_t kMaxAttributeBytes = 2048;  // HDF5 has checksums up to 4 KiB
+constexpr size_t kMaxForeignBytes = 1 << 20;
 
 // One attribute as it is stored.
 struct RawAttribute {
@@ -45,7 +46,10 @@ RawAttribute read_raw(const Impl& impl, const std::string& name) {
   RawAttribute raw;
   raw.is_text = is_fixed_text(type);
   const bool known = raw.is_text || H5Tequal(type.get(), H5T_STD_I64LE) > 0;
-  if (!known || H5Sget_simple_extent_npoints(space.get()) != 1) return {};
+  if (!known || H5Sget_simple_extent_npoints(space.get()) != 1 ||
+      H5Tget_size(type.get()) > kMaxForeignBytes) {
+    return {};
+  }
   raw.bytes.resize(H5Tget_size(type.get()));
   impl.check(H5Aread(attribute.get(), type.get(), raw.bytes.data()) >= 0,
              "attribute '" + name + "' cannot be read; make it again");
@@ -138,10 +142,11 @@ void Hdf5File::write_list(const std::string& name, const std::vector<std::string
   std::vector<char> bytes(values.size() * size, '\0');
   for (size_t i = 0; i < values.size(); ++i) values[i].copy(bytes.data() + i * size, size);
   const Hdf5Handle type = text_type(size);
-  const Hdf5Handle dataset = impl_->make_dataset(name, type.get(), {values.size()});
+  Hdf5Handle dataset = impl_->make_dataset(name, type.get(), {values.size()});
   impl_->check(bytes.empty() || H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT,
                                          bytes.data()) >= 0,
-               "/" + name + " cannot be written (disk full?)");
+               "/" + name + " cannot be written");
+  impl_->close_dataset(std::move(dataset), name);
   impl_->write_checksums(name, hash_pieces(std::as_bytes(std::span(bytes))));
 }
 

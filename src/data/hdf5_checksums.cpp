@@ -53,10 +53,9 @@ std::vector<uint64_t> Hdf5File::seal(const std::string& name) {
 void Hdf5File::close() {
   if (impl_->created) {
     while (!impl_->unsealed.empty()) seal(std::string(impl_->unsealed.front()));
-    impl_->check(H5Fflush(impl_->file.get(), H5F_SCOPE_GLOBAL) >= 0,
-                 "cannot be written (disk full?)");
+    impl_->check(H5Fflush(impl_->file.get(), H5F_SCOPE_GLOBAL) >= 0, "cannot be written");
   }
-  impl_->check(impl_->file.close(), "cannot be written (disk full?)");
+  impl_->check(impl_->file.close(), "cannot be written");
 }
 
 }  // namespace smalltalk

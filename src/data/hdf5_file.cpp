@@ -1,7 +1,10 @@
 #include "hdf5_file.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
+#include <string_view>
+#include <system_error>
 
 #include "checksums.hpp"
 #include "hdf5_impl.hpp"
@@ -18,6 +21,7 @@ hid_t hdf5_type() {
   if constexpr (std::is_same_v<T, double>) return H5T_IEEE_F64LE;
 }
 
+// The extents of an open dataset do not overflow: see require_stored().
 template <typename Iterator>
 int64_t product(Iterator begin, Iterator end) {
   return std::accumulate(begin, end, int64_t{1},
@@ -26,10 +30,42 @@ int64_t product(Iterator begin, Iterator end) {
 
 }  // namespace
 
+// HDF5 hands on what the system said in a text only: "file write failed: ..., errno = 28, ...".
+std::string system_reason() {
+  std::string reason;
+  const auto look = [](unsigned, const H5E_error2_t* entry, void* out) -> herr_t {
+    static constexpr std::string_view kMark = "errno = ";
+    const std::string_view text = entry->desc == nullptr ? "" : entry->desc;
+    const size_t at = text.find(kMark);
+    if (at == std::string_view::npos) return 0;
+    const int error = std::atoi(text.data() + at + kMark.size());
+    *static_cast<std::string*>(out) = ": " + std::generic_category().message(error);
+    return 1;  // the innermost one is the cause
+  };
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, look, &reason);
+  return reason;
+}
+
 Hdf5Handle Hdf5File::Impl::open_dataset(const std::string& name) const {
   silence_hdf5();
-  return own(H5Dopen2(file.get(), name.c_str(), H5P_DEFAULT), H5Dclose,
-             "has no dataset /" + name + ", or it is damaged; make it again");
+  Hdf5Handle dataset = own(H5Dopen2(file.get(), name.c_str(), H5P_DEFAULT), H5Dclose,
+                           "has no dataset /" + name + ", or it is damaged; make it again");
+  if (!created) require_stored(dataset, name);
+  return dataset;
+}
+
+void Hdf5File::Impl::require_stored(const Hdf5Handle& dataset, const std::string& name) const {
+  constexpr uint64_t kBestCompression = 1032;  // of deflate
+  uint64_t claimed = H5Tget_size(type_of(dataset).get());
+  bool fits = true;
+  for (const hsize_t extent : shape_of(dataset)) {
+    fits = fits && !__builtin_mul_overflow(claimed, extent, &claimed);
+  }
+  hsize_t in_file = 0;
+  H5Fget_filesize(file.get(), &in_file);
+  const hsize_t stored = std::min<hsize_t>(H5Dget_storage_size(dataset.get()), in_file);
+  check(fits && claimed / kBestCompression <= stored,
+        "/" + name + " claims to hold more than the file does; make it again");
 }
 
 std::vector<hsize_t> Hdf5File::Impl::shape_of(const Hdf5Handle& dataset) const {
@@ -57,7 +93,7 @@ Hdf5Handle Hdf5File::Impl::make_dataset(const std::string& name, hid_t type,
   H5Pset_obj_track_times(creation.get(), false);
   return own(H5Dcreate2(file.get(), name.c_str(), type, space.get(), H5P_DEFAULT, creation.get(),
                         H5P_DEFAULT),
-             H5Dclose, "/" + name + " cannot be created (disk full?)");
+             H5Dclose, "/" + name + " cannot be created");
 }
 
 void Hdf5File::Impl::read_rows(const Hdf5Handle& dataset, const std::string& name, hid_t type,
@@ -77,10 +113,11 @@ void Hdf5File::Impl::read_rows(const Hdf5Handle& dataset, const std::string& nam
 
 void Hdf5File::Impl::write_checksums(const std::string& name, std::span<const uint64_t> checksums) {
   const std::string companion = checksums_of(name);
-  const Hdf5Handle dataset = make_dataset(companion, H5T_STD_U64LE, {checksums.size()});
+  Hdf5Handle dataset = make_dataset(companion, H5T_STD_U64LE, {checksums.size()});
   check(checksums.empty() || H5Dwrite(dataset.get(), H5T_STD_U64LE, H5S_ALL, H5S_ALL, H5P_DEFAULT,
                                       checksums.data()) >= 0,
-        "/" + companion + " cannot be written (disk full?)");
+        "/" + companion + " cannot be written");
+  close_dataset(std::move(dataset), companion);
 }
 
 Hdf5File::Hdf5File(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -230,17 +267,18 @@ void Hdf5File::write(const std::string& name, std::span<const T> values,
                      std::vector<int64_t> shape) {
   if (shape.empty()) shape = {static_cast<int64_t>(values.size())};
   ST_CHECK(product(shape.begin(), shape.end()) == static_cast<int64_t>(values.size()));
-  const Hdf5Handle dataset =
-      impl_->make_dataset(name, hdf5_type<T>(), {shape.begin(), shape.end()});
+  Hdf5Handle dataset = impl_->make_dataset(name, hdf5_type<T>(), {shape.begin(), shape.end()});
   impl_->check(values.empty() || H5Dwrite(dataset.get(), hdf5_type<T>(), H5S_ALL, H5S_ALL,
                                           H5P_DEFAULT, values.data()) >= 0,
-               "/" + name + " cannot be written (disk full?)");
+               "/" + name + " cannot be written");
+  impl_->close_dataset(std::move(dataset), name);
   impl_->write_checksums(name, hash_pieces(std::as_bytes(values)));
 }
 
 template <typename T>
 void Hdf5File::create_dataset(const std::string& name, int64_t size) {
-  impl_->make_dataset(name, hdf5_type<T>(), {static_cast<hsize_t>(size)});
+  impl_->close_dataset(impl_->make_dataset(name, hdf5_type<T>(), {static_cast<hsize_t>(size)}),
+                       name);
   impl_->unsealed.push_back(name);
 }
 
@@ -256,7 +294,8 @@ void Hdf5File::write_at(const std::string& name, int64_t first, std::span<const 
       H5Sselect_hyperslab(place.get(), H5S_SELECT_SET, &start, nullptr, &count, nullptr) >= 0 &&
           H5Dwrite(dataset.get(), hdf5_type<T>(), memory.get(), place.get(), H5P_DEFAULT,
                    values.data()) >= 0,
-      "/" + name + " cannot be written (disk full?)");
+      "/" + name + " cannot be written");
+  impl_->close_dataset(std::move(dataset), name);
 }
 
 #define ST_HDF5_INSTANTIATE(T)                                                                    \

@@ -5,6 +5,7 @@
 #include "prepare_source.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "token_format.hpp"
 
@@ -42,6 +43,7 @@ template <typename T>
 void copy_tokens(const std::filesystem::path& path, const PartInfo& part, TokenWriter& writer) {
   std::vector<T> buffer;
   for (int64_t at = 0; at < part.num_tokens; at += kCopyTokens) {
+    if (stop_requested()) throw Stopped();
     buffer.resize(static_cast<size_t>(std::min(kCopyTokens, part.num_tokens - at)));
     read_part_values<T>(path, at * part.token_bytes, buffer);
     writer.add_tokens(std::span<const T>(buffer));
@@ -61,7 +63,10 @@ void copy_documents(const std::filesystem::path& path, const PartInfo& part, uin
     index.push_back(static_cast<uint16_t>(found - domains.begin()));
   }
   for (uint64_t& end : ends) end += first_token;
-  for (uint16_t& label : labels) label = index.at(label);
+  for (uint16_t& label : labels) {
+    if (label >= index.size()) throw Error(path.string() + ": names a domain that it has not");
+    label = index[label];
+  }
   writer.add_documents(ends, labels);
 }
 
@@ -86,6 +91,7 @@ void join_parts(const PrepareOptions& options, const std::vector<std::filesystem
     TokenWriter writer(temporary, options.out, totals.info, totals.domains);
     uint64_t first_token = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
+      require_whole(paths[i], parts[i]);
       if (parts[i].token_bytes == 2) {
         copy_tokens<uint16_t>(paths[i], parts[i], writer);
       } else {

@@ -14,6 +14,7 @@ bool LineReader::fill() {
     end_ -= begin_;
     begin_ = 0;
   }
+  if (end_ > max_bytes_) refuse_bomb(file_, max_bytes_);
   const size_t needed = end_ + kReadBytes + padding_;
   if (buffer_.size() < needed) buffer_.resize(std::max(needed, buffer_.size() * 2));
   const size_t got = bytes_({buffer_.data() + end_, buffer_.size() - padding_ - end_});

@@ -1,57 +1,72 @@
 #include "part_file.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/parse_json.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "token_format.hpp"
 
 namespace smalltalk {
 namespace {
 
-constexpr char kMark[8] = {'S', 'T', 'P', 'A', 'R', 'T', '0', '1'};
+constexpr char kMark[8] = {'S', 'T', 'P', 'A', 'R', 'T', '0', '2'};
 
-template <typename T>
-void put(std::ofstream& out, const T* values, size_t count) {
-  out.write(reinterpret_cast<const char*>(values), static_cast<std::streamsize>(count * sizeof(T)));
-}
+constexpr size_t kBufferBytes = size_t{1} << 20;
+
+struct Tail {
+  uint64_t trailer_size = 0;
+  char trailer_hash[16] = {};
+  char mark[8] = {};
+};
+static_assert(sizeof(Tail) == 32);
 
 nlohmann::json to_json(const PartInfo& info) {
-  return {{"num_tokens", info.num_tokens},
-          {"num_documents", info.num_documents},
-          {"text_bytes", info.text_bytes},
-          {"token_bytes", info.token_bytes},
-          {"domains", info.domains},
-          {"documents", info.bad.documents},
-          {"bad_utf8", info.bad.bad_utf8},
-          {"empty", info.bad.empty},
-          {"broken_json", info.bad.broken_json},
+  return {{"num_tokens", info.num_tokens},   {"num_documents", info.num_documents},
+          {"text_bytes", info.text_bytes},   {"token_bytes", info.token_bytes},
+          {"domains", info.domains},         {"content_hash", info.content_hash},
+          {"documents", info.bad.documents}, {"bad_utf8", info.bad.bad_utf8},
+          {"empty", info.bad.empty},         {"broken_json", info.bad.broken_json},
           {"examples", info.bad.examples}};
+}
+
+// get() would take a fraction, and one that no integer can hold.
+int64_t count_at(const nlohmann::json& json, const char* key) {
+  const nlohmann::json& value = json.at(key);
+  if (!value.is_number_integer()) throw Error(std::string(key) + " is not a count");
+  return value.get<int64_t>();
 }
 
 PartInfo from_json(const nlohmann::json& json) {
   PartInfo info;
-  json.at("num_tokens").get_to(info.num_tokens);
-  json.at("num_documents").get_to(info.num_documents);
-  json.at("text_bytes").get_to(info.text_bytes);
-  json.at("token_bytes").get_to(info.token_bytes);
+  info.num_tokens = count_at(json, "num_tokens");
+  info.num_documents = count_at(json, "num_documents");
+  info.text_bytes = count_at(json, "text_bytes");
+  info.token_bytes = count_at(json, "token_bytes");
+  info.bad.documents = count_at(json, "documents");
+  info.bad.bad_utf8 = count_at(json, "bad_utf8");
+  info.bad.empty = count_at(json, "empty");
+  info.bad.broken_json = count_at(json, "broken_json");
   json.at("domains").get_to(info.domains);
-  json.at("documents").get_to(info.bad.documents);
-  json.at("bad_utf8").get_to(info.bad.bad_utf8);
-  json.at("empty").get_to(info.bad.empty);
-  json.at("broken_json").get_to(info.bad.broken_json);
+  json.at("content_hash").get_to(info.content_hash);
   json.at("examples").get_to(info.bad.examples);
   return info;
+}
+
+int64_t content_bytes(const PartInfo& info) {
+  return info.num_tokens * info.token_bytes + info.num_documents * 10;
 }
 
 // Streams the tokens of documents to a part, and keeps the little that is known of each document.
 class PartWriter {
  public:
   PartWriter(const std::filesystem::path& path, const Tokenizer& tokenizer)
-      : out_(path, std::ios::binary), tokenizer_(tokenizer) {
+      : path_(path), tokenizer_(tokenizer) {
     info_.token_bytes = token_bytes_for(tokenizer.vocab_size());
   }
 
@@ -60,9 +75,9 @@ class PartWriter {
     ids.push_back(kEndToken);
     if (info_.token_bytes == 2) {
       narrow_.assign(ids.begin(), ids.end());
-      put(out_, narrow_.data(), narrow_.size());
+      put_content(narrow_);
     } else {
-      put(out_, ids.data(), ids.size());
+      put_content(ids);
     }
     info_.num_tokens += static_cast<int64_t>(ids.size());
     info_.text_bytes += static_cast<int64_t>(document.text.size());
@@ -79,22 +94,35 @@ class PartWriter {
   PartInfo finish(const BadDocuments& bad) {
     info_.num_documents = static_cast<int64_t>(ends_.size());
     info_.bad = bad;
-    put(out_, ends_.data(), ends_.size());
-    put(out_, domains_.data(), domains_.size());
+    put_content(ends_);
+    put_content(domains_);
+    info_.content_hash = hasher_.digest();
     // File names in the examples may be any bytes.
     const std::string trailer =
         to_json(info_).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-    const uint64_t size = trailer.size();
-    put(out_, trailer.data(), trailer.size());
-    put(out_, &size, 1);
-    put(out_, kMark, sizeof(kMark));
-    out_.close();
-    if (!out_) throw Error("a part of the tokens cannot be written (disk full?)");
+    Tail tail{trailer.size(), {}, {}};
+    hash_text(trailer).copy(tail.trailer_hash, sizeof(tail.trailer_hash));
+    std::copy(std::begin(kMark), std::end(kMark), tail.mark);
+    buffer_ += trailer;
+    buffer_.append(reinterpret_cast<const char*>(&tail), sizeof(tail));
+    append_text(path_, buffer_);
     return info_;
   }
 
  private:
-  std::ofstream out_;
+  template <typename T>
+  void put_content(const std::vector<T>& values) {
+    const auto bytes = std::as_bytes(std::span(values));
+    hasher_.update(bytes);
+    buffer_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (buffer_.size() < kBufferBytes) return;
+    append_text(path_, buffer_);
+    buffer_.clear();
+  }
+
+  std::filesystem::path path_;
+  std::string buffer_;
+  Hasher hasher_;
   const Tokenizer& tokenizer_;
   PartInfo info_;
   std::vector<uint16_t> narrow_;
@@ -111,6 +139,7 @@ PartInfo write_part(const std::filesystem::path& part, const std::filesystem::pa
   write_atomically(part, [&](const std::filesystem::path& temporary) {
     PartWriter writer(temporary, tokenizer);
     const BadDocuments bad = read_block(file, block, [&](const Document& document) {
+      if (stop_requested()) throw Stopped();  // a compressed file is one block and may be long
       writer.add(document);
       return true;
     });
@@ -123,27 +152,46 @@ std::optional<PartInfo> read_part_info(const std::filesystem::path& part) {
   std::ifstream in(part, std::ios::binary | std::ios::ate);
   if (!in) return std::nullopt;
   const auto size = static_cast<int64_t>(in.tellg());
-  constexpr int64_t kTail = 16;
-  if (size < kTail) return std::nullopt;
-  uint64_t trailer_size = 0;
-  char mark[sizeof(kMark)];
-  in.seekg(size - kTail);
-  in.read(reinterpret_cast<char*>(&trailer_size), sizeof(trailer_size));
-  in.read(mark, sizeof(mark));
-  if (!in || std::memcmp(mark, kMark, sizeof(kMark)) != 0 ||
-      trailer_size > static_cast<uint64_t>(size - kTail)) {
+  constexpr auto kTailBytes = static_cast<int64_t>(sizeof(Tail));
+  Tail tail;
+  in.seekg(std::max<int64_t>(size - kTailBytes, 0));
+  in.read(reinterpret_cast<char*>(&tail), kTailBytes);
+  if (!in || std::memcmp(tail.mark, kMark, sizeof(kMark)) != 0 ||
+      tail.trailer_size > static_cast<uint64_t>(size - kTailBytes)) {
     return std::nullopt;
   }
-  std::string trailer(trailer_size, '\0');
-  in.seekg(size - kTail - static_cast<int64_t>(trailer_size));
-  in.read(trailer.data(), static_cast<std::streamsize>(trailer_size));
-  const auto json = nlohmann::json::parse(trailer, nullptr, false);
-  if (!in || json.is_discarded()) return std::nullopt;
-  PartInfo info = from_json(json);
-  const int64_t expected = info.num_tokens * info.token_bytes + info.num_documents * 10 +
-                           static_cast<int64_t>(trailer_size) + kTail;
-  if (size != expected) return std::nullopt;
-  return info;
+  std::string trailer(tail.trailer_size, '\0');
+  const int64_t content = size - kTailBytes - static_cast<int64_t>(trailer.size());
+  in.seekg(content);
+  in.read(trailer.data(), static_cast<std::streamsize>(trailer.size()));
+  if (!in || hash_text(trailer) != std::string_view(tail.trailer_hash, sizeof(tail.trailer_hash))) {
+    return std::nullopt;
+  }
+  try {
+    const PartInfo info = from_json(parse_json(trailer, part.string()));
+    const bool plausible = (info.token_bytes == 2 || info.token_bytes == 4) &&
+                           info.num_tokens >= 0 && info.num_tokens <= size &&
+                           info.num_documents >= 0 && info.num_documents <= size;
+    if (plausible && content_bytes(info) == content) return info;
+  } catch (const std::exception&) {  // whole, but of another program
+  }
+  return std::nullopt;
+}
+
+void require_whole(const std::filesystem::path& part, const PartInfo& info) {
+  std::ifstream in(part, std::ios::binary);
+  std::vector<char> buffer(size_t{1} << 20);
+  Hasher hasher;
+  for (int64_t left = content_bytes(info); left > 0;) {
+    const int64_t size = std::min<int64_t>(left, int64_t{1} << 20);
+    if (!in.read(buffer.data(), size)) break;
+    hasher.update(std::as_bytes(std::span(buffer).first(static_cast<size_t>(size))));
+    left -= size;
+  }
+  if (in && hasher.digest() == info.content_hash) return;
+  std::error_code ignored;
+  std::filesystem::remove(part, ignored);
+  throw Error(part.string() + ": was damaged, and is removed; run the same command again");
 }
 
 template <typename T>

@@ -1,7 +1,7 @@
 // The tokens of one block of the inputs, on their way into tokens.h5. Written by one rank, joined
 // by rank 0, then removed. Layout: tokens, document ends (uint64, from the part's start), document
-// domains (uint16, into the part's own list), then what the trailer says as JSON, its length, and
-// a mark. Private to src/data.
+// domains (uint16, into the part's own list), then what the trailer says as JSON, its length, its
+// XXH3, and a mark. Private to src/data.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,7 @@ struct PartInfo {
   int64_t token_bytes = 2;
   std::vector<std::string> domains;  // in the order first seen; "" is the unknown one
   BadDocuments bad;
+  std::string content_hash;  // of all before the trailer
 };
 
 // Tokenises a block into a part file, written atomically.
@@ -31,6 +32,10 @@ PartInfo write_part(const std::filesystem::path& part, const std::filesystem::pa
 
 // Nothing if there is no whole part file at that place.
 std::optional<PartInfo> read_part_info(const std::filesystem::path& part);
+
+// Error if what lies before the trailer is not what was written; then the part is removed, so that
+// the next run makes it again.
+void require_whole(const std::filesystem::path& part, const PartInfo& info);
 
 // Reads values behind `offset` bytes of the part.
 template <typename T>

@@ -12,6 +12,7 @@
 #include "prepare_source.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
@@ -64,6 +65,7 @@ void write_parts(const std::vector<std::filesystem::path>& files,
               .num_tokens;
     }
     done += blocks[i].bytes();
+    if (stop_requested() && i != mine.back()) throw Stopped();
     const double seconds = std::max(now_seconds() - start, 1e-9);
     progress.update(in_megabytes(done),
                     fmt::format("{} tokens/s", human_count(static_cast<double>(tokens) / seconds)));
@@ -74,15 +76,11 @@ void write_parts(const std::vector<std::filesystem::path>& files,
 
 PrepareReport prepare_tokens(const PrepareOptions& options) {
   const double start = now_seconds();
-  ST_CHECK(options.num_ranks >= 1 && options.rank >= 0 && options.rank < options.num_ranks);
-  ST_CHECK(options.num_ranks == 1 || options.barrier);
-  const auto barrier = [&] {
-    if (options.barrier) options.barrier();
-  };
+  const HostCollectives& ranks = options.ranks;
   const Tokenizer tokenizer(options.tokenizer);
   const std::vector<std::filesystem::path> files = expand_inputs(options.inputs);
   const std::string source = source_hash(files, tokenizer.hash());
-  const bool already_complete = std::filesystem::exists(options.out);
+  const bool already_complete = first_rank_says(std::filesystem::exists(options.out), ranks);
   if (!already_complete) {
     const std::vector<DocumentBlock> blocks = cut_into_blocks(files);
     const std::filesystem::path folder = options.out.string() + ".parts";
@@ -90,15 +88,15 @@ PrepareReport prepare_tokens(const PrepareOptions& options) {
     for (size_t i = 0; i < blocks.size(); ++i) {
       parts.push_back(folder / source / fmt::format("{:06}", i));
     }
-    write_parts(files, blocks, blocks_of_rank(blocks, options.rank, options.num_ranks), parts,
-                tokenizer);
-    barrier();
-    if (options.rank == 0) {
+    run_together(ranks, [&] {
+      write_parts(files, blocks, blocks_of_rank(blocks, ranks.rank, ranks.size), parts, tokenizer);
+    });
+    run_together(ranks, [&] {
+      if (ranks.rank != 0) return;
       for (const std::filesystem::path& part : parts) wait_for(part);
       join_parts(options, parts, tokenizer.vocab_size(), tokenizer.hash(), source);
       std::filesystem::remove_all(folder);
-    }
-    barrier();
+    });
     wait_for(options.out);
   }
   PrepareReport report = report_of(options, tokenizer.hash(), source);

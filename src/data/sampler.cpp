@@ -18,8 +18,8 @@ struct Rows {
   int64_t row_tokens = 0;
   uint64_t size = 0;
 
-  void read(uint64_t index, std::span<int64_t> row) const {
-    const uint64_t sequence = sequences.empty() ? index : sequences[index];
+  uint64_t sequence(uint64_t index) const { return sequences.empty() ? index : sequences[index]; }
+  void read(uint64_t sequence, std::span<int64_t> row) const {
     tokens->read(static_cast<int64_t>(sequence) * seq_length, row);
   }
 };
@@ -63,15 +63,16 @@ std::span<int64_t> row_of(const Rows& rows, std::span<int64_t> tokens, int64_t r
 RowSource shuffled_rows(std::shared_ptr<const TokenFile> tokens, std::vector<uint64_t> sequences,
                         int64_t seq_length, int64_t row_tokens, uint64_t seed) {
   const auto rows = make_rows(std::move(tokens), std::move(sequences), seq_length, row_tokens);
-  const auto read = [rows, seed](int64_t first, int64_t count, std::span<int64_t> out) {
-    check_request(*rows, first, count, out.size());
-    for (int64_t i = 0; i < count; ++i) {
-      const auto n = static_cast<uint64_t>(first + i);
-      const Permutation order(rows->size, derive_seed(seed, "epoch order", n / rows->size));
-      rows->read(order(n % rows->size), row_of(*rows, out, i));
-    }
+  const auto sequence_of = [rows, seed](int64_t row) {
+    const auto n = static_cast<uint64_t>(row);
+    const Permutation order(rows->size, derive_seed(seed, "epoch order", n / rows->size));
+    return rows->sequence(order(n % rows->size));
   };
-  return {row_tokens, read};
+  const auto read = [rows, sequence_of](int64_t first, int64_t count, std::span<int64_t> out) {
+    check_request(*rows, first, count, out.size());
+    for (int64_t i = 0; i < count; ++i) rows->read(sequence_of(first + i), row_of(*rows, out, i));
+  };
+  return {row_tokens, read, sequence_of};
 }
 
 RowSource ordered_rows(std::shared_ptr<const TokenFile> tokens, std::vector<uint64_t> sequences,
@@ -83,7 +84,7 @@ RowSource ordered_rows(std::shared_ptr<const TokenFile> tokens, std::vector<uint
       throw Error(fmt::format("rows {} to {} asked for, of {}", first, first + count, rows->size));
     }
     for (int64_t i = 0; i < count; ++i) {
-      rows->read(static_cast<uint64_t>(first + i), row_of(*rows, out, i));
+      rows->read(rows->sequence(static_cast<uint64_t>(first + i)), row_of(*rows, out, i));
     }
   };
   return {row_tokens, read};

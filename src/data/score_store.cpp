@@ -11,6 +11,7 @@
 #include "provenance.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/parse_json.hpp"
 #include "smalltalk/core/run_folder.hpp"
 
 namespace smalltalk {
@@ -20,6 +21,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kScores = "scores";
+constexpr int64_t kMaxBlock = int64_t{1} << 40;  // sequences: sums of a few blocks do not overflow
 constexpr const char* kBlocks = "blocks";
 
 // Routers that were scored together.
@@ -78,7 +80,7 @@ struct ScoreStore::Impl {
     for (const auto& entry : fs::directory_iterator(folder)) {
       if (!entry.is_directory() || sets.contains(entry.path().filename().string())) continue;
       const auto set = read_if_whole(entry.path() / "set.json", [&](const fs::path& path) {
-        const Json json = Json::parse(read_text(path));
+        const Json json = parse_json<Json>(read_text(path), path.string());
         RouterSet found;
         json.at("routers").get_to(found.routers);
         json.at("prefixes").get_to(found.prefixes);
@@ -176,8 +178,9 @@ ScoreStore::ScoreStore(fs::path folder, int64_t seq_length, int64_t block_sequen
   const fs::path choice = impl_->folder / "store.json";
   const auto read_choice = [&] {
     return read_if_whole(choice, [](const fs::path& path) {
-      const auto chosen = Json::parse(read_text(path)).at("block_sequences").get<int64_t>();
-      if (chosen < 1) throw Error("block_sequences is less than 1");
+      const Json json = parse_json<Json>(read_text(path), path.string());
+      const auto chosen = json.at("block_sequences").get<int64_t>();
+      if (chosen < 1 || chosen > kMaxBlock) throw Error("block_sequences is no size of a block");
       return std::optional(chosen);
     });
   };

@@ -36,7 +36,10 @@ AssignmentRule read_rule(const Hdf5File& file, size_t num_experts) {
   if (file.has_dataset("capacities")) {
     const std::vector<uint64_t> capacities = file.read<uint64_t>("capacities");
     rule.capacities.assign(capacities.begin(), capacities.end());
-    require(capacities.size() == num_experts, file, "/capacities is not one of each expert");
+    require(capacities.size() == num_experts &&
+                std::all_of(rule.capacities.begin(), rule.capacities.end(),
+                            [](int64_t capacity) { return capacity >= 0; }),
+            file, "/capacities is not one of each expert");
   }
   if (file.has_dataset("prices")) {
     rule.prices = file.read<double>("prices");

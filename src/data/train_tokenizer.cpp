@@ -3,7 +3,6 @@
 #include <sentencepiece_trainer.h>
 
 #include <algorithm>
-#include <fstream>
 #include <queue>
 #include <unordered_map>
 
@@ -164,12 +163,7 @@ void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
         "SentencePiece says: {}",
         vocab_size, status.ToString()));
   }
-  write_atomically(model, [&](const std::filesystem::path& temporary) {
-    std::ofstream out(temporary, std::ios::binary);
-    out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-    out.close();
-    if (!out) throw Error(model.string() + ": cannot be written (disk full?)");
-  });
+  write_text_atomically(model, bytes);
 }
 
 }  // namespace smalltalk

@@ -2,6 +2,7 @@
 
 #include "data/document_block.hpp"
 #include "files.hpp"
+#include "smalltalk/core/log.hpp"
 
 namespace smalltalk {
 namespace {
@@ -119,6 +120,84 @@ TEST(Documents, TruncatedStreamsAreErrors) {
     const auto file = write_bytes(folder / name, damaged);
     EXPECT_TRUE(mentions(complaint_of([&] { read_all(file); }), file.string()));
   }
+}
+
+// The checksum of gzip covers every bit of its content, and of the header's flags some change
+// nothing: an Error, or the same documents. Of a second member too, which readers may take for
+// garbage behind the first.
+TEST(Documents, NoBitOfACompressedFileIsLost) {
+  const TemporaryFolder folder;
+  const std::string lines = json_lines(made_up_documents(5), "zoo");
+  for (const char* name : {"a.jsonl.gz", "a.jsonl.zst"}) {
+    const bool gzip = std::string(name).ends_with(".gz");
+    const std::string one =
+        read_text(gzip ? write_gzip(folder / name, lines) : write_zstd(folder / name, lines));
+    const std::string whole = one + one;
+    const Read expected = read_all(write_bytes(folder / name, whole));
+    ASSERT_EQ(expected.texts.size(), 10u);
+    for (size_t i = 0; i < 8 * whole.size(); ++i) {
+      std::string bytes = whole;
+      bytes[i / 8] = static_cast<char>(bytes[i / 8] ^ (1 << i % 8));
+      const auto file = write_bytes(folder / name, bytes);
+      Read read;
+      const std::string complaint = complaint_of([&] { read = read_all(file); });
+      if (complaint.empty()) {
+        EXPECT_EQ(read.texts, expected.texts) << name << " bit " << i;
+        EXPECT_EQ(read.domains, expected.domains) << name << " bit " << i;
+      } else {
+        EXPECT_TRUE(mentions(complaint, file.string()));
+      }
+    }
+    for (size_t size = 0; size < whole.size(); ++size) {
+      if (size == one.size()) continue;  // whole
+      const auto file = write_bytes(folder / name, std::string_view(whole).substr(0, size));
+      EXPECT_TRUE(mentions(complaint_of([&] { read_all(file); }), "truncated")) << size;
+    }
+    const auto file = write_bytes(folder / name, whole + "garbage");
+    EXPECT_TRUE(mentions(complaint_of([&] { read_all(file); }), name));
+  }
+}
+
+// 300 MiB in a file of some 30 KiB (or 300): as one line, and as one text.
+TEST(Documents, ABombIsAnErrorInBoundedMemory) {
+  const TemporaryFolder folder;
+  for (const char* name : {"a.jsonl.gz", "a.jsonl.zst", "a.txt.zst"}) {
+    const auto write = std::string(name).ends_with(".gz") ? &gzip_of_zeros : &zstd_of_zeros;
+    const auto file = write(folder / name, int64_t{300} << 20);
+    ASSERT_LT(std::filesystem::file_size(file), 1u << 20);
+    [[maybe_unused]] const int64_t before = peak_memory_bytes();
+    EXPECT_TRUE(mentions(complaint_of([&] { read_all(file); }), file.string() + ": unpacks to"));
+#if !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)  // they need several times as much
+    EXPECT_LT(peak_memory_bytes() - before, int64_t{1} << 30) << name;
+#endif
+  }
+}
+
+// A frame's header can ask for 2 GiB.
+TEST(Documents, ASmallFileGetsNoLargeWindow) {
+  const TemporaryFolder folder;
+  const std::string frame("\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00", 9);
+  const auto file = write_bytes(folder / "a.jsonl.zst", frame);
+  EXPECT_TRUE(mentions(complaint_of([&] { read_all(file); }), "too much memory"));
+}
+
+TEST(Documents, DomainsAreCoarseLabels) {
+  const TemporaryFolder folder;
+  const Read read =
+      read_all(write_bytes(folder / "a.jsonl", json_lines({"a"}, std::string(256, 'd')) +
+                                                   json_lines({"b"}, std::string(257, 'd')) +
+                                                   json_lines({"c"}, "\\u0000")));
+  EXPECT_EQ(read.texts, std::vector<std::string>{"a"});
+  EXPECT_EQ(read.bad.broken_json, 2);
+}
+
+// Deeper than any parser may recurse, and without an end.
+TEST(Documents, DeepNestingIsBrokenJson) {
+  const TemporaryFolder folder;
+  const std::string deep(1 << 20, '[');
+  const Read read = read_all(write_bytes(folder / "a.jsonl", deep + "\n{\"text\":" + deep + "\n"));
+  EXPECT_EQ(read.bad.broken_json, 2);
 }
 
 TEST(Documents, AVeryLongLineIsRead) {

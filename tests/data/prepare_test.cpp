@@ -1,10 +1,6 @@
 #include "smalltalk/data/prepare.hpp"
 
-#include <atomic>
-#include <barrier>
-#include <exception>
-#include <thread>
-
+#include "core/thread_ranks.hpp"
 #include "data/document_block.hpp"
 #include "files.hpp"
 #include "smalltalk/core/log.hpp"
@@ -45,33 +41,14 @@ class PrepareTest : public testing::Test {
     return options;
   }
 
-  // Runs all ranks as threads and returns their reports. A rank that throws ends the others at
-  // their next barrier, as the session does; what it threw is rethrown.
-  static std::vector<PrepareReport> run(PrepareOptions options, int num_ranks) {
-    std::barrier<> barrier(num_ranks);
+  // Runs all ranks as threads and returns their reports.
+  static std::vector<PrepareReport> run(const PrepareOptions& options, int num_ranks) {
     std::vector<PrepareReport> reports(static_cast<size_t>(num_ranks));
-    std::exception_ptr failure;
-    std::atomic<bool> failed = false;
-    std::vector<std::thread> ranks;
-    options.num_ranks = num_ranks;
-    options.barrier = [&] {
-      barrier.arrive_and_wait();
-      if (failed) throw Error("aborted by another rank");
-    };
-    for (int rank = 0; rank < num_ranks; ++rank) {
-      ranks.emplace_back([&, rank] {
-        PrepareOptions mine = options;
-        mine.rank = rank;
-        try {
-          reports[static_cast<size_t>(rank)] = prepare_tokens(mine);
-        } catch (...) {
-          if (!failed.exchange(true)) failure = std::current_exception();
-          barrier.arrive_and_drop();
-        }
-      });
-    }
-    for (std::thread& rank : ranks) rank.join();
-    if (failure) std::rethrow_exception(failure);
+    run_thread_ranks(num_ranks, [&](const HostCollectives& ranks) {
+      PrepareOptions mine = options;
+      mine.ranks = ranks;
+      reports[static_cast<size_t>(ranks.rank)] = prepare_tokens(mine);
+    });
     return reports;
   }
 
@@ -152,8 +129,8 @@ TEST_F(PrepareTest, AFileFromSomethingElseIsAnError) {
 TEST_F(PrepareTest, GoesOnFromThePartsThatAreThere) {
   // Killed half-way: rank 0 of 2 has done its blocks, rank 1 has not begun.
   PrepareOptions killed = options(text(), "resumed.h5");
-  killed.num_ranks = 2;
-  killed.barrier = [] { throw Error("killed"); };
+  killed.ranks.size = 2;
+  killed.ranks.all_reduce_max = [](std::span<double>) { throw Error("killed"); };
   EXPECT_EQ(complaint_of([&] { prepare_tokens(killed); }), "killed");
   std::vector<std::filesystem::path> parts;
   for (const auto& entry :

@@ -98,6 +98,25 @@ TEST(ScoreFile, TouchesTheAskedRowsOnly) {
   }
 }
 
+// HDF5 makes up what is not stored: 2 KiB can claim to hold 16 TiB.
+TEST(ScoreFile, RefusesScoresThatAreNotStored) {
+  const TemporaryFolder folder;
+  const hsize_t shape[2] = {hsize_t{1} << 40, 4};
+  const hsize_t chunk[2] = {1024, 4};
+  const hid_t file = H5Fcreate((folder / "a.h5").c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const hid_t space = H5Screate_simple(2, shape, nullptr);
+  const hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_chunk(creation, 2, chunk);
+  H5Dclose(H5Dcreate2(file, "scores", H5T_IEEE_F32LE, space, H5P_DEFAULT, creation, H5P_DEFAULT));
+  H5Pclose(creation);
+  H5Sclose(space);
+  H5Fclose(file);
+  EXPECT_TRUE(
+      mentions(complaint_of([&] { read_scores(folder / "a.h5"); }), "a.h5: /scores claims"));
+  EXPECT_TRUE(mentions(complaint_of([&] { ScoreFile scores(folder / "a.h5"); }), "claims"));
+  EXPECT_TRUE(mentions(complaint_of([&] { describe_hdf5(folder / "a.h5"); }), "claims"));
+}
+
 TEST(ScoreFile, RefusesRowsThatItDoesNotHave) {
   const TemporaryFolder folder;
   write_scores(folder / "a.h5", some_scores(5, 3), {});

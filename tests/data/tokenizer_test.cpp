@@ -143,6 +143,34 @@ TEST_F(TokenizerTest, TooLittleTextIsAnError) {
   EXPECT_FALSE(std::filesystem::exists(*folder_ / "none.model"));
 }
 
+// A damaged model may still be one, of another hash, which the token files made with it name.
+TEST_F(TokenizerTest, SurvivesDamage) {
+  const std::string whole = read_text(model());
+  const std::string hash = Tokenizer(model()).hash();
+  const auto use = [](const std::filesystem::path& path) {
+    const Tokenizer tokenizer(path);
+    tokenizer.decode(tokenizer.encode("ka tomi\n  7 \xC3\xA9 \xF0\x9F\x98\x80"));
+    return tokenizer.hash();
+  };
+  std::string bytes = whole;
+  for (size_t i = 0; i < whole.size(); i += 3) {
+    bytes[i] = static_cast<char>(bytes[i] ^ (1 << (i / 3 % 8)));
+    const auto path = write_bytes(*folder_ / "damaged.model", bytes);
+    std::string used;
+    const std::string complaint = complaint_of([&] { used = use(path); });
+    EXPECT_NE(used, hash) << i;
+    EXPECT_EQ(used.empty(), !complaint.empty()) << i;
+    bytes[i] = whole[i];
+  }
+  for (size_t size = 0; size < whole.size(); size += 37) {
+    const auto path =
+        write_bytes(*folder_ / "damaged.model", std::string_view(whole).substr(0, size));
+    std::string used;
+    complaint_of([&] { used = use(path); });
+    EXPECT_NE(used, hash) << size;
+  }
+}
+
 TEST_F(TokenizerTest, RefusesWhatIsNoModel) {
   const auto open = [](const std::filesystem::path& path) {
     return complaint_of([&] { Tokenizer tokenizer(path); });

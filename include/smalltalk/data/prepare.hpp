@@ -1,15 +1,16 @@
 // From documents to tokens.h5. The ranks of a world share the input files in blocks; each writes
 // the tokens of its files beside the target, rank 0 joins them in the order of the inputs. The
 // bytes of the result do not depend on the number of ranks. Nothing is communicated but through
-// the file system; `barrier` is called between the two phases.
+// the file system, and whether somebody was asked to stop. A job that ended early goes on with the
+// blocks that are missing.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <string>
 #include <vector>
 
+#include "smalltalk/core/collectives.hpp"
 #include "smalltalk/data/documents.hpp"
 #include "smalltalk/data/token_file.hpp"
 
@@ -20,9 +21,7 @@ struct PrepareOptions {
   std::filesystem::path tokenizer;  // exists
   std::filesystem::path out;        // tokens.h5
   double max_bad_fraction = 0;      // Error beyond it, naming the first bad documents
-  int rank = 0;
-  int num_ranks = 1;
-  std::function<void()> barrier;  // all ranks; may be empty for one rank
+  HostCollectives ranks;
 };
 
 struct PrepareReport {
@@ -33,6 +32,7 @@ struct PrepareReport {
 };
 
 // Returns the same report on every rank but `seconds`.
+// Throws Stopped, on all ranks, if any of them was asked to stop.
 // Errors: see documents.hpp; `out` exists but was made from something else (says what to do).
 PrepareReport prepare_tokens(const PrepareOptions& options);
 
