@@ -1,5 +1,5 @@
-// Checkpoints: weights, moments of AdamW, step, in one safetensors file that is written atomically.
-// The file does not depend on the size of the group that wrote it.
+// Checkpoints: weights, moments of AdamW, step, in one safetensors file with a hash, written
+// atomically while training goes on. The file does not depend on the size of the group.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
 #include "smalltalk/lm/safetensors.hpp"
 #include "trainer_impl.hpp"
 
@@ -87,41 +88,94 @@ const SafetensorsFile::Tensor& tensor_of(const SafetensorsFile& file, const std:
 
 }  // namespace
 
+Trainer::Impl::Snapshot Trainer::Impl::snapshot() {
+  Snapshot now;
+  const auto copy = [&](const at::Tensor& host) {
+    return options.group.rank == 0 ? host.clone() : at::Tensor();
+  };
+  now.parameters = copy(model.host_parameters());
+  now.first = copy(optimizer.gather_first());
+  now.second = copy(optimizer.gather_second());
+  now.metadata = {
+      {"step", std::to_string(step)},
+      {"tokens", std::to_string(num_targets)},
+      {"interval_steps", std::to_string(interval_steps)},
+      {"interval_loss", exact(std::accumulate(interval_losses.begin(), interval_losses.end(), 0.0) /
+                              options.group.size)},
+      {"last_loss", exact(last_loss)},
+      {"losses", exact(losses)},
+      {"gradient_norms", exact(gradient_norms)},
+      {"skipped_steps", std::to_string(skipped_steps)}};
+  for (const auto& [key, value] : options.provenance) now.metadata[kProvenance + key] = value;
+  return now;
+}
+
+void Trainer::Impl::Snapshot::write(const ParameterLayout& layout,
+                                    const std::filesystem::path& file) const {
+  std::map<std::string, TensorView> tensors;
+  const auto add = [&](const std::string& prefix, const at::Tensor& flat) {
+    for (const ParameterSpec& spec : layout.specs) {
+      tensors[prefix + spec.name] = {
+          spec.shape, {flat.const_data_ptr<float>() + spec.offset, static_cast<size_t>(spec.size)}};
+    }
+  };
+  add("", parameters);
+  add("adam_m.", first);
+  add("adam_v.", second);
+  write_safetensors(file, tensors, metadata);
+}
+
 void Trainer::Impl::save(const std::filesystem::path& file) {
-  const at::Tensor parameters = model.host_parameters();
-  const at::Tensor first = optimizer.gather_first(), second = optimizer.gather_second();
-  if (options.group.rank == 0) {
-    std::map<std::string, TensorView> tensors;
-    const auto add = [&](const std::string& prefix, const at::Tensor& flat) {
-      for (const ParameterSpec& spec : model.layout.specs) {
-        tensors[prefix + spec.name] = {
-            spec.shape,
-            {flat.const_data_ptr<float>() + spec.offset, static_cast<size_t>(spec.size)}};
-      }
-    };
-    add("", parameters);
-    add("adam_m.", first);
-    add("adam_v.", second);
-    std::map<std::string, std::string> metadata = {
-        {"step", std::to_string(step)},
-        {"tokens", std::to_string(num_targets)},
-        {"interval_steps", std::to_string(interval_steps)},
-        {"interval_loss",
-         exact(std::accumulate(interval_losses.begin(), interval_losses.end(), 0.0) /
-               options.group.size)},
-        {"last_loss", exact(last_loss)},
-        {"losses", exact(losses)},
-        {"gradient_norms", exact(gradient_norms)},
-        {"skipped_steps", std::to_string(skipped_steps)}};
-    for (const auto& [key, value] : options.provenance) metadata[kProvenance + key] = value;
-    write_safetensors(file, tensors, metadata);
-  }
-  // No rank goes on before the checkpoint is there: what follows may rely on it.
+  const Snapshot now = snapshot();
+  if (options.group.rank == 0) now.write(model.layout, file);
   options.group.barrier();
 }
 
-void Trainer::Impl::load(const std::filesystem::path& file) {
-  const SafetensorsFile saved = read_safetensors(file);
+void Trainer::Impl::checkpoint() {
+  if (options.folder.empty() || step == saved_step) return;
+  saved_step = step;
+  Snapshot now = snapshot();
+  if (options.group.rank != 0) return;
+  checkpoints.begin_write(step, [this, now = std::move(now)](const std::filesystem::path& file) {
+    now.write(model.layout, file);
+  });
+}
+
+void Trainer::Impl::flush_checkpoint() {
+  checkpoints.wait();
+  // What follows may rely on it.
+  options.group.barrier();
+}
+
+void Trainer::Impl::resume() {
+  // The group's first rank decides: on a shared file system the others may see other files.
+  SafetensorsFile saved;
+  int64_t chosen = -1;
+  std::string damage;
+  if (options.group.rank == 0) {
+    for (const int64_t candidate : checkpoints.steps()) {
+      try {
+        saved = read_safetensors(checkpoints.file(candidate));
+        chosen = candidate;
+        break;
+      } catch (const Error& error) {
+        damage = error.what();
+        log_warning(damage + "; trying the one before it");
+      }
+    }
+    if (chosen < 0 && !damage.empty()) {
+      throw Error(damage + ". No checkpoint before it is left: remove them to train " +
+                  options.name + " from its beginning");
+    }
+  }
+  options.group.broadcast(std::as_writable_bytes(std::span(&chosen, 1)), 0);
+  if (chosen < 0) return;
+  if (options.group.rank != 0) saved = read_safetensors(checkpoints.file(chosen));
+  take_up(saved, checkpoints.file(chosen));
+  saved_step = step;
+}
+
+void Trainer::Impl::take_up(const SafetensorsFile& saved, const std::filesystem::path& file) {
   check_provenance(saved, options, file);
   at::Tensor first = at::zeros({model.parameters.numel()}, at::kFloat);
   at::Tensor second = at::zeros_like(first);
@@ -133,7 +187,7 @@ void Trainer::Impl::load(const std::filesystem::path& file) {
     std::copy(m.begin(), m.end(), first.data_ptr<float>() + spec.offset);
     std::copy(v.begin(), v.end(), second.data_ptr<float>() + spec.offset);
   }
-  const int64_t saved_step = required_count(saved, "step", file);
+  const int64_t steps_done = required_count(saved, "step", file);
   const int64_t saved_targets = required_count(saved, "tokens", file);
   const int64_t saved_interval = required_count(saved, "interval_steps", file);
   const int64_t saved_skips =
@@ -144,7 +198,7 @@ void Trainer::Impl::load(const std::filesystem::path& file) {
     model.set_parameter(spec, saved.tensors.at(spec.name).values);
   }
   optimizer.set_moments(first, second);
-  step = saved_step;
+  step = steps_done;
   num_targets = saved_targets;
   interval_steps = saved_interval;
   losses = saved_losses;

@@ -82,6 +82,7 @@ MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& tra
               memory);
     return memory;
   }
+  if (train.save_interval > 0) memory.checkpoint = 3 * flat;
   add_cpu(model, layout, device.threads, rows, seq_length, train.recompute, memory);
   if (group_size > 1) {
     // MPI sums into a buffer of its own; the own piece cannot be the destination.

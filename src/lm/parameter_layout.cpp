@@ -18,6 +18,10 @@ void check_config(const ModelConfig& c) {
       c.hidden_size >= 1 && c.num_layers >= 1 && c.num_heads >= 1 && c.num_kv_heads >= 1 &&
           c.intermediate_size >= 1,
       "hidden_size, num_layers, num_heads, num_kv_heads and intermediate_size must be positive");
+  require(c.vocab_size <= ModelLimits::vocab_size && c.hidden_size <= ModelLimits::hidden_size &&
+              c.intermediate_size <= ModelLimits::intermediate_size &&
+              c.num_layers <= ModelLimits::num_layers,
+          "vocab_size, hidden_size, intermediate_size or num_layers is larger than any model's");
   require(c.hidden_size % c.num_heads == 0, "num_heads (" + std::to_string(c.num_heads) +
                                                 ") must divide hidden_size (" +
                                                 std::to_string(c.hidden_size) + ")");

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstring>
 #include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -16,6 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the reference implementation
+constexpr int kMaxDepth = 3;                       // {"tensor": {"shape": [
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
   throw Error("'" + path.string() + "' is not a valid safetensors file: " + what);
@@ -27,7 +27,7 @@ uint64_t bytes_per_value(const std::filesystem::path& path, const std::string& d
       {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
       {"U32", 4},  {"F32", 4}, {"F64", 8}, {"I64", 8},     {"U64", 8}};
   const auto found = sizes.find(dtype);
-  if (found == sizes.end()) fail(path, "unknown type '" + dtype + "'");
+  if (found == sizes.end()) fail(path, "unknown type '" + printable(dtype) + "'");
   return found->second;
 }
 
@@ -35,18 +35,19 @@ uint64_t bytes_per_value(const std::filesystem::path& path, const std::string& d
 // lenient here can be shown other weights than the next one.
 json parse_without_duplicates(const std::filesystem::path& path, const std::string& text) {
   std::vector<std::set<std::string>> open;
-  const auto callback = [&](int, json::parse_event_t event, json& value) {
+  const auto callback = [&](int depth, json::parse_event_t event, json& value) {
+    if (depth > kMaxDepth) fail(path, "its header is nested too deeply");
     if (event == json::parse_event_t::object_start) open.emplace_back();
     if (event == json::parse_event_t::object_end && !open.empty()) open.pop_back();
     if (event == json::parse_event_t::key && !open.back().insert(value.get<std::string>()).second) {
-      fail(path, "duplicate key '" + value.get<std::string>() + "'");
+      fail(path, "duplicate key '" + printable(value.get<std::string>()) + "'");
     }
     return true;
   };
   try {
     return json::parse(text, callback);
   } catch (const json::exception& error) {
-    fail(path, std::string("its header is not JSON (") + error.what() + ")");
+    fail(path, "its header is not JSON (" + printable(error.what()) + ")");
   }
 }
 
@@ -64,21 +65,25 @@ SafetensorsEntry parse_entry(const std::filesystem::path& path, const std::strin
            value.contains("data_offsets") && value["data_offsets"].is_array() &&
            value["data_offsets"].size() == 2;
   };
-  if (!well_formed()) fail(path, "tensor '" + name + "' needs dtype, shape and data_offsets");
+  if (!well_formed())
+    fail(path, "tensor '" + printable(name) + "' needs dtype, shape and data_offsets");
   entry.dtype = value["dtype"].get<std::string>();
   entry.begin = unsigned_number(path, value["data_offsets"][0]);
   entry.end = unsigned_number(path, value["data_offsets"][1]);
-  uint64_t bytes = bytes_per_value(path, entry.dtype);
+  // Of the extents but for zeros, so that who multiplies them in any order is safe.
+  int64_t product = static_cast<int64_t>(bytes_per_value(path, entry.dtype));
+  bool is_empty = false;
   for (const json& item : value["shape"]) {
     const uint64_t extent = unsigned_number(path, item);
-    if (extent > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) ||
-        __builtin_mul_overflow(bytes, extent, &bytes)) {
-      fail(path, "the shape of '" + name + "' overflows");
+    is_empty = is_empty || extent == 0;
+    if (__builtin_mul_overflow(product, std::max<uint64_t>(extent, 1), &product)) {
+      fail(path, "the shape of '" + printable(name) + "' overflows");
     }
     entry.shape.push_back(static_cast<int64_t>(extent));
   }
+  const uint64_t bytes = is_empty ? 0 : static_cast<uint64_t>(product);
   if (entry.end < entry.begin || entry.end - entry.begin != bytes) {
-    fail(path, "the offsets of '" + name + "' do not fit its shape");
+    fail(path, "the offsets of '" + printable(name) + "' do not fit its shape");
   }
   return entry;
 }

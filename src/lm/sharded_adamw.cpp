@@ -87,7 +87,7 @@ void ShardedAdamW::wait_for_pending(const char* what) {
   pending_.clear();
 }
 
-ShardedAdamW::StepResult ShardedAdamW::reduce(double loss) {
+ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, bool stop) {
   if (size_ > 1) {
     while (!buckets_.all_popped()) reduce_next_bucket();
     wait_for_pending("wait for reduce-scatter");
@@ -107,18 +107,22 @@ ShardedAdamW::StepResult ShardedAdamW::reduce(double loss) {
     }
     square += on_device.item<double>();
   }
-  if (size_ == 1) return {std::sqrt(square), {loss}};
+  if (size_ == 1) return {std::sqrt(square), {loss}, stop};
 
-  // One small all-reduce for both: the square sum, and a slot per rank for the losses.
+  // One small all-reduce for all: the square sum, a slot per rank for the losses, who was asked to
+  // stop.
   const PhaseClock::Scope scope(clock_, "all-reduce", &PhaseSeconds::communication);
-  at::Tensor numbers = at::zeros({1 + size_}, at::kFloat);
+  at::Tensor numbers = at::zeros({2 + size_}, at::kFloat);
   numbers[0] = square;
   numbers[1 + rank_] = loss;
+  numbers[1 + size_] = stop ? 1.0 : 0.0;
   std::vector<at::Tensor> list = {numbers.to(model_.gradients.device())};
   group_->allreduce(list, c10d::AllreduceOptions())->wait();
   const at::Tensor summed = list[0].to(at::kCPU);
   const float* values = summed.const_data_ptr<float>();
-  return {std::sqrt(static_cast<double>(values[0])), {values + 1, values + 1 + size_}};
+  return {std::sqrt(static_cast<double>(values[0])),
+          {values + 1, values + 1 + size_},
+          values[1 + size_] > 0};
 }
 
 void ShardedAdamW::update(const GradientBucket& bucket, AdamStep step) {
@@ -173,9 +177,14 @@ void ShardedAdamW::update_all(int64_t t, double lr, double gradient_norm) {
   if (size_ > 1) wait_for_pending("wait for all-gather");
 }
 
-ShardedAdamW::StepResult ShardedAdamW::step(int64_t t, double lr, double loss,
+bool ShardedAdamW::StepResult::finite() const {
+  return std::isfinite(gradient_norm) &&
+         std::all_of(losses.begin(), losses.end(), [](double loss) { return std::isfinite(loss); });
+}
+
+ShardedAdamW::StepResult ShardedAdamW::step(int64_t t, double lr, double loss, bool stop,
                                             const std::function<bool(const StepResult&)>& accept) {
-  const StepResult result = reduce(loss);
+  const StepResult result = reduce(loss, stop);
   const bool accepted = std::isfinite(result.gradient_norm) && (!accept || accept(result));
   if (accepted) update_all(t, lr, result.gradient_norm);
   // On the CPU AdamW leaves zeros behind; the other ranks' pieces hold what was sent.

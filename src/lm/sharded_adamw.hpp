@@ -32,11 +32,13 @@ class ShardedAdamW {
   struct StepResult {
     double gradient_norm = 0;    // before clipping, of the whole group
     std::vector<double> losses;  // what each rank passed as `loss`
+    bool stop = false;           // some rank passed `stop`
+    bool finite() const;         // norm and losses
   };
   // Applies update t (from 0) with the gradients that this rank has accumulated, and zeroes them.
   // `loss` is any number the caller wants to know of all ranks. Parameters and moments are left
   // untouched if the norm is not finite or `accept`, asked with what all ranks know, says no.
-  StepResult step(int64_t t, double lr, double loss,
+  StepResult step(int64_t t, double lr, double loss, bool stop = false,
                   const std::function<bool(const StepResult&)>& accept = {});
   // Waiting for the group and computing, since it was made; what goes on behind the backward pass
   // is in neither. Waits for the device.
@@ -54,7 +56,7 @@ class ShardedAdamW {
   void reduce_next_bucket();
   void wait_for_pending(const char* what);
   at::Tensor gather(const at::Tensor& shard);
-  StepResult reduce(double loss);
+  StepResult reduce(double loss, bool stop);
   void update(const GradientBucket& bucket, AdamStep step);  // this rank's piece
   void update_all(int64_t t, double lr, double gradient_norm);
 

@@ -6,7 +6,7 @@
 #include <bit>
 #include <chrono>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
 
 namespace smalltalk {
 namespace {
@@ -51,6 +51,12 @@ std::string event(double time, int64_t step) {
   return double_field(1, time) + integer_field(2, step);
 }
 
+std::string record(const std::string& event) {
+  const std::string length = little_endian(event.size(), 8);
+  return length + little_endian(masked_crc(length), 4) + event +
+         little_endian(masked_crc(event), 4);
+}
+
 }  // namespace
 
 uint32_t crc32c(std::string_view bytes) {
@@ -80,11 +86,9 @@ TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, int64_
   for (int i = 1; std::filesystem::exists(path_); ++i) {  // started twice within a second
     path_ = folder / (name + "." + std::to_string(i));
   }
-  out_.open(path_, std::ios::binary);
-  write_record(double_field(1, time) + bytes_field(3, "brain.Event:2"));
   // A session log of status START (field 1, value 1): points from its step on are forgotten.
-  write_record(event(time, step + 1) + bytes_field(7, integer_field(1, 1)));
-  out_.flush();
+  append_text(path_, record(double_field(1, time) + bytes_field(3, "brain.Event:2")) +
+                         record(event(time, step + 1) + bytes_field(7, integer_field(1, 1))));
 }
 
 void TensorBoardWriter::write(int64_t step, double time, const Scalars& scalars) {
@@ -92,15 +96,7 @@ void TensorBoardWriter::write(int64_t step, double time, const Scalars& scalars)
   for (const auto& [tag, value] : scalars) {
     summary += bytes_field(1, bytes_field(1, tag) + float_field(2, static_cast<float>(value)));
   }
-  write_record(event(time, step) + bytes_field(5, summary));
-  out_.flush();
-  if (!out_) throw Error("cannot write '" + path_.string() + "': is the disk full?");
-}
-
-void TensorBoardWriter::write_record(const std::string& event) {
-  const std::string length = little_endian(event.size(), 8);
-  out_ << length << little_endian(masked_crc(length), 4) << event
-       << little_endian(masked_crc(event), 4);
+  append_text(path_, record(event(time, step) + bytes_field(5, summary)));
 }
 
 }  // namespace smalltalk

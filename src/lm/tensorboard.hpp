@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -23,13 +22,11 @@ class TensorBoardWriter {
   // Creates folder/events.out.tfevents.<unix seconds>.<host>. TensorBoard forgets points of steps
   // beyond `step` in older files of the folder: those steps are done again.
   TensorBoardWriter(const std::filesystem::path& folder, int64_t step);
-  // Values become float32. `time` in unix seconds. Flushed. Error: disk full.
+  // Values become float32. `time` in unix seconds. Error: disk full.
   void write(int64_t step, double time, const Scalars& scalars);
 
  private:
-  void write_record(const std::string& event);
   std::filesystem::path path_;
-  std::ofstream out_;
 };
 
 }  // namespace smalltalk

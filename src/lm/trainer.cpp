@@ -1,6 +1,8 @@
 #include "smalltalk/lm/trainer.hpp"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,11 +14,15 @@
 #include "smalltalk/core/flops.hpp"
 #include "smalltalk/core/log.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/core/trace.hpp"
 #include "trainer_impl.hpp"
 
 namespace smalltalk {
 namespace {
+
+constexpr int64_t kNamedSequences = 64;  // of a step that went wrong
+constexpr int kMaxNonfinite = 10;        // steps in a row that may be left out
 
 TrainingLog::Options log_options(const TrainOptions& options, const TrainConfig& config,
                                  const DeviceConfig& device) {
@@ -43,7 +49,8 @@ Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
       options(train_options),
       optimizer(model, train, train_options.group, train_options.nccl_rendezvous,
                 train_options.bucket_bytes),
-      log(log_options(options, config, model.device)) {
+      log(log_options(options, config, model.device)),
+      checkpoints(options.folder / "checkpoints", config.keep_last, config.keep_every) {
   if (config.batch_size < 1 || config.batch_size % options.group.size != 0) {
     throw Error(options.name + ": batch_size (" + std::to_string(config.batch_size) +
                 ") must be a multiple of the " + std::to_string(options.group.size) +
@@ -81,6 +88,7 @@ double Trainer::Impl::accumulate(Loop& loop) {
 }
 
 bool Trainer::Impl::accept(const ShardedAdamW::StepResult& result) {
+  if (!result.finite()) return false;
   if (config.outlier_zscore == 0) return true;
   const double loss = std::accumulate(result.losses.begin(), result.losses.end(), 0.0) /
                       static_cast<double>(result.losses.size());
@@ -97,6 +105,31 @@ bool Trainer::Impl::accept(const ShardedAdamW::StepResult& result) {
   if (options.group.rank == 0) log.write(row);
   if (config.outlier_skip) ++skipped_steps;
   return !config.outlier_skip;
+}
+
+void Trainer::Impl::report_nonfinite(const Loop& loop, const ShardedAdamW::StepResult& result) {
+  std::string sequences;
+  const int64_t first = step * config.batch_size;
+  const int64_t named = std::min<int64_t>(config.batch_size, kNamedSequences);
+  for (int64_t row = first; loop.sequence_of && row < first + named; ++row) {
+    sequences += fmt::format("{}{}", row == first ? "; sequences " : ", ", loop.sequence_of(row));
+  }
+  if (!sequences.empty() && named < config.batch_size) {
+    sequences += fmt::format(" and {} more", config.batch_size - named);
+  }
+  const std::string what =
+      fmt::format("{}: loss {} or gradient norm {} of step {} is not finite{}", options.name,
+                  fmt::join(result.losses, ", "), result.gradient_norm, step + 1, sequences);
+  if (!config.skip_nonfinite) {
+    throw Error(what +
+                ". Lower the learning rate, set grad_clip, or leave such steps out "
+                "(skip_nonfinite = true)");
+  }
+  ++skipped_steps;
+  if (++nonfinite_in_a_row > kMaxNonfinite) {
+    throw Error(fmt::format("{}. So were the {} steps before it", what, kMaxNonfinite));
+  }
+  if (options.group.rank == 0) log_warning(what + "; its update is left out");
 }
 
 PhaseSeconds Trainer::Impl::phases() {
@@ -128,8 +161,11 @@ void Trainer::Impl::log_step(int64_t row_tokens, double gradient_norm, double lr
     sum += loss;
     highest = std::max(highest, loss);
   }
-  row.loss = last_loss = sum / static_cast<double>(options.group.size * interval_steps);
-  row.max_loss = highest / static_cast<double>(interval_steps);
+  if (interval_steps > 0) {
+    last_loss = sum / static_cast<double>(options.group.size * interval_steps);
+    row.max_loss = highest / static_cast<double>(interval_steps);
+  }
+  row.loss = last_loss;
   row.gradient_norm = gradient_norm;
   row.lr = lr;
   row.seconds = now - interval_start;
@@ -152,7 +188,8 @@ Trainer::Impl::Loop::Loop(Impl& trainer, const RowSource& rows, int64_t last)
               trainer.micro_batch, trainer.step, last}),
       row_tokens(rows.row_tokens),
       last_step(last),
-      schedule(trainer.config.schedule()) {
+      schedule(trainer.config.schedule()),
+      sequence_of(rows.sequence_of) {
   if (!trainer.options.folder.empty()) traced = trainer.model.device.traced_steps();
 }
 
@@ -173,35 +210,44 @@ void Trainer::Impl::begin_step(Loop& loop) {
   loop.span.emplace("step", step);
 }
 
-void Trainer::Impl::end_step(Loop& loop, double loss) {
+bool Trainer::Impl::end_step(Loop& loop, double loss) {
   const double lr = learning_rate(loop.schedule, step);
   // Adam's bias corrections go by the number of updates.
-  const ShardedAdamW::StepResult result = optimizer.step(
-      step - skipped_steps, lr, loss, [this](const auto& reduced) { return accept(reduced); });
+  const ShardedAdamW::StepResult result =
+      optimizer.step(step - skipped_steps, lr, loss, stop_requested(),
+                     [this](const auto& reduced) { return accept(reduced); });
   loop.span.reset();
-  for (size_t i = 0; i < result.losses.size(); ++i) {
-    interval_losses[i] += result.losses[i];
-    if (!std::isfinite(result.losses[i]) || !std::isfinite(result.gradient_norm)) {
-      throw Error(options.name + ": loss " + std::to_string(result.losses[i]) +
-                  " or gradient norm " + std::to_string(result.gradient_norm) + " at step " +
-                  std::to_string(step) +
-                  " is not finite: lower the learning rate or set grad_clip");
-    }
+  if (!result.finite()) {
+    report_nonfinite(loop, result);
+  } else {
+    nonfinite_in_a_row = 0;
+    ++interval_steps;
+    for (size_t i = 0; i < result.losses.size(); ++i) interval_losses[i] += result.losses[i];
   }
   ++step;
   if (loop.tracing && (step == loop.traced.last || step == loop.last_step)) {
     write_trace();
     loop.tracing = false;
   }
-  ++interval_steps;
   ++interval_timed_steps;
   num_targets += config.batch_size * (loop.row_tokens - 1);
   const int64_t interval = std::max<int64_t>(config.log_interval, 1);
   if (step == 1 || step == loop.last_step || step % interval == 0) {
     log_step(loop.row_tokens, result.gradient_norm, lr);
   }
-  const bool save_now = config.save_interval > 0 && step % config.save_interval == 0;
-  if (save_now && !options.folder.empty()) save(options.folder / "checkpoint.safetensors");
+  const bool at_interval = config.save_interval > 0 && step % config.save_interval == 0;
+  if (at_interval) checkpoint();
+  checkpoints.check();
+  return result.stop && step < loop.last_step;
+}
+
+void Trainer::Impl::leave() {
+  checkpoint();
+  flush_checkpoint();
+  if (options.group.rank == 0 && !options.folder.empty()) {
+    log_info(fmt::format("{}: saved at step {}", options.name, step));
+  }
+  throw Stopped();
 }
 
 TrainSummary Trainer::Impl::run(const RowSource& rows, int64_t last_step) {
@@ -211,8 +257,9 @@ TrainSummary Trainer::Impl::run(const RowSource& rows, int64_t last_step) {
   Loop loop(*this, rows, last_step);
   while (step < last_step) {
     begin_step(loop);
-    end_step(loop, accumulate(loop));
+    if (end_step(loop, accumulate(loop))) leave();
   }
+  flush_checkpoint();
   return {step, num_targets, last_loss, now_seconds() - start};
 }
 
@@ -222,9 +269,7 @@ Trainer::~Trainer() = default;
 Trainer::Trainer(Trainer&&) noexcept = default;
 
 int64_t Trainer::resume() {
-  const std::filesystem::path file = impl_->options.folder / "checkpoint.safetensors";
-  if (impl_->options.folder.empty()) return impl_->step;
-  if (std::filesystem::exists(file)) impl_->load(file);
+  if (!impl_->options.folder.empty()) impl_->resume();
   return impl_->step;
 }
 
@@ -233,8 +278,14 @@ TrainSummary Trainer::run(const RowSource& rows, int64_t last_step) {
 }
 
 int64_t Trainer::step() const { return impl_->step; }
+void Trainer::checkpoint() {
+  impl_->checkpoint();
+  impl_->flush_checkpoint();
+}
 void Trainer::save(const std::filesystem::path& file) const { impl_->save(file); }
-void Trainer::load(const std::filesystem::path& file) { impl_->load(file); }
+void Trainer::clear_checkpoints() {
+  if (impl_->options.group.rank == 0) impl_->checkpoints.clear();
+}
 
 std::map<std::string, std::vector<float>> loss_gradients(Transformer& transformer,
                                                          std::span<const int64_t> tokens,

@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "batch_loader.hpp"
+#include "checkpoint_folder.hpp"
 #include "outlier_window.hpp"
 #include "sharded_adamw.hpp"
 #include "smalltalk/core/trace.hpp"
+#include "smalltalk/lm/safetensors.hpp"
 #include "smalltalk/lm/trainer.hpp"
 #include "training_log.hpp"
 #include "transformer_impl.hpp"
@@ -27,24 +29,41 @@ struct Trainer::Impl {
     DeviceConfig::Steps traced;
     bool tracing = false;
     std::optional<TraceSpan> span;  // of the step
+    std::function<uint64_t(int64_t row)> sequence_of;
   };
   TrainSummary run(const RowSource& rows, int64_t last_step);
   // The parts of run(), which a stack of models calls for each of them.
   void begin_run(const RowSource& rows);
   void begin_step(Loop& loop);
   std::span<const int64_t> next_tokens(Loop& loop);
-  void end_step(Loop& loop, double loss);  // the mean over this rank's targets
+  // `loss`: the mean over this rank's targets. Whether the group was asked to stop and has steps
+  // left; the same on all ranks.
+  bool end_step(Loop& loop, double loss);
 
   // Accumulates this rank's gradients of one step; returns the mean loss over its targets.
   double accumulate(Loop& loop);
   // Whether the update of this step is to be made. Reports outliers. The same on all ranks.
   bool accept(const ShardedAdamW::StepResult& result);
+  // A step whose loss or gradient is not finite: Error, or left out if the config says so.
+  void report_nonfinite(const Loop& loop, const ShardedAdamW::StepResult& result);
   void log_step(int64_t row_tokens, double gradient_norm, double lr);
   PhaseSeconds phases();  // so far
   // trace.json of all ranks of the group.
   void write_trace() const;
+
+  // All that a checkpoint holds, copied; on rank 0. Collective.
+  struct Snapshot {
+    at::Tensor parameters, first, second;  // in host memory
+    std::map<std::string, std::string> metadata;
+    void write(const ParameterLayout& layout, const std::filesystem::path& file) const;
+  };
+  Snapshot snapshot();
   void save(const std::filesystem::path& file);
-  void load(const std::filesystem::path& file);
+  void checkpoint();          // of this step, behind the training; collective
+  void flush_checkpoint();    // waits for it; collective
+  [[noreturn]] void leave();  // saved and flushed: throws Stopped
+  void resume();
+  void take_up(const SafetensorsFile& saved, const std::filesystem::path& file);
 
   Transformer::Impl& model;
   Engine* engine;  // that computes: the model's, or that of the stack which is being trained
@@ -52,12 +71,15 @@ struct Trainer::Impl {
   TrainOptions options;
   ShardedAdamW optimizer;
   TrainingLog log;
+  CheckpointFolder checkpoints;
+  int64_t saved_step = -1;  // of the newest checkpoint
   int64_t micro_batch = 0;  // rows
   int64_t step = 0;         // steps done
   int64_t num_targets = 0;  // trained on, over the group
   // Of the steps so far; saved, so that a resumed run finds the outliers of the unbroken one.
   OutlierWindow losses, gradient_norms;
   int64_t skipped_steps = 0;  // whose updates were left out
+  int nonfinite_in_a_row = 0;
 
   // Since the last logged step. The first two are saved, so that a resumed run logs what the
   // unbroken one logs.

@@ -5,13 +5,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "device.hpp"
-#include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/parse_json.hpp"
 #include "smalltalk/core/run_folder.hpp"
 
 namespace smalltalk {
@@ -45,8 +44,10 @@ void TrainingLog::start(int64_t step) {
     std::istringstream old(read_text(file));
     std::string kept, line;
     while (std::getline(old, line)) {
-      const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (row.is_object() && row.value("step", step + 1) <= step) kept += line + "\n";
+      const auto row = parse_json_row(line);
+      if (!row || !row->is_object() || !row->contains("step")) continue;
+      const nlohmann::json& of_row = row->at("step");
+      if (of_row.is_number_integer() && of_row.get<int64_t>() <= step) kept += line + "\n";
     }
     write_text_atomically(file, kept);
   }
@@ -115,9 +116,7 @@ void TrainingLog::append(int64_t step, nlohmann::ordered_json row) {
   line.update(row);
   const std::filesystem::path file = options_.folder / "metrics.jsonl";
   std::filesystem::create_directories(options_.folder);
-  std::ofstream out(file, std::ios::app);
-  out << line.dump() << "\n" << std::flush;
-  if (!out) throw Error("cannot write '" + file.string() + "': is the disk full?");
+  append_text(file, line.dump() + "\n");
 }
 
 }  // namespace smalltalk

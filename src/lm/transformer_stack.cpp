@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "trainer_impl.hpp"
 #include "transformer_impl.hpp"
 
@@ -129,10 +130,15 @@ void TransformerStack::train(std::span<Trainer* const> trainers, std::span<const
           impl_->tokens, first.micro_batch, row_tokens, static_cast<float>(1 / targets), {});
       for (size_t i = 0; i < losses.size(); ++i) losses[i] += sums[i];
     }
+    bool stop = false;
     for (size_t i = 0; i < trainers.size(); ++i) {
-      trainers[i]->impl().end_step(loops[i], losses[i] / targets);
+      stop |= trainers[i]->impl().end_step(loops[i], losses[i] / targets);
     }
+    if (!stop) continue;
+    for (Trainer* trainer : trainers) trainer->checkpoint();
+    throw Stopped();
   }
+  for (Trainer* trainer : trainers) trainer->impl().flush_checkpoint();
 }
 
 }  // namespace smalltalk

@@ -1,5 +1,6 @@
 // A group trains what one rank trains, whatever its size, micro-batches and buckets; and its
 // collectives run while the backward pass goes on.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -47,7 +48,7 @@ TEST_P(GroupCurveTest, IsThatOfOneRank) {
 
 TEST(GroupTest, ACheckpointKeepsItsBytesInGroupsOfAnySize) {
   const TemporaryFolder folder;
-  const auto written = folder.path() / "checkpoint.safetensors";
+  const auto written = folder.path() / "checkpoints/step-00000005.safetensors";
   const auto options_of = [&](const HostCollectives& host) {
     TrainOptions options;
     options.name = "test";
@@ -61,7 +62,7 @@ TEST(GroupTest, ACheckpointKeepsItsBytesInGroupsOfAnySize) {
     Transformer model(tiny_model(), DeviceConfig(), 1);
     Trainer trainer(model, group_training_config(0), options_of(host));
     trainer.run(few_rows(), 5);
-    trainer.save(written);
+    trainer.checkpoint();
   });
   for (int ranks : {1, 2, 3, 4}) {
     const auto again = folder.path() / ("again" + std::to_string(ranks));
@@ -75,13 +76,34 @@ TEST(GroupTest, ACheckpointKeepsItsBytesInGroupsOfAnySize) {
   }
 }
 
+// For tests that change one thing of an engine.
+class ForwardingEngine : public Engine {
+ public:
+  explicit ForwardingEngine(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
+                                                     int64_t row_tokens, float scale,
+                                                     const GradientsReady& ready) override {
+    return engine_->accumulate_gradients_of_models(tokens, rows, row_tokens, scale, ready);
+  }
+  void set_recompute(Recompute recompute) override { engine_->set_recompute(recompute); }
+  PhaseSeconds seconds() override { return engine_->seconds(); }
+  void target_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
+  void logits(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
+  void rebind(float* parameters, float* gradients) override {
+    engine_->rebind(parameters, gradients);
+  }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+};
+
 // Stops the backward pass once the last layer's gradients are final, until `reduced` says that a
 // collective has finished.
-class StoppingEngine : public Engine {
+class StoppingEngine : public ForwardingEngine {
  public:
   StoppingEngine(std::unique_ptr<Engine> engine, int64_t last_layer,
                  const std::atomic<int>& reduced)
-      : engine_(std::move(engine)), last_layer_(last_layer), reduced_(reduced) {}
+      : ForwardingEngine(std::move(engine)), last_layer_(last_layer), reduced_(reduced) {}
 
   std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
                                                      int64_t row_tokens, float scale,
@@ -98,16 +120,10 @@ class StoppingEngine : public Engine {
         reduced_in_time_ = reduced_ > 0;
       };
     }
-    const double loss = engine_->accumulate_gradients(tokens, rows, row_tokens, scale, stopping);
+    const auto losses =
+        ForwardingEngine::accumulate_gradients_of_models(tokens, rows, row_tokens, scale, stopping);
     reduced_after_.push_back(reduced_);
-    return {loss};
-  }
-  void set_recompute(Recompute recompute) override { engine_->set_recompute(recompute); }
-  PhaseSeconds seconds() override { return engine_->seconds(); }
-  void target_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
-  void logits(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
-  void rebind(float* parameters, float* gradients) override {
-    engine_->rebind(parameters, gradients);
+    return losses;
   }
 
   bool reduced_in_time() const { return reduced_in_time_; }
@@ -115,7 +131,6 @@ class StoppingEngine : public Engine {
   const std::vector<int>& reduced_after() const { return reduced_after_; }
 
  private:
-  std::unique_ptr<Engine> engine_;
   int64_t last_layer_;
   const std::atomic<int>& reduced_;
   bool reduced_in_time_ = false;
@@ -148,6 +163,68 @@ TEST(GroupTest, SumsGradientsDuringTheBackwardPassOfTheLastMicroBatch) {
     EXPECT_EQ(engine.reduced_after()[1], 0);
     EXPECT_GT(engine.reduced_after()[2], 0);
   });
+}
+
+// Loses its mind in the passes from `first` to before `last`.
+class NanEngine : public ForwardingEngine {
+ public:
+  NanEngine(std::unique_ptr<Engine> engine, int first, int last)
+      : ForwardingEngine(std::move(engine)), first_(first), last_(last) {}
+  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
+                                                     int64_t row_tokens, float scale,
+                                                     const GradientsReady& ready) override {
+    const auto losses =
+        ForwardingEngine::accumulate_gradients_of_models(tokens, rows, row_tokens, scale, ready);
+    const bool broken = pass_ >= first_ && pass_ < last_;
+    ++pass_;
+    return broken ? std::vector<double>{NAN} : losses;
+  }
+
+ private:
+  int first_, last_, pass_ = 0;
+};
+
+// One rank's loss is not a number in steps 2 to before 2 + count.
+TrainSummary train_with_nan(const HostCollectives& host, bool skip, int count) {
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  if (host.rank == 1) {
+    model.impl().engine = std::make_unique<NanEngine>(std::move(model.impl().engine), 2, 2 + count);
+  }
+  TrainConfig config = group_training_config(0);
+  config.skip_nonfinite = skip;
+  TrainOptions options;
+  options.name = "test";
+  options.show_progress = false;
+  options.group = host;
+  RowSource rows = few_rows();
+  rows.sequence_of = [](int64_t row) { return static_cast<uint64_t>(1000 + row); };
+  const TrainSummary summary = Trainer(model, config, options).run(rows, 30);
+  for (const float weight : model.weights()) EXPECT_TRUE(std::isfinite(weight));
+  return summary;
+}
+
+TEST(GroupTest, AStepThatIsNotFiniteIsNamedOrLeftOut) {
+  const int64_t first_row = 2 * group_training_config(0).batch_size;
+  run_thread_ranks(2, [&](const HostCollectives& host) {
+    try {
+      train_with_nan(host, false, 1);
+      FAIL();
+    } catch (const Error& error) {  // the same on both ranks
+      const std::string text = error.what();
+      EXPECT_NE(text.find("step 3 is not finite"), std::string::npos) << text;
+      EXPECT_NE(text.find(fmt::format("sequences {}, {}", 1000 + first_row, 1001 + first_row)),
+                std::string::npos)
+          << text;
+    }
+  });
+  run_thread_ranks(2, [](const HostCollectives& host) {
+    const TrainSummary summary = train_with_nan(host, true, 3);
+    EXPECT_EQ(summary.steps, 30);
+    EXPECT_TRUE(std::isfinite(summary.last_loss));
+  });
+  // Who skips for ever is told.
+  run_thread_ranks(
+      2, [](const HostCollectives& host) { EXPECT_THROW(train_with_nan(host, true, 30), Error); });
 }
 
 TEST(GroupTest, CountsOnlyTheSecondsInWhichItWaits) {

@@ -72,6 +72,11 @@ TEST(SafetensorsTest, RefusesBrokenHeaders) {
       {"size", "{" + tensor("a", "[3]", "[0,16]") + "}"},
       {"overflow", "{" + tensor("a", "[4294967296,4294967296]", "[0,16]") + "}"},
       {"overflow of one extent", "{" + tensor("a", "[18446744073709551615]", "[0,16]") + "}"},
+      {"overflow beside a zero", R"({"a":{"dtype":"BOOL","shape":[9223372036854775807,2,0],)"
+                                 R"("data_offsets":[0,0]},)" +
+                                     tensor("b", "[4]", "[0,16]") + "}"},
+      {"deep", "{\"a\":" + std::string(100'000, '[')},
+      {"deep metadata", "{\"__metadata__\":" + std::string(100'000, '[')},
       {"negative extent", "{" + tensor("a", "[-4]", "[0,16]") + "}"},
       {"fraction", "{" + tensor("a", "[4.0]", "[0,16]") + "}"},
       {"backwards", "{" + tensor("a", "[4]", "[16,0]") + "}"},
@@ -90,6 +95,22 @@ TEST(SafetensorsTest, RefusesBrokenHeaders) {
   write_raw(path, "{" + tensor("a", "[4]", "[0,16]") + "}", data);
   EXPECT_NO_THROW(read_safetensors(path));
   EXPECT_THROW(read_safetensors(folder.path() / "missing"), Error);
+}
+
+// Names are anybody's text, and an Error is one line.
+TEST(SafetensorsTest, NamesAreQuotedWithoutTheirControlBytes) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "x.safetensors";
+  write_raw(path, R"({"a\u000a\u001b[31m)" + std::string(10'000, 'x') + R"(":{"dtype":"F32"}})",
+            "");
+  try {
+    read_safetensors(path);
+    FAIL();
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("a\\x0a\\x1b[31mxxx"), std::string::npos) << text;
+    EXPECT_LT(text.size(), 1000u);
+  }
 }
 
 // Every truncation is refused; random damage is refused or gives tensors that fit their shapes.

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <barrier>
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -12,9 +11,12 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "core/thread_ranks.hpp"
 #include "fixtures.hpp"
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/lm/safetensors.hpp"
 
 namespace smalltalk {
@@ -134,55 +136,6 @@ TEST(TrainerTest, MicroBatchesAndThreadsChangeOnlyRounding) {
   }
 }
 
-// Ranks as threads, collectives through shared memory.
-class SharedCollectives {
- public:
-  explicit SharedCollectives(int size) : size_(size), barrier_(size), parts_(size) {}
-
-  HostCollectives of_rank(int rank) {
-    HostCollectives host;
-    host.rank = rank;
-    host.size = size_;
-    host.all_reduce_sum = [this, rank](std::span<float> values) {
-      exchange(rank, {values.begin(), values.end()}, [&] {
-        for (size_t i = 0; i < values.size(); ++i) values[i] = sum_at(i);
-      });
-    };
-    host.reduce_scatter_sum = [this, rank](std::span<const float> in, std::span<float> out) {
-      exchange(rank, {in.begin(), in.end()}, [&] {
-        const size_t first = static_cast<size_t>(rank) * out.size();
-        for (size_t i = 0; i < out.size(); ++i) out[i] = sum_at(first + i);
-      });
-    };
-    host.all_gather = [this, rank](std::span<const float> mine, std::span<float> all) {
-      exchange(rank, {mine.begin(), mine.end()}, [&] {
-        auto at = all.begin();
-        for (const auto& part : parts_) at = std::copy(part.begin(), part.end(), at);
-      });
-    };
-    host.barrier = [this] { barrier_.arrive_and_wait(); };
-    return host;
-  }
-
- private:
-  template <typename F>
-  void exchange(int rank, std::vector<float> mine, F&& read) {
-    parts_[static_cast<size_t>(rank)] = std::move(mine);
-    barrier_.arrive_and_wait();
-    read();
-    barrier_.arrive_and_wait();
-  }
-  float sum_at(size_t index) const {
-    float sum = 0;
-    for (const auto& part : parts_) sum += part[index];
-    return sum;
-  }
-
-  int size_;
-  std::barrier<> barrier_;
-  std::vector<std::vector<float>> parts_;
-};
-
 class GroupTest : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Sizes, GroupTest, testing::Values(2, 4));
 
@@ -197,23 +150,19 @@ TEST_P(GroupTest, EqualsOneRankWithinRounding) {
   Transformer alone(tiny_model(), DeviceConfig(), 1);
   const TrainSummary expected = Trainer(alone, config, quiet()).run(rows, 6);
 
-  SharedCollectives shared(size);
   std::vector<std::map<std::string, std::vector<float>>> results(static_cast<size_t>(size));
   std::vector<double> losses(static_cast<size_t>(size));
   // Trained to step 3 by one set of ranks, taken up and finished by another.
   for (int64_t last : {3, 6}) {
-    std::vector<std::jthread> ranks;
-    for (int rank = 0; rank < size; ++rank) {
-      ranks.emplace_back([&, rank] {
-        Transformer model(tiny_model(), DeviceConfig(), 1);
-        TrainOptions options = quiet(folder.path());
-        options.group = shared.of_rank(rank);
-        Trainer trainer(model, config, options);
-        trainer.resume();
-        losses[static_cast<size_t>(rank)] = trainer.run(rows, last).last_loss;
-        results[static_cast<size_t>(rank)] = weights(model);
-      });
-    }
+    run_thread_ranks(size, [&](const HostCollectives& group) {
+      Transformer model(tiny_model(), DeviceConfig(), 1);
+      TrainOptions options = quiet(folder.path());
+      options.group = group;
+      Trainer trainer(model, config, options);
+      trainer.resume();
+      losses[static_cast<size_t>(group.rank)] = trainer.run(rows, last).last_loss;
+      results[static_cast<size_t>(group.rank)] = weights(model);
+    });
   }
   const auto reference = weights(alone);
   for (const auto& result : results) {
@@ -434,20 +383,14 @@ TEST_P(GroupTest, SkipsTheSameSteps) {
   TrainConfig config = small_training(155);
   config.lr_decay = Decay::constant;
   config.outlier_skip = true;
-  SharedCollectives shared(size);
   std::vector<std::map<std::string, std::vector<float>>> results(static_cast<size_t>(size));
-  {
-    std::vector<std::jthread> ranks;
-    for (int rank = 0; rank < size; ++rank) {
-      ranks.emplace_back([&, rank] {
-        Transformer model(tiny_model(), DeviceConfig(), 1);
-        TrainOptions options = quiet(folder.path());
-        options.group = shared.of_rank(rank);
-        Trainer(model, config, options).run(rows_with_noise({150}), 155);
-        results[static_cast<size_t>(rank)] = weights(model);
-      });
-    }
-  }
+  run_thread_ranks(size, [&](const HostCollectives& group) {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    TrainOptions options = quiet(folder.path());
+    options.group = group;
+    Trainer(model, config, options).run(rows_with_noise({150}), 155);
+    results[static_cast<size_t>(group.rank)] = weights(model);
+  });
   for (const auto& result : results) EXPECT_EQ(result, results[0]);
   const auto found = outliers(folder.path());
   ASSERT_EQ(found.size(), 1U);
@@ -467,12 +410,12 @@ TEST(TrainerTest, RefusesUnevenShares) {
 
 TEST(TrainerTest, RefusesForeignAndDamagedCheckpoints) {
   const TemporaryFolder folder;
-  const auto file = folder.path() / "checkpoint.safetensors";
+  const auto file = folder.path() / "checkpoints/step-00000000.safetensors";
   TrainOptions options = quiet(folder.path());
   options.provenance = {{"shards", "a"}};
   Transformer model(tiny_model(), DeviceConfig(), 1);
   Trainer trainer(model, small_training(1), options);
-  trainer.save(file);
+  trainer.checkpoint();
 
   const auto expect_refusal = [&](TrainOptions with, const std::string& word) {
     Transformer fresh(tiny_model(), DeviceConfig(), 1);
@@ -492,6 +435,136 @@ TEST(TrainerTest, RefusesForeignAndDamagedCheckpoints) {
   expect_refusal(foreign, "seed");
   std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
   expect_refusal(options, "half-written");
+}
+
+std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST(TrainerTest, KeepsTheNewestCheckpointsAndEveryKth) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(20);
+  config.save_interval = 2;
+  config.keep_last = 3;
+  config.keep_every = 8;
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  Trainer trainer(model, config, quiet(folder.path()));
+  trainer.run(random_rows(13, 37), 15);
+  const auto checkpoints = folder.path() / "checkpoints";
+  EXPECT_EQ(
+      names_in(checkpoints),
+      (std::vector<std::string>{"latest", "step-00000008.safetensors", "step-00000010.safetensors",
+                                "step-00000012.safetensors", "step-00000014.safetensors"}));
+  EXPECT_EQ(std::filesystem::read_symlink(checkpoints / "latest"), "step-00000014.safetensors");
+  trainer.clear_checkpoints();
+  EXPECT_EQ(names_in(checkpoints),
+            (std::vector<std::string>{"latest", "step-00000008.safetensors"}));
+}
+
+// One flipped bit anywhere, and what a crash of the machine may leave.
+TEST(TrainerTest, UsesTheCheckpointBeforeADamagedOne) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(20);
+  config.save_interval = 2;
+  const RowSource rows = random_rows(13, 37);
+  {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer(model, config, quiet(folder.path())).run(rows, 5);
+  }
+  const auto newest = folder.path() / "checkpoints/step-00000004.safetensors";
+  const std::string whole = read_text(newest);
+  const auto resumed_step = [&] {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    return Trainer(model, config, quiet(folder.path())).resume();
+  };
+  EXPECT_EQ(resumed_step(), 4);
+  for (size_t i = 0; i < 40; ++i) {
+    std::string damaged = whole;
+    damaged[i * (whole.size() - 1) / 39] ^= static_cast<char>(1 << i % 8);
+    write_text_atomically(newest, damaged);
+    EXPECT_EQ(resumed_step(), 2) << "byte " << i * (whole.size() - 1) / 39;
+  }
+  for (const size_t size : {size_t{0}, size_t{7}, size_t{100}, whole.size() - 1}) {
+    write_text_atomically(newest, whole.substr(0, size));
+    EXPECT_EQ(resumed_step(), 2) << size;
+  }
+  write_text_atomically(newest, std::string(whole.size(), '\0'));
+  EXPECT_EQ(resumed_step(), 2);
+  write_text_atomically(folder.path() / "checkpoints/step-00000002.safetensors", "");
+  EXPECT_THROW(resumed_step(), Error);
+}
+
+TEST(TrainerTest, AFullDiskEndsTheRunWithTheReason) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(200);
+  config.save_interval = 1;
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  Trainer trainer(model, config, quiet(folder.path()));
+  write_text_atomically(folder.path() / "checkpoints", "a file where the folder should be");
+  try {
+    trainer.run(random_rows(13, 37), 200);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("checkpoints"), std::string::npos) << error.what();
+    EXPECT_LT(trainer.step(), 200);
+  }
+}
+
+// Rows of one kind, and rows that stop the run when they are read.
+RowSource stopping_rows(const RowSource& rows, int64_t stop_at_row) {
+  return {rows.row_tokens, [rows, stop_at_row](int64_t first, int64_t count, auto out) {
+            if (first >= stop_at_row) watch_for_stop({{}, {}, now_seconds()});
+            rows.read(first, count, out);
+          }};
+}
+
+TEST(TrainerTest, StoppedAnywhereEqualsUnbroken) {
+  const RowSource rows = random_rows(13, 37);
+  const TrainConfig config = small_training(10);
+  const TemporaryFolder folder;
+  Transformer whole(tiny_model(), DeviceConfig(), 1);
+  Trainer(whole, config, quiet(folder.path() / "whole")).run(rows, 10);
+  for (const int ranks : {1, 2}) {
+    const auto cut = folder.path() / ("cut" + std::to_string(ranks));
+    int starts = 0;
+    for (bool done = false; !done; ++starts) {
+      ASSERT_LT(starts, 10);
+      watch_for_stop({});
+      done = true;
+      const auto train = [&](const HostCollectives& group) {
+        Transformer model(tiny_model(), DeviceConfig(), 1);
+        TrainOptions options = quiet(cut);
+        options.group = group;
+        Trainer trainer(model, config, options);
+        const int64_t step = trainer.resume();
+        EXPECT_GE(step, starts) << "no start without progress";
+        try {
+          trainer.run(stopping_rows(rows, (step + 2) * config.batch_size), 10);
+        } catch (const Stopped&) {
+          if (group.rank == 0) done = false;
+        }
+        if (ranks == 1 && done) {
+          EXPECT_EQ(weights(model), weights(whole));
+        }
+      };
+      if (ranks == 1) train({});
+      if (ranks > 1) run_thread_ranks(ranks, train);
+    }
+    watch_for_stop({});
+    EXPECT_GT(starts, 2);
+    const auto a = metrics(folder.path() / "whole"), b = metrics(cut);
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      EXPECT_EQ(a[i].at("step"), b[i].at("step"));
+      EXPECT_NEAR(a[i].at("loss_metrics/global_avg_loss"), b[i].at("loss_metrics/global_avg_loss"),
+                  ranks == 1 ? 0 : 1e-5);
+    }
+  }
 }
 
 TEST(TrainerTest, StopsAtALossThatIsNotFinite) {

@@ -16,9 +16,10 @@ struct MemoryEstimate {
   double communication = 0;  // buffers beside those that are reduced in place
   double activations = 0;    // of one micro-batch
   double loss = 0;           // output projection and cross-entropy
+  double checkpoint = 0;     // being written; on GPUs it lies in the host's memory
 
   double total() const {
-    return weights + gradients + optimizer + communication + activations + loss;
+    return weights + gradients + optimizer + communication + activations + loss + checkpoint;
   }
 };
 

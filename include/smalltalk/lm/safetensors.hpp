@@ -1,6 +1,8 @@
 // The safetensors format: u64 header length, JSON header, data. Float32 (and reading of bfloat16
 // and float16) tensors of any shape, with string metadata. Readers check everything a header says
-// against the file: shapes, offsets without holes or overlap, duplicate names, sizes.
+// against the file: shapes, offsets without holes or overlap, duplicate names, sizes. What we write
+// carries a hash of the whole file (metadata "xxh3": XXH3 of all bytes, with 16 zeros in its own
+// place), which is checked when it is read.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +33,8 @@ void write_safetensors(const std::filesystem::path& path,
                        const std::map<std::string, TensorView>& tensors,
                        const std::map<std::string, std::string>& metadata);
 SafetensorsFile read_safetensors(const std::filesystem::path& path);
+// Header only: what its writer says of it, its hash among it.
+std::map<std::string, std::string> read_safetensors_metadata(const std::filesystem::path& path);
 // Header only, as JSON text, for `inspect`.
 std::string describe_safetensors(const std::filesystem::path& path);
 

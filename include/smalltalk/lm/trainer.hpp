@@ -21,7 +21,7 @@ namespace smalltalk {
 
 struct TrainOptions {
   std::string name;  // "expert 3", for log lines and metrics
-  // metrics.jsonl, checkpoint.safetensors, tensorboard/, trace.json; empty: keep nothing.
+  // metrics.jsonl, checkpoints/, tensorboard/, trace.json; empty: keep nothing.
   std::filesystem::path folder;
   std::map<std::string, std::string> provenance;  // a checkpoint of other provenance is refused
   HostCollectives group;                          // ranks that train this model together
@@ -44,18 +44,25 @@ class Trainer {
   ~Trainer();
   Trainer(Trainer&&) noexcept;
 
-  // Takes up folder/checkpoint.safetensors if it is there. Returns the step to go on from.
+  // Takes up the newest whole checkpoint of the folder, if there is one; says which were damaged.
+  // Returns the step to go on from. Error: checkpoints, but none whole; one of other provenance.
   int64_t resume();
   // Trains from step() up to but without `last_step`; step t consumes rows t B .. t B + B - 1, each
   // rank its share. Appends a JSON line to metrics.jsonl and prints a line every log_interval steps
-  // and at the first and last; saves every save_interval steps. Reports outlier steps, and leaves
-  // their updates out if the config says so. rows.read is called from a thread of the loader.
-  // Error: a loss or gradient that is not finite (step named); what rows.read throws.
+  // and at the first and last; saves every save_interval steps, on a thread of its own. Reports
+  // outlier steps, and leaves their updates out if the config says so. rows.read is called from a
+  // thread of the loader. Throws Stopped, on all ranks of the group, with a checkpoint of that
+  // step, if any of them was asked to stop before the last step. Error: a loss or gradient that is
+  // not finite (step and sequences named), unless the config says to skip such steps; what
+  // rows.read or a checkpoint's write throws.
   TrainSummary run(const RowSource& rows, int64_t last_step);
   int64_t step() const;
-  // Weights, optimiser state and step in one safetensors file; all ranks of the group must call.
+  // A checkpoint of this step, whole when it returns. Collective, as is save().
+  void checkpoint();
+  // The same in a file of any name.
   void save(const std::filesystem::path& file) const;
-  void load(const std::filesystem::path& file);
+  // Training is over: removes the checkpoints that are not kept for ever.
+  void clear_checkpoints();
 
   struct Impl;  // src/lm/trainer_impl.hpp, for TransformerStack
   Impl& impl() { return *impl_; }
