@@ -5,11 +5,15 @@
 #include <memory>
 #include <numeric>
 
+#include "scoring_notes.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/lm/transformer_stack.hpp"
+#include "smalltalk/mixture/provenance.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 
 namespace smalltalk {
@@ -18,31 +22,48 @@ namespace fs = std::filesystem;
 
 namespace {
 
-ScoreMatrix score_by_routers(const Experiment& experiment, const RunLayout& layout,
-                             const std::shared_ptr<const TokenFile>& tokens) {
+std::vector<fs::path> models_of(const RunLayout& layout, const EvalCell& cell) {
+  if (cell.unit != "routers") return {layout.model(cell.unit)};
+  std::vector<fs::path> routers;
+  for (int64_t e = 0; fs::exists(layout.router(e) / "model.safetensors"); ++e) {
+    routers.push_back(layout.router(e));
+  }
+  return routers;
+}
+
+// The weights that the scores of a cell follow from.
+std::string weights_of(std::span<const fs::path> models) {
+  std::string hashes;
+  for (const fs::path& model : models) hashes.append(weights_hash(model)).append(" ");
+  return hash_text(hashes);
+}
+
+ScoreMatrix score_by_routers(const Experiment& experiment, std::span<const fs::path> routers,
+                             const std::shared_ptr<const TokenFile>& tokens, ScoringNotes& notes) {
   const int64_t n = tokens->num_sequences(experiment.data.seq_length);
   std::vector<uint64_t> ids(static_cast<size_t>(n));
   std::iota(ids.begin(), ids.end(), uint64_t{0});
-  ScoreMatrix scores(n, experiment.mixture.experts);
-  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
-    const Transformer router = Transformer::load(layout.router(e), experiment.device);
-    const std::vector<float> column = score_prefixes(
-        router, tokens, ids, experiment.data.seq_length, {&experiment.mixture.prefix_tokens, 1});
+  const auto stack = TransformerStack::load(routers, experiment.device);
+  const std::vector<float> columns =  // [E, n]
+      score_prefixes(*stack, tokens, ids, experiment.data.seq_length,
+                     {&experiment.mixture.prefix_tokens, 1}, &notes);
+  ScoreMatrix scores(n, std::ssize(routers));
+  for (size_t e = 0; e < routers.size(); ++e) {
     for (int64_t i = 0; i < n; ++i) {
-      scores.row(i)[static_cast<size_t>(e)] = column[static_cast<size_t>(i)];
+      scores.row(i)[e] = columns[e * static_cast<size_t>(n) + static_cast<size_t>(i)];
     }
   }
   return scores;
 }
 
 ScoreMatrix score_by_model(const Experiment& experiment, const fs::path& folder,
-                           const std::shared_ptr<const TokenFile>& tokens) {
+                           const std::shared_ptr<const TokenFile>& tokens, ScoringNotes& notes) {
   const int64_t length = experiment.data.seq_length;
   const int64_t n = tokens->num_sequences(length);
   const std::vector<int64_t> prefixes = {experiment.mixture.prefix_tokens, length + 1};
   const std::vector<double> sums =
       score_rows(Transformer::load(folder, experiment.device),
-                 ordered_rows(tokens, {}, length, length + 1), n, prefixes);
+                 ordered_rows(tokens, {}, length, length + 1), n, prefixes, &notes);
   ScoreMatrix scores(n, 2);
   for (int64_t i = 0; i < n; ++i) {
     const double* sum = &sums[static_cast<size_t>(2 * i)];
@@ -64,19 +85,31 @@ std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
 }
 
 bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
-  return fs::exists(layout.evaluation(cell.split, cell.unit));
+  const fs::path file = layout.evaluation(cell.split, cell.unit);
+  if (!fs::exists(file)) return false;
+  const Provenance made_from = ScoreFile(file).provenance();
+  const auto weights = made_from.find("weights");
+  return weights != made_from.end() && weights->second == weights_of(models_of(layout, cell));
 }
 
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell) {
   if (cell_complete(layout, cell)) return;
   const auto tokens = std::make_shared<const TokenFile>(layout.tokens(cell.split));
+  const std::vector<fs::path> models = models_of(layout, cell);
+  const std::string weights = weights_of(models);
+  ScoringNotes notes(
+      layout.scoring_notes(cell.split + "-" + cell.unit),
+      fmt::format("{} {} {} {} {}", cell.unit, tokens->info().content_hash,
+                  experiment.data.seq_length, experiment.mixture.prefix_tokens, weights));
   const ScoreMatrix scores = cell.unit == "routers"
-                                 ? score_by_routers(experiment, layout, tokens)
-                                 : score_by_model(experiment, layout.model(cell.unit), tokens);
+                                 ? score_by_routers(experiment, models, tokens, notes)
+                                 : score_by_model(experiment, models[0], tokens, notes);
   write_scores(layout.evaluation(cell.split, cell.unit), scores,
                {{"tokens", tokens->info().content_hash},
                 {"experiment", experiment_hash(experiment)},
-                {"unit", cell.unit}});
+                {"unit", cell.unit},
+                {"weights", weights}});
+  notes.remove();
   log_info(fmt::format("evaluated {} on {}", cell.unit, cell.split));
 }
 

@@ -7,6 +7,7 @@
 
 #include "report_format.hpp"
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/parse_json.hpp"
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
 
@@ -20,8 +21,8 @@ using nlohmann::json;
 json read_json(const fs::path& path, std::vector<std::string>& problems) {
   if (!fs::exists(path)) return nullptr;
   try {
-    return json::parse(read_text(path));
-  } catch (const std::exception& error) {
+    return parse_json(read_text(path), path.filename().string());
+  } catch (const Error& error) {
     problems.push_back(path.filename().string() + " cannot be read: " + error.what());
     return nullptr;
   }
@@ -42,11 +43,10 @@ std::map<int64_t, json> read_rows(const fs::path& path, const std::string& key,
   }
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
-    json row = json::parse(line, nullptr, false);
-    if (row.is_discarded()) continue;
-    if (const auto id = number_at(row, key)) {
-      rows[static_cast<int64_t>(*id)] = std::move(row);
-    }
+    std::optional<json> row = parse_json_row(line);
+    if (!row) continue;
+    const json& id = at(*row, key);
+    if (id.is_number_integer()) rows[id.get<int64_t>()] = std::move(*row);
   }
   return rows;
 }

@@ -10,11 +10,13 @@
 
 #include "smalltalk/core/balanced_assignment.hpp"
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/parse_json.hpp"
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/evaluation.hpp"
+#include "smalltalk/mixture/provenance.hpp"
 
 namespace smalltalk {
 
@@ -163,7 +165,7 @@ json routing_of_domains(const Split& split, int64_t num_experts) {
 
 json read_json_or(const fs::path& path, json otherwise) {
   if (!fs::exists(path)) return otherwise;
-  return json::parse(read_text(path));
+  return parse_json(read_text(path), path.string());
 }
 
 // Sums the ledgers that the ranks left; what went over the world after the shards must be nothing.
@@ -180,15 +182,19 @@ json communication(const Experiment& experiment, const RunLayout& layout) {
       if (!hidden && file.path().extension() == ".json") files.insert(file.path());
     }
     for (const fs::path& file : files) {
-      const json ledger = json::parse(read_text(file));
-      for (const json& entry : ledger.at("entries")) {
-        auto& [calls, bytes] =
-            sums[{entry.at("phase"), entry.at("communicator"), entry.at("call")}];
-        calls += entry.at("calls").get<int64_t>();
-        bytes += entry.at("bytes").get<int64_t>();
+      const json ledger = parse_json(read_text(file), file.string());
+      try {
+        for (const json& entry : ledger.at("entries")) {
+          auto& [calls, bytes] =
+              sums[{entry.at("phase"), entry.at("communicator"), entry.at("call")}];
+          calls += entry.at("calls").get<int64_t>();
+          bytes += entry.at("bytes").get<int64_t>();
+        }
+        outside += ledger.at("world_bytes_after_shards").get<int64_t>();
+        collectives = std::max(collectives, ledger.at("collectives").get<int64_t>());
+      } catch (const json::exception& error) {
+        throw Error(file.string() + ": not a ledger of this program (" + error.what() + ")");
       }
-      outside += ledger.at("world_bytes_after_shards").get<int64_t>();
-      collectives = std::max(collectives, ledger.at("collectives").get<int64_t>());
     }
   }
   json phases = json::array();
@@ -209,6 +215,7 @@ json communication(const Experiment& experiment, const RunLayout& layout) {
 
 void write_results(const Experiment& experiment, const RunLayout& layout,
                    const std::vector<TrainUnit>& units) {
+  const MixtureParts made_of = require_one_mixture(experiment, layout, units);
   const int64_t experts = experiment.mixture.experts;
   const Arithmetic arithmetic(experiment);
   const Split test = read_split(experiment, layout, "test");
@@ -316,6 +323,14 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
                         {"per_expert", per_expert},
                         {"routing", routing_of_domains(test, experts)},
                         {"communication", communication(experiment, layout)},
+                        {"provenance",
+                         {{"experiment", made_of.experiment},
+                          {"tokenizer", made_of.tokenizer},
+                          {"tokens", made_of.tokens},
+                          {"routers", made_of.routers},
+                          {"shards", made_of.shards},
+                          {"prefix_tokens", made_of.prefix_tokens},
+                          {"models", made_of.models}}},
                         {"seconds", read_json_or(layout.root / "seconds.json", json::object())}};
   write_text_atomically(layout.results(), results.dump(2) + "\n");
 }

@@ -1,19 +1,23 @@
 #include "smalltalk/mixture/router_em.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <exception>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "assignment_json.hpp"
+#include "scoring_notes.hpp"
 #include "smalltalk/core/assign_sequences.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/parse_json.hpp"
 #include "smalltalk/core/random.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/safetensors.hpp"
 #include "smalltalk/lm/trainer.hpp"
@@ -31,27 +35,11 @@ constexpr int64_t kProbeSequences = 256;
 // Shorter rounds are their own progress: one line a round, none a step.
 constexpr int64_t kQuietSteps = 500;
 
-fs::path round_state(const RunLayout& layout, int64_t e, int64_t round) {
-  return layout.router(e) / fmt::format("round-{:03}.safetensors", round);
-}
-
 bool routers_complete(const Experiment& experiment, const RunLayout& layout) {
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     if (!fs::exists(layout.router(e) / "model.safetensors")) return false;
   }
   return true;
-}
-
-// The last round whose state every router has saved; 0 if there is none.
-int64_t last_common_round(const Experiment& experiment, const RunLayout& layout) {
-  for (int64_t round = experiment.mixture.rounds; round > 0; --round) {
-    bool all = true;
-    for (int64_t e = 0; e < experiment.mixture.experts && all; ++e) {
-      all = fs::exists(round_state(layout, e, round));
-    }
-    if (all) return round;
-  }
-  return 0;
 }
 
 // The routers that a rank scores with, as one model. Those that it trains have a trainer.
@@ -61,15 +49,31 @@ struct HostedRouters {
   std::vector<std::unique_ptr<Trainer>> trainers;  // [ids]; null: another rank trains it
 
   Transformer& model(size_t i) { return (*stack)[static_cast<int64_t>(i)]; }
-  // Up to the given step, on rows[i]: all together, or, if others train some of them, in turn.
+  // The least that one of them has done; `otherwise` if this rank trains none.
+  int64_t steps(int64_t otherwise) const {
+    int64_t least = otherwise;
+    for (const auto& trainer : trainers) {
+      if (trainer) least = std::min(least, trainer->step());
+    }
+    return least;
+  }
+  // Up to the given step, on rows[i]: all together, or in turn, if others train some of them or
+  // they were stopped at different steps.
   void train(std::span<const RowSource> rows, int64_t last_step) {
+    const int64_t least = steps(last_step);
     std::vector<Trainer*> all;
     for (const auto& trainer : trainers) {
-      if (trainer) all.push_back(trainer.get());
+      if (trainer && trainer->step() == least) all.push_back(trainer.get());
     }
-    if (all.size() == trainers.size()) return stack->train(all, rows, last_step);
-    for (size_t i = 0; i < trainers.size(); ++i) {
-      if (trainers[i]) trainers[i]->run(rows[i], last_step);
+    if (all.size() == trainers.size()) {
+      if (least < last_step) stack->train(all, rows, last_step);
+    } else {
+      for (size_t i = 0; i < trainers.size(); ++i) {
+        if (trainers[i] && trainers[i]->step() < last_step) trainers[i]->run(rows[i], last_step);
+      }
+    }
+    for (const auto& trainer : trainers) {
+      if (trainer) trainer->checkpoint();
     }
   }
 };
@@ -85,14 +89,16 @@ void share_weights(const HostCollectives& block, Transformer& model) {
 // The E-step's scores of some sequences, this rank's slice of them. Collective.
 ScoreSlice score_chunk(const HostedRouters& routers, const std::shared_ptr<const TokenFile>& tokens,
                        const Experiment& experiment, const RouterHosting& hosting,
-                       std::span<const uint64_t> ids) {
+                       std::span<const uint64_t> ids, ScoringNotes& notes) {
   const auto n = static_cast<int64_t>(ids.size());
   const ScoringShare& share = hosting.share();
   const auto [first, last] = part_of(n, share.part, share.parts);
   const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
-  const std::vector<float> mine =
-      score_prefixes(*routers.stack, tokens, part, experiment.data.seq_length,
-                     {&experiment.mixture.prefix_tokens, 1});
+  std::vector<float> mine;
+  run_together(hosting.world, [&] {
+    mine = score_prefixes(*routers.stack, tokens, part, experiment.data.seq_length,
+                          {&experiment.mixture.prefix_tokens, 1}, &notes);
+  });
   const auto bad =
       std::find_if(mine.begin(), mine.end(), [](float score) { return !std::isfinite(score); });
   if (bad != mine.end()) {
@@ -120,23 +126,262 @@ std::pair<LocalScores<uint16_t>, LocalScores<uint16_t>> split_scores(
   return {head, tail};
 }
 
-// Writes the log up to the given round again, so that a repeated round has one line.
-void append_routing_line(const fs::path& path, int64_t round, const nlohmann::json& line) {
-  std::string text;
-  if (fs::exists(path)) {
-    std::ifstream in(path);
-    for (std::string old; std::getline(in, old);) {
-      if (nlohmann::json::parse(old).at("round").get<int64_t>() < round) text += old + "\n";
-    }
-  }
-  write_text_atomically(path, text + line.dump() + "\n");
-}
-
 TrainConfig router_training(const Experiment& experiment, int64_t steps_per_round) {
   TrainConfig config = experiment.router_train;
   config.steps = steps_per_round * experiment.mixture.rounds;
-  config.save_interval = 0;  // saved once a round, by train_routers
   return config;
+}
+
+// The state of an EM on one rank.
+class RouterEm {
+ public:
+  RouterEm(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
+           const RunLayout& layout, const RouterHosting& hosting, const Provenance& provenance);
+  void run();
+
+ private:
+  void make_routers();
+  // The assignment of a round, known before or found now and kept. Collective.
+  Shards e_step(int64_t round);
+  Shards find_assignment(int64_t round, nlohmann::json& record);
+  // One pass of each router over its part, prefixes only.
+  void m_step(int64_t round, const Shards& parts);
+  void save_models();
+
+  nlohmann::json read_record(int64_t round) const;
+  void add_seconds(int64_t round, double seconds) const;  // and writes the log
+
+  const Experiment& experiment_;
+  const std::shared_ptr<const TokenFile> tokens_;
+  const RunLayout& layout_;
+  const RouterHosting& hosting_;
+  const Provenance& provenance_;
+  const int64_t num_experts_, num_rounds_, num_sequences_, steps_per_round_;
+  HostedRouters routers_;
+};
+
+RouterEm::RouterEm(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
+                   const RunLayout& layout, const RouterHosting& hosting,
+                   const Provenance& provenance)
+    : experiment_(experiment),
+      tokens_(std::move(tokens)),
+      layout_(layout),
+      hosting_(hosting),
+      provenance_(provenance),
+      num_experts_(experiment.mixture.experts),
+      num_rounds_(experiment.mixture.rounds),
+      num_sequences_(tokens_->num_sequences(experiment.data.seq_length)),
+      steps_per_round_(experiment.mixture.sequences_per_round / num_experts_ /
+                       experiment.router_train.batch_size) {
+  ST_CHECK(steps_per_round_ >= 1);
+}
+
+void RouterEm::make_routers() {
+  const TrainConfig config = router_training(experiment_, steps_per_round_);
+  // All routers start from the same weights (the paper does not say): what tells them apart is then
+  // only what they were given, and not which of them happens to start better.
+  routers_.ids = hosting_.share().routers;
+  const std::vector<uint64_t> seeds(routers_.ids.size(),
+                                    derive_seed(experiment_.seed, "router init"));
+  routers_.stack =
+      std::make_unique<TransformerStack>(experiment_.router_model, experiment_.device, seeds);
+  for (size_t i = 0; i < routers_.ids.size(); ++i) {
+    const int e = routers_.ids[i];
+    std::unique_ptr<Trainer>& trainer = routers_.trainers.emplace_back();
+    if (std::find(hosting_.trains.begin(), hosting_.trains.end(), e) == hosting_.trains.end()) {
+      continue;
+    }
+    TrainOptions options;
+    options.name = fmt::format("router {}", e);
+    options.folder = layout_.router(e);
+    options.provenance = provenance_;
+    options.show_progress = steps_per_round_ >= kQuietSteps;
+    trainer = std::make_unique<Trainer>(routers_.model(i), config, options);
+    trainer->resume();
+  }
+}
+
+nlohmann::json RouterEm::read_record(int64_t round) const {
+  const fs::path path = layout_.round_record(round);
+  try {
+    return parse_json(read_text(path), path.string());
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: remove {} and {} to train the routers anew", error.what(),
+                            path.parent_path().string(), layout_.router(0).parent_path().string()));
+  }
+}
+
+void RouterEm::add_seconds(int64_t round, double seconds) const {
+  nlohmann::json record = read_record(round);
+  nlohmann::json& its_line = record.at("line");
+  its_line["seconds"] = its_line.value("seconds", 0.0) + seconds;
+  write_text_atomically(layout_.round_record(round), record.dump(2) + "\n");
+  // The log is written from the records: one line a round, whatever was started how often.
+  std::string log;
+  for (int64_t r = 1; r <= round; ++r) {
+    nlohmann::json line = read_record(r).at("line");
+    line.emplace("seconds", 0.0);  // unknown of a round that died behind its last step
+    log += line.dump() + "\n";
+  }
+  write_text_atomically(layout_.routing_log(), log);
+}
+
+Shards RouterEm::find_assignment(int64_t round, nlohmann::json& record) {
+  nlohmann::json& line = record["line"];
+  int64_t epoch = 0, epoch_before = 0;
+  std::vector<uint64_t> probe = round_chunk(experiment_, num_sequences_, 1, &epoch);
+  probe.resize(std::min(probe.size(), static_cast<size_t>(kProbeSequences)));
+  if (round > 1) round_chunk(experiment_, num_sequences_, round - 1, &epoch_before);
+  const std::vector<uint64_t> chunk = round_chunk(experiment_, num_sequences_, round, &epoch);
+  const auto n = static_cast<int64_t>(chunk.size());
+  if (epoch > epoch_before) {
+    log_info(fmt::format("round {}: no new sequences are left, epoch {} begins", round, epoch + 1));
+  }
+  line = {{"round", round},
+          {"epoch", epoch},
+          {"sequences", n},
+          {"random", round == 1},
+          {"probe", probe.size()}};
+
+  Assignment assignment;
+  AssignmentRule rule{AssignmentMethod::random, balanced_capacities(n, num_experts_), {}, {}};
+  if (round == 1) {
+    assignment = random_assignment(n, num_experts_, derive_seed(experiment_.seed, "random start"));
+  } else {
+    // The whole chunk and the probe in one exchange.
+    std::vector<uint64_t> ids = chunk;
+    ids.insert(ids.end(), probe.begin(), probe.end());
+    const ScoringShare& share = hosting_.share();
+    ScoringNotes notes(
+        layout_.scoring_notes(fmt::format("rank-{}", hosting_.world.rank)),
+        fmt::format("round {} of {}: routers {}, part {} of {}", round, fmt::join(provenance_, " "),
+                    fmt::join(share.routers, ","), share.part, share.parts));
+    const ScoreSlice slice = score_chunk(routers_, tokens_, experiment_, hosting_, ids, notes);
+    const auto [of_chunk, of_probe] = split_scores(slice.scores, n);
+    AssignOptions options;
+    options.method = experiment_.mixture.assignment;
+    options.certify = false;
+    options.threads = static_cast<int>(experiment_.device.threads);
+    AssignmentOutcome outcome =
+        assign_sequences(of_chunk, rule.capacities, options, hosting_.world);
+    assignment = join_slices(outcome.expert, hosting_.world);
+    rule = std::move(outcome.rule);
+    line.update(stats_json(outcome.stats));
+    line["selection"] = traffic_json(outcome.traffic);
+    const Assignment probe_now = join_slices(argmax_assignment(of_probe), hosting_.world);
+    if (round > 2 && hosting_.leader()) {
+      const auto before = read_record(round - 1).at("probe_experts").get<Assignment>();
+      int64_t changed = 0;
+      for (size_t i = 0; i < probe_now.size(); ++i) changed += probe_now[i] != before.at(i);
+      line["changed"] = changed;
+    }
+    record["probe_experts"] = probe_now;
+  }
+  Provenance made_from = provenance_;
+  made_from["round"] = std::to_string(round);
+  return make_shards(assignment, num_experts_, chunk, made_from, rule);
+}
+
+Shards RouterEm::e_step(int64_t round) {
+  const fs::path file = layout_.round(round);
+  if (first_rank_says(fs::exists(layout_.round_record(round)), hosting_.world)) {
+    Shards parts = read_shards(file);
+    for (const auto& [key, value] : provenance_) {
+      const auto found = parts.provenance.find(key);
+      if (found != parts.provenance.end() && found->second == value) continue;
+      throw Error(fmt::format("{} was made from other {}: start again in a new run folder",
+                              file.string(), key));
+    }
+    return parts;
+  }
+  if (routers_.steps(0) > (round - 1) * steps_per_round_) {
+    throw Error(
+        fmt::format("{} is missing, but router {} has been trained beyond it: remove {} to "
+                    "train the routers anew",
+                    layout_.round_record(round).string(), routers_.ids[0],
+                    layout_.router(0).parent_path().string()));
+  }
+  for (size_t i = 0; i < routers_.ids.size() && round > 1; ++i) {
+    share_weights(hosting_.block, routers_.model(i));
+  }
+  nlohmann::json record;
+  Shards parts = find_assignment(round, record);
+  if (hosting_.leader()) {
+    write_shards(file, parts);
+    write_text_atomically(layout_.round_record(round), record.dump(2) + "\n");
+    const nlohmann::json& line = record.at("line");
+    log_info(round == 1
+                 ? fmt::format("round 1 of {}: {} sequences dealt out at random", num_rounds_,
+                               line["sequences"].get<int64_t>())
+                 : fmt::format("round {} of {}: mean score {:.3f} (best {:.3f}), {} of {} "
+                               "displaced",
+                               round, num_rounds_, line["mean_score"].get<double>(),
+                               line["mean_best_score"].get<double>(),
+                               line["displaced"].get<int64_t>(), line["sequences"].get<int64_t>()));
+  }
+  // No router trains on a part that might be found differently another time.
+  hosting_.world.barrier();
+  fs::remove(layout_.scoring_notes(fmt::format("rank-{}", hosting_.world.rank)));
+  return parts;
+}
+
+void RouterEm::m_step(int64_t round, const Shards& parts) {
+  const int64_t base = (round - 1) * steps_per_round_ * experiment_.router_train.batch_size;
+  std::vector<RowSource> rows;
+  for (const int e : routers_.ids) {
+    const auto part = parts.of_expert(e);
+    const RowSource of_part =
+        shuffled_rows(tokens_, {part.begin(), part.end()}, experiment_.data.seq_length,
+                      experiment_.mixture.prefix_tokens,
+                      derive_seed(experiment_.seed, "router order", static_cast<uint64_t>(e),
+                                  static_cast<uint64_t>(round)));
+    rows.push_back({of_part.row_tokens,
+                    [read = of_part.read, base](int64_t first, int64_t count, auto out) {
+                      read(first - base, count, out);
+                    },
+                    [sequence_of = of_part.sequence_of, base](int64_t row) {
+                      return sequence_of(row - base);
+                    }});
+  }
+  run_together(hosting_.world, [&] { routers_.train(rows, round * steps_per_round_); });
+}
+
+void RouterEm::save_models() {
+  for (size_t i = 0; i < routers_.ids.size(); ++i) {
+    if (!routers_.trainers[i]) continue;
+    const int e = routers_.ids[i];
+    std::map<std::string, std::string> metadata(provenance_.begin(), provenance_.end());
+    metadata["router"] = std::to_string(e);
+    metadata["smalltalk.seq_length"] = std::to_string(experiment_.data.seq_length);
+    routers_.model(i).save(layout_.router(e), metadata);
+  }
+  hosting_.world.barrier();
+  for (const auto& trainer : routers_.trainers) {
+    if (trainer) trainer->clear_checkpoints();
+  }
+}
+
+void RouterEm::run() {
+  make_routers();
+  // Rounds that all routers are through with.
+  double behind = -static_cast<double>(routers_.steps(num_rounds_ * steps_per_round_));
+  hosting_.world.all_reduce_max({&behind, 1});
+  const int64_t done = static_cast<int64_t>(-behind) / steps_per_round_;
+  if (done > 0) log_info(fmt::format("routers go on after round {} of {}", done, num_rounds_));
+  for (int64_t round = done + 1; round <= num_rounds_; ++round) {
+    const double start = now_seconds();
+    const Shards parts = e_step(round);
+    std::exception_ptr stopped;
+    try {
+      m_step(round, parts);
+    } catch (const Stopped&) {
+      stopped = std::current_exception();
+    }
+    if (hosting_.leader()) add_seconds(round, now_seconds() - start);
+    if (stopped) std::rethrow_exception(stopped);
+  }
+  if (hosting_.leader()) add_seconds(num_rounds_, 0);
+  save_models();
 }
 
 }  // namespace
@@ -167,147 +412,11 @@ std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequ
 void train_routers(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
                    const RunLayout& layout, const RouterHosting& hosting,
                    const Provenance& provenance) {
-  const int64_t num_experts = experiment.mixture.experts;
-  const int64_t rounds = experiment.mixture.rounds;
-  const int64_t num_sequences = tokens->num_sequences(experiment.data.seq_length);
-  const int64_t steps_per_round =
-      experiment.mixture.sequences_per_round / num_experts / experiment.router_train.batch_size;
-  ST_CHECK(steps_per_round >= 1);
-  if (routers_complete(experiment, layout)) {
+  if (first_rank_says(routers_complete(experiment, layout), hosting.world)) {
     log_info("routers are complete");
     return;
   }
-
-  // All ranks must agree on where to go on before anyone writes.
-  const int64_t done = last_common_round(experiment, layout);
-  hosting.world.barrier();
-
-  const TrainConfig config = router_training(experiment, steps_per_round);
-  // All routers start from the same weights (the paper does not say): what tells them apart is then
-  // only what they were given, and not which of them happens to start better.
-  HostedRouters routers;
-  routers.ids = hosting.share().routers;
-  const std::vector<uint64_t> seeds(routers.ids.size(),
-                                    derive_seed(experiment.seed, "router init"));
-  routers.stack =
-      std::make_unique<TransformerStack>(experiment.router_model, experiment.device, seeds);
-  for (size_t i = 0; i < routers.ids.size(); ++i) {
-    const int e = routers.ids[i];
-    std::unique_ptr<Trainer>& trainer = routers.trainers.emplace_back();
-    if (std::find(hosting.trains.begin(), hosting.trains.end(), e) != hosting.trains.end()) {
-      TrainOptions options;
-      options.name = fmt::format("router {}", e);
-      options.folder = layout.router(e);
-      options.provenance = provenance;
-      options.show_progress = steps_per_round >= kQuietSteps;
-      trainer = std::make_unique<Trainer>(routers.model(i), config, options);
-      if (done > 0) trainer->load(round_state(layout, e, done));
-    }
-    if (done > 0) share_weights(hosting.block, routers.model(i));
-  }
-  if (done > 0) log_info(fmt::format("routers go on after round {} of {}", done, rounds));
-
-  int64_t epoch = 0;
-  std::vector<uint64_t> probe = round_chunk(experiment, num_sequences, 1, &epoch);
-  probe.resize(std::min(probe.size(), static_cast<size_t>(kProbeSequences)));
-  Assignment probe_before;
-
-  for (int64_t round = done + 1; round <= rounds; ++round) {
-    const double start = now_seconds();
-    const int64_t epoch_before = epoch;
-    const std::vector<uint64_t> chunk = round_chunk(experiment, num_sequences, round, &epoch);
-    const auto n = static_cast<int64_t>(chunk.size());
-    if (epoch > epoch_before) {
-      log_info(
-          fmt::format("round {}: no new sequences are left, epoch {} begins", round, epoch + 1));
-    }
-    nlohmann::json line = {{"round", round},
-                           {"epoch", epoch},
-                           {"sequences", n},
-                           {"random", round == 1},
-                           {"probe", probe.size()}};
-
-    // E-step: the whole chunk and the probe in one exchange.
-    Assignment assignment;
-    AssignmentRule rule{AssignmentMethod::random, balanced_capacities(n, num_experts), {}, {}};
-    if (round == 1) {
-      assignment = random_assignment(n, num_experts, derive_seed(experiment.seed, "random start"));
-    } else {
-      std::vector<uint64_t> ids = chunk;
-      ids.insert(ids.end(), probe.begin(), probe.end());
-      const ScoreSlice slice = score_chunk(routers, tokens, experiment, hosting, ids);
-      const auto [of_chunk, of_probe] = split_scores(slice.scores, n);
-      AssignOptions options;
-      options.method = experiment.mixture.assignment;
-      options.certify = false;
-      options.threads = static_cast<int>(experiment.device.threads);
-      AssignmentOutcome outcome =
-          assign_sequences(of_chunk, rule.capacities, options, hosting.world);
-      assignment = join_slices(outcome.expert, hosting.world);
-      rule = std::move(outcome.rule);
-      line.update(stats_json(outcome.stats));
-      line["selection"] = traffic_json(outcome.traffic);
-      const Assignment probe_now = join_slices(argmax_assignment(of_probe), hosting.world);
-      if (!probe_before.empty()) {
-        int64_t changed = 0;
-        for (size_t i = 0; i < probe_now.size(); ++i) changed += probe_now[i] != probe_before[i];
-        line["changed"] = changed;
-      }
-      probe_before = probe_now;
-    }
-    Provenance made_from = provenance;
-    made_from["round"] = std::to_string(round);
-    const Shards parts = make_shards(assignment, num_experts, chunk, made_from, rule);
-    if (hosting.leader()) write_shards(layout.round(round), parts);
-
-    // M-step: one pass of each router over its part, prefixes only.
-    std::vector<RowSource> rows;
-    for (const int e : routers.ids) {
-      const auto part = parts.of_expert(e);
-      RowSource& of_router = rows.emplace_back(
-          shuffled_rows(tokens, {part.begin(), part.end()}, experiment.data.seq_length,
-                        experiment.mixture.prefix_tokens,
-                        derive_seed(experiment.seed, "router order", static_cast<uint64_t>(e),
-                                    static_cast<uint64_t>(round))));
-      const int64_t base = (round - 1) * steps_per_round * config.batch_size;
-      of_router.read = [read = of_router.read, base](int64_t first, int64_t count,
-                                                     std::span<int64_t> out) {
-        read(first - base, count, out);
-      };
-    }
-    routers.train(rows, round * steps_per_round);
-    for (size_t i = 0; i < routers.ids.size(); ++i) {
-      if (routers.trainers[i]) {
-        routers.trainers[i]->save(round_state(layout, routers.ids[i], round));
-      }
-      share_weights(hosting.block, routers.model(i));
-    }
-    line["seconds"] = now_seconds() - start;
-    if (hosting.leader()) {
-      append_routing_line(layout.routing_log(), round, line);
-      log_info(round == 1 ? fmt::format("round 1 of {}: {} sequences dealt out at random, {}",
-                                        rounds, n, human_duration(line["seconds"].get<double>()))
-                          : fmt::format("round {} of {}: mean score {:.3f} (best {:.3f}), {} of {} "
-                                        "displaced, {}",
-                                        round, rounds, line["mean_score"].get<double>(),
-                                        line["mean_best_score"].get<double>(),
-                                        line["displaced"].get<int64_t>(), n,
-                                        human_duration(line["seconds"].get<double>())));
-    }
-    // The state before the last is dropped only when all ranks have the new one.
-    hosting.world.barrier();
-    for (const int e : hosting.trains) fs::remove(round_state(layout, e, round - 1));
-  }
-  for (size_t i = 0; i < routers.ids.size(); ++i) {
-    if (!routers.trainers[i]) continue;
-    const int e = routers.ids[i];
-    std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
-    metadata["router"] = std::to_string(e);
-    metadata["smalltalk.seq_length"] = std::to_string(experiment.data.seq_length);
-    routers.model(i).save(layout.router(e), metadata);
-  }
-  hosting.world.barrier();
-  for (const int e : hosting.trains) fs::remove(round_state(layout, e, rounds));
+  RouterEm(experiment, tokens, layout, hosting, provenance).run();
 }
 
 }  // namespace smalltalk

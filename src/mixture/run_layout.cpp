@@ -20,6 +20,18 @@ std::filesystem::path RunLayout::round(int64_t round) const {
   return root / "rounds" / fmt::format("round-{:03}.h5", round);
 }
 
+std::filesystem::path RunLayout::round_record(int64_t round) const {
+  return this->round(round).replace_extension(".json");
+}
+
+std::filesystem::path RunLayout::scoring_notes(const std::string& work) const {
+  return root / "scoring" / flat(work);
+}
+
+std::filesystem::path RunLayout::lock(const std::string& what) const {
+  return root / "locks" / flat(what);
+}
+
 std::filesystem::path RunLayout::evaluation(const std::string& split,
                                             const std::string& cell) const {
   return root / "evaluation" / split / (flat(cell) + ".h5");

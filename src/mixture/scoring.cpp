@@ -1,8 +1,10 @@
 // Scoring, and the exchange of scores between ranks.
 #include <algorithm>
 
+#include "scoring_notes.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/score_codes.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 
@@ -95,12 +97,14 @@ namespace {
 // [R, count * P] of a transformer or a stack of R.
 template <typename Models>
 std::vector<double> score_in_blocks(const Models& models, int64_t num_models, const RowSource& rows,
-                                    int64_t count, std::span<const int64_t> prefixes) {
+                                    int64_t count, std::span<const int64_t> prefixes,
+                                    ScoringNotes* notes) {
   const int64_t width = std::ssize(prefixes);
   std::vector<double> scores(static_cast<size_t>(num_models * count * width));
   std::vector<double> part(static_cast<size_t>(num_models * kBlockRows * width));
   std::vector<int64_t> tokens(static_cast<size_t>(kBlockRows * rows.row_tokens));
-  for (int64_t first = 0; first < count; first += kBlockRows) {
+  int64_t first = notes != nullptr ? notes->read(num_models, count, width, scores) : 0;
+  for (; first < count; first += kBlockRows) {
     const int64_t n = std::min(kBlockRows, count - first);
     const auto block = std::span(tokens).first(static_cast<size_t>(n * rows.row_tokens));
     const auto out = std::span(part).first(static_cast<size_t>(num_models * n * width));
@@ -110,6 +114,12 @@ std::vector<double> score_in_blocks(const Models& models, int64_t num_models, co
       std::copy_n(out.begin() + model * n * width, n * width,
                   scores.begin() + (model * count + first) * width);
     }
+    const int64_t done = first + n;
+    const bool stop = stop_requested() && done < count;
+    if (notes != nullptr && (stop || notes->due())) {
+      notes->write(num_models, count, width, done, scores);
+    }
+    if (stop) throw Stopped();
   }
   return scores;
 }
@@ -118,34 +128,34 @@ template <typename Models>
 std::vector<float> score_prefixes_of(const Models& models, int64_t num_models,
                                      const std::shared_ptr<const TokenFile>& tokens,
                                      std::span<const uint64_t> ids, int64_t seq_length,
-                                     std::span<const int64_t> prefixes) {
+                                     std::span<const int64_t> prefixes, ScoringNotes* notes) {
   if (ids.empty()) return {};  // to ordered_rows() no ids would mean all
   const RowSource rows =
       ordered_rows(tokens, {ids.begin(), ids.end()}, seq_length, prefixes.back());
   const std::vector<double> scores =
-      score_in_blocks(models, num_models, rows, std::ssize(ids), prefixes);
+      score_in_blocks(models, num_models, rows, std::ssize(ids), prefixes, notes);
   return {scores.begin(), scores.end()};
 }
 
 }  // namespace
 
 std::vector<double> score_rows(const Transformer& model, const RowSource& rows, int64_t count,
-                               std::span<const int64_t> prefixes) {
-  return score_in_blocks(model, 1, rows, count, prefixes);
+                               std::span<const int64_t> prefixes, ScoringNotes* notes) {
+  return score_in_blocks(model, 1, rows, count, prefixes, notes);
 }
 
 std::vector<float> score_prefixes(const Transformer& router,
                                   const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
-                                  std::span<const int64_t> prefixes) {
-  return score_prefixes_of(router, 1, tokens, ids, seq_length, prefixes);
+                                  std::span<const int64_t> prefixes, ScoringNotes* notes) {
+  return score_prefixes_of(router, 1, tokens, ids, seq_length, prefixes, notes);
 }
 
 std::vector<float> score_prefixes(const TransformerStack& routers,
                                   const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
-                                  std::span<const int64_t> prefixes) {
-  return score_prefixes_of(routers, routers.size(), tokens, ids, seq_length, prefixes);
+                                  std::span<const int64_t> prefixes, ScoringNotes* notes) {
+  return score_prefixes_of(routers, routers.size(), tokens, ids, seq_length, prefixes, notes);
 }
 
 }  // namespace smalltalk

@@ -9,12 +9,15 @@
 #include <numeric>
 
 #include "assignment_json.hpp"
+#include "scoring_notes.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
 #include "smalltalk/core/random.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/data/score_store.hpp"
 #include "smalltalk/lm/transformer_stack.hpp"
+#include "smalltalk/mixture/provenance.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 
 namespace smalltalk {
@@ -32,12 +35,6 @@ int64_t block_size_for(int64_t num_sequences) {
       std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(num_sequences / 64, 256, 65536))));
 }
 
-bool agree(bool value, const HostCollectives& world) {  // rank 0's
-  std::byte byte{value};
-  world.broadcast({&byte, 1}, 0);
-  return byte != std::byte{0};
-}
-
 // The blocks of a token file in the score store.
 struct Blocks {
   int64_t num_sequences;
@@ -53,35 +50,26 @@ struct Blocks {
   }
 };
 
-// Hashes of the routers' weights, as the score store knows them. [E]. Error: one is missing.
-std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts) {
-  std::vector<std::string> hashes;
-  for (int64_t e = 0; e < num_experts; ++e) {
-    const fs::path weights = layout.router(e) / "model.safetensors";
-    if (!fs::exists(weights)) {
-      throw Error(fmt::format("{} is missing: run route first", weights.string()));
-    }
-    hashes.push_back(hash_file(weights));
-  }
-  return hashes;
-}
-
 // Hashes of all blocks' tokens: from the store, or from the tokens, each rank some blocks.
 std::vector<uint64_t> token_hashes(const ScoreStore& store, const TokenFile& tokens,
                                    const Blocks& blocks, int64_t seq_length,
                                    const HostCollectives& world) {
   const std::string& content = tokens.info().content_hash;
   const auto known = store.read_block_hashes(content);
-  if (agree(known.has_value(), world)) {
+  if (first_rank_says(known.has_value(), world)) {
     if (!known) throw Error(fmt::format("the score store cannot be read by rank {}", world.rank));
     return *known;
   }
   const int64_t begin = blocks.count() * world.rank / world.size;
   const int64_t end = blocks.count() * (world.rank + 1) / world.size;
   std::vector<uint64_t> mine;
-  for (int64_t block = begin; block < end; ++block) {
-    mine.push_back(hash_of_sequences(tokens, blocks.first(block), blocks.rows(block), seq_length));
-  }
+  run_together(world, [&] {
+    for (int64_t block = begin; block < end; ++block) {
+      if (stop_requested()) throw Stopped();
+      mine.push_back(
+          hash_of_sequences(tokens, blocks.first(block), blocks.rows(block), seq_length));
+    }
+  });
   const std::vector<uint64_t> all = gather_values<uint64_t>(mine, world);
   if (world.rank == 0) store.write_block_hashes(content, all);
   return all;
@@ -146,8 +134,12 @@ void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenF
     }
     std::unique_ptr<TransformerStack>& stack = stacks[of_routers];
     if (!stack) stack = TransformerStack::load(folders, experiment.device);
+    ScoringNotes notes(
+        layout.scoring_notes(fmt::format("block-{:06}", block)),
+        fmt::format("{} {} {} {}", blocks.hashes[static_cast<size_t>(block)],
+                    experiment.data.seq_length, fmt::join(prefixes, ","), fmt::join(names, ",")));
     const std::vector<float> columns =  // [routers, rows, P]
-        score_prefixes(*stack, tokens, ids, experiment.data.seq_length, prefixes);
+        score_prefixes(*stack, tokens, ids, experiment.data.seq_length, prefixes, &notes);
     for (size_t k = 0; k < width; ++k) {
       for (size_t row = 0; row < rows; ++row) {
         for (size_t p = 0; p < prefixes.size(); ++p) {
@@ -158,6 +150,8 @@ void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenF
     done += static_cast<int64_t>(rows * width);
     progress.update(done);
     store.write(blocks.stored(block), names, prefixes, scores);
+    notes.remove();
+    if (stop_requested() && done < total) throw Stopped();
   }
 }
 
@@ -182,7 +176,7 @@ ShardInfo read_base(const RunLayout& layout, const TokenFile& tokens, const Expe
   }
   const bool extended = text("seq_length") == std::to_string(experiment.data.seq_length) &&
                         (world.rank != 0 || extends(tokens, text("tokens"), text("num_tokens")));
-  if (!agree(extended, world)) {
+  if (!first_rank_says(extended, world)) {
     throw Error(
         fmt::format("{} is not an extension of the tokens that {} was made from: assign all "
                     "anew (without --append)",
@@ -210,6 +204,18 @@ void publish_random_shards(const Experiment& experiment, const RunLayout& layout
 }
 
 }  // namespace
+
+std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts) {
+  std::vector<std::string> hashes;
+  for (int64_t e = 0; e < num_experts; ++e) {
+    const fs::path weights = layout.router(e) / "model.safetensors";
+    if (!fs::exists(weights)) {
+      throw Error(fmt::format("{} is missing: run route first", weights.string()));
+    }
+    hashes.push_back(hash_file(weights));
+  }
+  return hashes;
+}
 
 std::vector<int64_t> kept_prefixes(int64_t longest) {
   std::vector<int64_t> prefixes;
@@ -309,7 +315,7 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
                     fs::exists(layout.sharding_report()) &&
                     (read_shard_info(layout.shards()).provenance.at("request") == request ||
                      (options.append && kept == n));
-  if (agree(same, world)) {
+  if (first_rank_says(same, world)) {
     log_info(kept == n && options.append ? "no new sequences: shards are complete"
                                          : "shards are complete");
     return;
@@ -327,8 +333,9 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
     log_info(fmt::format("{} sequences, {} routers, prefix {}: {} of {} scores are known", n,
                          experts, prefix, n * experts - missing_count, n * experts));
   }
-  fill_store(experiment, tokens, layout, world, store, blocks, routers, missing);
-  world.barrier();
+  run_together(world, [&] {
+    fill_store(experiment, tokens, layout, world, store, blocks, routers, missing);
+  });
 
   // This rank's slice, whole blocks; of an appended corpus only the new rows.
   std::vector<StoredScores> held;
@@ -349,11 +356,12 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
 
   Provenance made_from = provenance;
   made_from["request"] = request;
-  made_from["routers"] = hash_text(fmt::format("{}", fmt::join(routers, ",")));
+  made_from["routers"] = routers_hash(layout, experts);
   made_from["num_tokens"] = std::to_string(tokens->info().num_tokens);
   made_from["seq_length"] = std::to_string(seq_length);
   made_from["prefix_tokens"] = std::to_string(prefix);
-  if (!agree(fs::exists(file), world)) {  // else it was current before, and has the same content
+  if (!first_rank_says(fs::exists(file),
+                       world)) {  // else it was current before, and has the same content
     Assignment old;
     if (kept > 0 && world.rank == 0) old = read_shards(layout.shards()).expert;
     write_assignment(file, capacities, outcome.rule, old, outcome.expert, world, made_from);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
@@ -59,9 +60,6 @@ bool unit_complete(const RunLayout& layout, const TrainUnit& unit) {
   return fs::exists(layout.trained_mark(unit.name));
 }
 
-namespace {
-
-// The shard file with this content.
 fs::path find_shards(const RunLayout& layout, const fs::path& link, const std::string& hash) {
   if (fs::exists(link) && read_shard_info(link).content_hash == hash) return link;
   std::error_code error;
@@ -72,6 +70,8 @@ fs::path find_shards(const RunLayout& layout, const fs::path& link, const std::s
   }
   return {};
 }
+
+namespace {
 
 // The shard file that a unit trains on: the current one when it begins, and the same ever after,
 // even if the corpus was sharded anew. The group's first rank decides.
@@ -128,11 +128,13 @@ void require_same_origin(const fs::path& path, const ShardInfo& shards, const To
 void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
                 const RunLayout& layout, const TrainUnit& unit, const HostCollectives& group,
                 const Provenance& provenance, const std::function<void()>& before_complete) {
-  if (unit_complete(layout, unit)) {
+  if (first_rank_says(unit_complete(layout, unit), group)) {
     log_info(fmt::format("{} is complete", unit.name));
     return;
   }
   const fs::path folder = layout.model(unit.name);
+  std::optional<WriteLock> lock;
+  if (group.rank == 0) lock.emplace(layout.lock(unit.name), folder.string());
   const int64_t seq_length = experiment.data.seq_length;
   // The control differs from the experts in its shards alone: same weights, same keys of the order.
   const auto index = static_cast<uint64_t>(unit.expert + 1);  // 0: dense
@@ -176,7 +178,7 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
                                  {"train_flops", unit_flops(experiment, unit)},
                                  {"seconds", summary.seconds}};
     write_text_atomically(layout.trained_mark(unit.name), done.dump(2) + "\n");
-    fs::remove(folder / "checkpoint.safetensors");  // the model is whole; a rerun has nothing to do
+    trainer.clear_checkpoints();  // the model is whole; a rerun has nothing to do
   }
   group.barrier();
 }

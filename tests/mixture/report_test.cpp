@@ -250,6 +250,19 @@ TEST_F(ReportTest, SurvivesBrokenFiles) {
   EXPECT_TRUE(has(page(), "results.json cannot be read"));
 }
 
+TEST_F(ReportTest, SurvivesDeepNestingAndHugeNumbers) {
+  write_complete_run();
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  write("results.json", deep);
+  write("routing.jsonl", "{\"round\":0,\"x\":" + deep + "}\n{\"round\":1e300}\n");
+  EXPECT_TRUE(has(page(), "results.json cannot be read"));
+  json value = results();
+  value["models"]["mixture"]["perplexity"]["all"] = 1e308;
+  value["models"]["dense"]["perplexity"]["all"] = -1e308;
+  write_results(value);
+  page();
+}
+
 TEST_F(ReportTest, SurvivesFiguresOfAnotherKind) {
   json value = results();
   value["models"]["mixture"]["perplexity"]["after_prefix"] = nullptr;

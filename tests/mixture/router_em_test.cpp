@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -15,6 +16,8 @@
 #include "core/thread_ranks.hpp"
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/mixture/sharding.hpp"
 
 namespace smalltalk {
@@ -151,6 +154,54 @@ TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {
   EXPECT_FALSE(std::filesystem::exists(second.router(1) / "model.safetensors"));
   train_routers(experiment, tokens, second, RouterHosting::alone(2), {});
   EXPECT_EQ(read_text(second.router(1) / "model.safetensors"), whole);
+}
+
+// Asked to stop again and again, wherever it happens to be, and on other numbers of ranks.
+TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
+  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+  RunLayout second{folder / "second"};
+  int starts = 0;
+  for (bool done = false; !done; ++starts) {
+    ASSERT_LT(starts, 200);
+    const double milliseconds = static_cast<double>(derive_seed(1, "stop", starts) % 60);
+    watch_for_stop({{}, {}, now_seconds() + milliseconds / 1000});
+    const int size = 1 + starts % 2;
+    std::atomic<int> stopped = 0;
+    run_thread_ranks(size, [&](const HostCollectives& world) {
+      RouterHosting hosting = RouterHosting::alone(2);
+      hosting.world = world;
+      if (size == 2) {
+        hosting.trains = {world.rank};
+        hosting.shares = {{{0}, 0, 1}, {{1}, 0, 1}};
+      }
+      try {
+        train_routers(experiment, tokens, second, hosting, {});
+      } catch (const Stopped&) {
+        ++stopped;
+      }
+    });
+    EXPECT_TRUE(stopped == 0 || stopped == size);
+    done = stopped == 0;
+  }
+  watch_for_stop({});
+  EXPECT_GT(starts, 3);
+  for (const int64_t e : {0, 1}) {
+    EXPECT_EQ(read_text(second.router(e) / "model.safetensors"),
+              read_text(layout.router(e) / "model.safetensors"));
+    EXPECT_FALSE(std::filesystem::exists(second.router(e) / "checkpoints"));
+  }
+  // The log tells the same story, but for its seconds.
+  const auto rows = [](const RunLayout& of) {
+    std::vector<nlohmann::json> all;
+    std::ifstream log(of.routing_log());
+    for (std::string line; std::getline(log, line);) {
+      all.push_back(nlohmann::json::parse(line));
+      EXPECT_EQ(all.back().erase("seconds"), 1u);
+      all.back().erase("selection");  // messages, which depend on the number of ranks
+    }
+    return all;
+  };
+  EXPECT_EQ(rows(second), rows(layout));
 }
 
 TEST_F(RouterEm, ScoresDoNotDependOnTheParts) {

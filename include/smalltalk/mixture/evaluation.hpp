@@ -20,12 +20,15 @@ struct EvalCell {
 
 // All cells of a run: each unit and the routers on both splits.
 std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);
+// Whether a cell is there, computed with the weights that are there.
 bool cell_complete(const RunLayout& layout, const EvalCell& cell);
 // REQUIRES the cell's models to be complete. Writes layout.evaluation(split, unit): scores [N, 2]
-// (nats over targets inside the prefix and after it) or [N, E] for the routers.
+// (nats over targets inside the prefix and after it) or [N, E] for the routers. Throws Stopped if
+// this process is asked to stop; what it has found by then is kept.
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell);
 
-// Arithmetic on the complete cells: results.json (schema in the README). `units` as trained.
+// Arithmetic on the complete cells of a mixture that belongs together (else Error): results.json
+// (schema in the README). `units` as trained.
 void write_results(const Experiment& experiment, const RunLayout& layout,
                    const std::vector<TrainUnit>& units);
 

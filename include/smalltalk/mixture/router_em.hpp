@@ -65,27 +65,31 @@ ScoreSlice turn_scores(int64_t n, int64_t num_experts, std::span<const ScoringSh
 // The assignment of all n sequences from those of the slices. Collective.
 Assignment join_slices(std::span<const uint16_t> mine, const HostCollectives& world);
 
+class ScoringNotes;  // src/mixture/scoring_notes.hpp
+
 // Log-likelihoods in nats of the beginnings of the first `count` rows under one model:
 // [count * P], those of the first prefixes[j] tokens. A row's result depends neither on `count` nor
-// on its place.
+// on its place. All of these throw Stopped if this process is asked to stop before the last rows;
+// with `notes` they then keep what they have, and go on from there when they are called again.
 std::vector<double> score_rows(const Transformer& model, const RowSource& rows, int64_t count,
-                               std::span<const int64_t> prefixes);
+                               std::span<const int64_t> prefixes, ScoringNotes* notes = nullptr);
 // Log-likelihoods of the first prefixes[j] tokens of sequences under one router, nats.
 // [ids.size() * P]; prefixes ascend.
 std::vector<float> score_prefixes(const Transformer& router,
                                   const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
-                                  std::span<const int64_t> prefixes);
+                                  std::span<const int64_t> prefixes, ScoringNotes* notes = nullptr);
 
 // The same of all routers of a stack, in one pass over the sequences: [R, ids.size() * P].
 std::vector<float> score_prefixes(const TransformerStack& routers,
                                   const std::shared_ptr<const TokenFile>& tokens,
                                   std::span<const uint64_t> ids, int64_t seq_length,
-                                  std::span<const int64_t> prefixes);
+                                  std::span<const int64_t> prefixes, ScoringNotes* notes = nullptr);
 
 // Trains the routers into layout.router(e) and writes a shard file and a line of routing.jsonl per
-// round. Goes on from the last round that all routers have saved; does nothing if they are
-// complete.
+// round. A round's assignment is kept as soon as it is known, and every router saves its own
+// training, so that a job that ended anywhere goes on from there with the same result; does nothing
+// if the routers are complete. Throws Stopped, on all ranks, if any of them was asked to stop.
 void train_routers(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
                    const RunLayout& layout, const RouterHosting& hosting,
                    const Provenance& provenance);

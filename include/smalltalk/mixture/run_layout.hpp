@@ -2,21 +2,27 @@
 //
 //   experiment.toml                 the resolved experiment
 //   tokens/tokenizer.model  tokens/train.h5  tokens/validation.h5  tokens/test.h5
-//   rounds/round-001.h5 ...         the assignment of each round of the EM
+//   rounds/round-001.h5 ...         the assignment of each round of the EM, and beside it
+//   rounds/round-001.json           its line of the log, written last: says that the round is known
 //   routing.jsonl                   one line a round, see router_em.hpp
-//   routers/<e>/                    config.json, model.safetensors, metrics.jsonl,
-//                                   round-<t>.safetensors
+//   routers/<e>/                    config.json, model.safetensors, metrics.jsonl, checkpoints/
 //   scores/                         routers' scores of the training text, see score_store.hpp
 //   shards/<hash>.h5                shard files; none is ever written again
 //   shards.h5  random_shards.h5     links to the current ones of the experts and of the control
 //   sharding.json                   what the assignment did
 //   experts/<e>/                    config.json, model.safetensors, metrics.jsonl, training.json,
 //                                   tensorboard/ and trace.json if asked for,
+//                                   checkpoints/step-<n>.safetensors and a link latest,
 //                                   shards.txt (content hash of the shards that it began with)
 //   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/   the same files
 //   evaluation/<split>/*.h5         log-likelihoods per sequence of each model, routers' scores
+//   scoring/                        scores of work that was stopped in the middle
 //   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
-//   queue/<start>/                  claims of work after the shards, one folder per start of launch
+//   queue/<start>/                  claims of work after the shards, one folder per start of
+//   launch;
+//                                   a file stop that tells its ranks to stop
+//   locks/                          who writes what at the moment (see WriteLock)
+//   stop                            made by a person: every job on this run saves and ends
 //   seconds.json                    wall time of the stages
 //   results.json  report.html
 #pragma once
@@ -35,6 +41,7 @@ struct RunLayout {
     return root / "tokens" / (split + ".h5");
   }
   std::filesystem::path round(int64_t round) const;
+  std::filesystem::path round_record(int64_t round) const;
   std::filesystem::path routing_log() const { return root / "routing.jsonl"; }
   std::filesystem::path router(int64_t e) const { return root / "routers" / std::to_string(e); }
   std::filesystem::path scores() const { return root / "scores"; }
@@ -50,6 +57,9 @@ struct RunLayout {
     return model(unit) / "training.json";
   }
   std::filesystem::path evaluation(const std::string& split, const std::string& cell) const;
+  std::filesystem::path scoring_notes(const std::string& work) const;
+  std::filesystem::path lock(const std::string& what) const;
+  std::filesystem::path stop_file() const { return root / "stop"; }
   std::filesystem::path ledger_folder() const { return root / "ledger"; }
   std::filesystem::path queue(const std::string& start, const std::string& work) const;
   std::filesystem::path results() const { return root / "results.json"; }

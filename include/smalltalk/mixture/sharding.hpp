@@ -32,10 +32,14 @@ struct ShardOptions {
 // Assigns all sequences of the token file with the finished routers; publishes shards.h5 and
 // random_shards.h5 and writes sharding.json. Collective. Errors: routers missing; append without
 // shards.h5, to other tokens than an extension of its own, or where an expert already has more
-// than its new capacity.
+// than its new capacity. Throws Stopped, on all ranks, if any of them was asked to stop; the scores
+// that were found by then are kept.
 void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
                   const RunLayout& layout, const HostCollectives& world,
                   const ShardOptions& options, const Provenance& provenance);
+
+// Hashes of the routers' weights, as the score store knows them. [E]. Error: one is missing.
+std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts);
 
 // The prefix lengths at which scores are kept: `longest`, and its halves, quarters and eighths as
 // long as they are 8 tokens or more. Ascending.

@@ -38,11 +38,16 @@ double unit_flops(const Experiment& experiment, const TrainUnit& unit);
 
 bool unit_complete(const RunLayout& layout, const TrainUnit& unit);
 
+// The shard file with this content: `link` or another one of the run. Empty if there is none.
+std::filesystem::path find_shards(const RunLayout& layout, const std::filesystem::path& link,
+                                  const std::string& content_hash);
+
 // Trains a unit from its checkpoint, if there is one, to its last step, and saves the model;
 // training.json comes last and marks it complete. A complete unit is left alone. All ranks of the
 // group call. `before_complete` runs on the group's first rank just before the mark is written.
 // A unit keeps the shard file that it began with, even if shards.h5 is made anew. Error: shards
-// made from other tokens (or others than these begin with) or another experiment.
+// made from other tokens (or others than these begin with) or another experiment; another job
+// trains the unit at this moment. Throws Stopped as Trainer::run() does.
 void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
                 const RunLayout& layout, const TrainUnit& unit, const HostCollectives& group,
                 const Provenance& provenance, const std::function<void()>& before_complete = {});
