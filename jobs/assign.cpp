@@ -37,6 +37,7 @@ struct AssignJob {
   int threads = 0;
   bool certificate = true;
   bool compare = false;
+  StopOptions stop;
   bool json = false;
 };
 
@@ -160,7 +161,6 @@ int assign(const AssignJob& job, Session& session) {
   const double start = now_seconds();
   Communicator& world = session.world();
   const HostCollectives ranks = host_collectives(world);
-  set_log_muted(world.rank() != 0);
   set_ledger_phase("assign");
 
   const ScoreFile file(job.scores);
@@ -322,6 +322,7 @@ void add_assign_job(CLI::App& app, JobRun& run) {
   sub->add_option("--threads", job->threads, "Threads per rank; 0: the machine's cores, shared")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  add_stop_options(*sub, job->stop);
   sub->add_flag("!--no-certificate", job->certificate,
                 "Do not work out how far the assignment is from the best balanced one");
   sub->add_flag("--compare", job->compare,
@@ -340,8 +341,8 @@ void add_assign_job(CLI::App& app, JobRun& run) {
         std::cerr << "assign: give --out FILE or --compare, not both and not neither\n";
         return kExitUsage;
       }
-      return run_session(0, nullptr, "assign",
-                         [&](Session& session) { return assign(*job, session); });
+      return run_watched(job->stop, "assign", "",
+                         [&](Session& session, const auto&) { return assign(*job, session); });
     };
   });
 }

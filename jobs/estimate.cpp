@@ -39,6 +39,9 @@ fs::path existing_parent(fs::path path) {
   return path;
 }
 
+// Of a checkpoint, in sizes of the model: weights and two moments.
+constexpr double kCheckpointSize = 3;
+
 }  // namespace
 
 Estimate estimate(const Run& run) {
@@ -75,12 +78,18 @@ Estimate estimate(const Run& run) {
   const auto corpus = static_cast<double>(result.num_sequences);
   const auto ranks = static_cast<double>(run.plan.ranks.size());
   result.score_bytes = 2 * experts * n * (rounds - 1) / ranks;
+  const TrainConfig& train = experiment.expert_train;
+  const auto kept_for_ever =
+      static_cast<double>(train.keep_every > 0 ? train.steps / train.keep_every : 0);
   result.disk_bytes =
       static_cast<double>(tokens) * 2 * 1.1 +
-      static_cast<double>(units.size()) * expert * 4 * 4 +  // model, checkpoint
-      experts * router * 4 * 7 +                            // and two rounds' states
-      corpus * 10 * 2 + rounds * n * 18 +                   // shard files
-      corpus * experts * 4 *                                // the score store
+      static_cast<double>(units.size()) * expert * 4 * (1 + kCheckpointSize * kept_for_ever) +
+      static_cast<double>(run.plan.num_groups) * expert * 4 * kCheckpointSize *
+          static_cast<double>(train.keep_last + 1) +  // and the one that is being written
+      experts * router * 4 *
+          (1 + kCheckpointSize * static_cast<double>(experiment.router_train.keep_last + 1)) +
+      corpus * 10 * 2 + rounds * n * 18 +  // shard files
+      corpus * experts * 4 *               // the score store
           static_cast<double>(kept_prefixes(experiment.mixture.prefix_tokens).size());
   const double given = experiment.device.flops_per_second;
   result.flops_per_second = given > 0 ? given : kAssumedFlopsPerSecond;
@@ -109,6 +118,7 @@ std::string describe(const Estimate& e) {
   line("  gradients", human_bytes(memory.gradients));
   line("  optimiser", human_bytes(memory.optimizer));
   line("  communication", human_bytes(memory.communication));
+  line("  checkpoint", human_bytes(memory.checkpoint));
   line("  activations", human_bytes(memory.activations));
   line("  loss", human_bytes(memory.loss));
   line("disk", human_bytes(e.disk_bytes));

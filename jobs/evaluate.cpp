@@ -5,28 +5,41 @@
 #include "pipeline.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/mixture/provenance.hpp"
 
 namespace smalltalk {
 
 void add_evaluate_job(CLI::App& app, JobRun& run) {
   auto* job = app.add_subcommand("evaluate", "Evaluate all models of a run, write results.json");
   auto options = std::make_shared<RunOptions>();
+  auto part = std::make_shared<EvalPart>();
   add_run_options(*job, *options);
+  job->add_option("--part", part->part,
+                  "Compute only the cells part, part + parts, ... and write no results: for one "
+                  "element of a Slurm array")
+      ->check(CLI::NonNegativeNumber);
+  job->add_option("--parts", part->parts, "Into how many parts the cells are divided")
+      ->check(CLI::PositiveNumber);
   job->footer(
       "Any number of ranks share the cells (model x split) through a queue of files;\n"
       "what was computed before is not computed again.\n"
       "  mpirun -n 4 smalltalk evaluate jobs/tiny.toml --out RUN");
-  job->callback([&run, options] {
-    run = [options] {
+  job->callback([&run, options, part] {
+    run = [options, part] {
       return run_stage(
           *options, "evaluate", true, [&](Run& opened, Session&, const std::string& start) {
+            if (part->part >= part->parts) {
+              throw Error(fmt::format("--part {} of --parts {}: parts count from 0", part->part,
+                                      part->parts));
+            }
             for (const TrainUnit& unit : units_of(opened)) {
               if (!unit_complete(opened.layout, unit)) {
                 throw Error(fmt::format("{} is not trained yet: run train --model {} first",
                                         opened.layout.model(unit.name).string(), unit.name));
               }
             }
-            if (evaluate_from_queue(opened, start)) {
+            require_one_mixture(opened.experiment, opened.layout, units_of(opened));
+            if (evaluate_from_queue(opened, start, *part)) {
               set_log_muted(false);
               log_info(fmt::format("wrote {}", opened.layout.results().string()));
             }

@@ -13,6 +13,7 @@
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/mixture/provenance.hpp"
 
 namespace smalltalk {
 
@@ -169,6 +170,12 @@ void print_text(const Json& about) {
 ScoresOf scores_by_routers(const Experiment& experiment, const RunLayout& layout,
                            const fs::path& shards) {
   const auto made_from = read_shard_info(shards).provenance;
+  const auto routers_of_shards = made_from.find("routers");
+  if (routers_of_shards != made_from.end() &&
+      routers_of_shards->second != routers_hash(layout, experiment.mixture.experts)) {
+    throw Error(fmt::format("{} was made with other routers than those in {}", shards.string(),
+                            layout.router(0).parent_path().string()));
+  }
   const auto found = made_from.find("prefix_tokens");
   const int64_t longest = experiment.mixture.prefix_tokens;
   const int64_t prefix = found == made_from.end() ? longest : std::stoll(found->second);

@@ -11,6 +11,7 @@
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/experiment.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/parse_json.hpp"
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
@@ -29,7 +30,7 @@ Json describe_tensors(const fs::path& path) {
   Json tensors = Json::array();
   Json metadata = Json::object();
   int64_t parameters = 0;
-  const Json header = Json::parse(describe_safetensors(path));
+  const Json header = parse_json<Json>(describe_safetensors(path), path.string());
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") {
       metadata = entry;
@@ -52,13 +53,13 @@ Json describe_rows(const fs::path& path) {
   int64_t broken = 0;
   Json last = nullptr;
   for (std::string line; std::getline(lines, line);) {
-    Json row = Json::parse(line, nullptr, false);
-    if (row.is_discarded()) {
+    std::optional<Json> row = parse_json_row<Json>(line);
+    if (!row) {
       ++broken;
       continue;
     }
     ++rows;
-    last = std::move(row);
+    last = std::move(*row);
   }
   Json out = {{"kind", "rows"}, {"rows", rows}};
   if (broken > 0) out["broken_rows"] = broken;
@@ -96,12 +97,7 @@ Json describe_results(const Json& results) {
 }
 
 Json describe_json(const fs::path& path) {
-  Json content;
-  try {
-    content = Json::parse(read_text(path));
-  } catch (const Json::exception& error) {
-    throw Error(fmt::format("{}: not whole JSON: {}", path.string(), error.what()));
-  }
+  const Json content = parse_json<Json>(read_text(path), path.string());
   if (content.is_object() && value_at(content, "/models").is_object()) {
     return describe_results(content);
   }

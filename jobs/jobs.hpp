@@ -19,6 +19,7 @@ void add_launch_job(CLI::App& app, JobRun& run);
 void add_evaluate_job(CLI::App& app, JobRun& run);
 void add_report_job(CLI::App& app, JobRun& run);
 void add_inspect_job(CLI::App& app, JobRun& run);
+void add_status_job(CLI::App& app, JobRun& run);
 void add_bench_job(CLI::App& app, JobRun& run);
 void add_bench_assignment_job(CLI::App& app, JobRun& run);
 

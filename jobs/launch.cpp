@@ -47,23 +47,10 @@ void train_all(const Run& run, Session& session, Communicator& group, const std:
   }
 }
 
-int launch(const RunOptions& options, bool dry_run, Session& session) {
+// All that computes. own_group: the only communicator that this rank uses after the shards.
+void run_stages(Run& run, Session& session, const std::string& start, std::string& own_group) {
   Communicator& world = session.world();
   const int rank = world.rank();
-  set_log_muted(rank != 0);
-  set_ledger_phase("start");
-  Run run = read_run(options, session);
-  configure_runtime(run.experiment.device, session.local_rank());
-  if (dry_run) {
-    if (rank == 0) std::cout << to_string(run.plan) << describe(estimate(run)) << std::flush;
-    require_disk_space(run);
-    return kExitDone;
-  }
-  claim_run_folder(run, session);
-  require_disk_space(run);
-  if (rank == 0) std::cerr << to_string(run.plan) << std::flush;
-  const std::string start = agree_on_start(session);
-
   set_ledger_phase("prepare");
   prepare_tokens_of(run, session);
   open_tokens(run);
@@ -77,17 +64,37 @@ int launch(const RunOptions& options, bool dry_run, Session& session) {
   const bool spare = role.group < 0;
   Communicator group = world.split(spare ? run.plan.num_groups + rank : role.group, rank,
                                    fmt::format("group {}", role.group));
+  own_group = group.name();
   set_log_muted(group.rank() != 0);
   set_log_prefix(spare ? fmt::format("launch spare rank {}", rank)
                        : fmt::format("launch group {}", role.group));
   if (!spare) train_all(run, session, group, start);
   set_ledger_phase("evaluate");
   const bool last = evaluate_from_queue(run, start);
-  write_ledger(run.layout, start, rank, group.name());
   if (last) {
     log_info(fmt::format("wrote {} and {}", run.layout.results().string(),
                          run.layout.report().string()));
   }
+}
+
+int launch(const RunOptions& options, bool dry_run, Session& session, const std::string& start) {
+  const int rank = session.world().rank();
+  set_ledger_phase("start");
+  Run run = read_run(options, session);
+  configure_runtime(run.experiment.device, session.local_rank());
+  if (dry_run) {
+    if (rank == 0) std::cout << to_string(run.plan) << describe(estimate(run)) << std::flush;
+    require_disk_space(run);
+    return kExitDone;
+  }
+  claim_run_folder(run, session);
+  require_disk_space(run);
+  const auto lock = lock_stages(run, session);
+  if (rank == 0) std::cerr << to_string(run.plan) << std::flush;
+
+  std::string own_group;
+  count_in_ledger(run.layout, start, rank, own_group,
+                  [&] { run_stages(run, session, start, own_group); });
   return kExitDone;
 }
 
@@ -106,8 +113,10 @@ void add_launch_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk launch jobs/tiny.toml --out runs/tiny");
   job->callback([&run, options, dry_run] {
     run = [options, dry_run] {
-      return run_session(0, nullptr, "launch",
-                         [&](Session& session) { return launch(*options, *dry_run, session); });
+      return run_watched(options->stop, "launch", *dry_run ? "" : options->out,
+                         [&](Session& session, const auto& start) {
+                           return launch(*options, *dry_run, session, start);
+                         });
     };
   });
 }

@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
   add_evaluate_job(app, run);
   add_report_job(app, run);
   add_inspect_job(app, run);
+  add_status_job(app, run);
   add_bench_job(app, run);
   add_bench_assignment_job(app, run);
   try {

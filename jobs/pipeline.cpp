@@ -5,14 +5,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
 #include "smalltalk/core/parallel.hpp"
+#include "smalltalk/core/parse_json.hpp"
 #include "smalltalk/core/random.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
@@ -25,6 +28,29 @@ namespace smalltalk {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+void add_stop_options(CLI::App& job, StopOptions& options) {
+  job.add_option("--signals", options.signals,
+                 "Signals at which the job saves its work and ends with exit code 75 (start it "
+                 "again), joined by commas; none: they do what they always do")
+      ->check([](const std::string& names) -> std::string {
+        try {
+          parse_signals(names);
+        } catch (const Error& error) {
+          return error.what();
+        }
+        return {};
+      })
+      ->capture_default_str();
+  job.add_option("--walltime-margin", options.walltime_margin,
+                 "Do the same so many seconds before the time limit of its Slurm job")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  job.add_option("--hang-timeout", options.hang_timeout,
+                 "End the job if a rank has made no progress for so many seconds; 0: never")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
 void add_run_options(CLI::App& job, RunOptions& options) {
   job.add_option("experiment", options.experiment, "Experiment file (TOML)")->required();
   job.add_option("--out", options.out, "Run folder; the same folder again continues the run")
@@ -32,6 +58,7 @@ void add_run_options(CLI::App& job, RunOptions& options) {
   job.add_option("--set", options.overrides,
                  "Override a key of the experiment: section.key=value (repeatable)")
       ->allow_extra_args(false);
+  add_stop_options(job, options.stop);
 }
 
 void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
@@ -46,6 +73,53 @@ void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
       ->capture_default_str();
   job.add_option("--shares", shares, "Relative sizes of the shards, one per expert: 2,1,1")
       ->delimiter(',');
+}
+
+namespace {
+
+std::string agree_on_start(Session& session) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  // The same length on every rank, so that one broadcast does.
+  std::string start =
+      fmt::format("{:016x}-{:08x}",
+                  std::chrono::duration_cast<std::chrono::milliseconds>(now).count(), getpid());
+  session.world().broadcast(std::as_writable_bytes(std::span(start)), 0);
+  return start;
+}
+
+// When to stop because of the batch system's time limit, the same on all ranks.
+double deadline_of(const StopOptions& options, Session& session) {
+  double left = INFINITY;
+  if (session.world().rank() == 0) {
+    if (const auto seconds = slurm_seconds_left()) {
+      left = *seconds - options.walltime_margin;
+      log_info(fmt::format("{} left of the time limit: saves and ends in {}",
+                           human_duration(*seconds), human_duration(std::max(0.0, left))));
+    }
+  }
+  session.world().broadcast(std::as_writable_bytes(std::span(&left, 1)), 0);
+  return now_seconds() + left;
+}
+
+}  // namespace
+
+int run_watched(const StopOptions& options, const std::string& job, const std::string& run_folder,
+                const std::function<int(Session&, const std::string& start)>& body) {
+  catch_stop_signals(parse_signals(options.signals));
+  return run_session(0, nullptr, job, [&](Session& session) {
+    set_log_muted(session.world().rank() != 0);
+    if (options.hang_timeout > 0) session.watch(options.hang_timeout);
+    const std::string start = agree_on_start(session);
+    StopSources sources;
+    sources.deadline = deadline_of(options, session);
+    if (!run_folder.empty()) {
+      const RunLayout layout{run_folder};
+      sources.file = layout.stop_file();
+      sources.bell = layout.queue(start, "stop");
+    }
+    watch_for_stop(sources);
+    return body(session, start);
+  });
 }
 
 int threads_per_rank(Session& session) {
@@ -80,7 +154,14 @@ void claim_run_folder(Run& run, Session& session) {
     }
   }
   session.world().barrier();  // everyone has looked before anyone writes
-  if (session.world().rank() == 0) write_text_atomically(file, to_toml(run.experiment));
+  if (session.world().rank() != 0) return;
+  remove_stale_temporaries(run.layout.root);
+  write_text_atomically(file, to_toml(run.experiment));
+}
+
+std::unique_ptr<WriteLock> lock_stages(const Run& run, Session& session) {
+  if (session.world().rank() != 0) return nullptr;
+  return std::make_unique<WriteLock>(run.layout.lock("stages"), run.layout.root.string());
 }
 
 void prepare_tokens_of(const Run& run, Session& session) {
@@ -88,17 +169,18 @@ void prepare_tokens_of(const Run& run, Session& session) {
   const DataConfig& data = run.experiment.data;
   const fs::path tokenizer = run.layout.tokenizer();
   Communicator& world = session.world();
-  const bool missing = !fs::exists(tokenizer);
-  world.barrier();
-  if (missing && world.rank() == 0) {
+  const HostCollectives ranks = host_collectives(world);
+  const bool missing = first_rank_says(!fs::exists(tokenizer), ranks);
+  run_together(ranks, [&] {
+    if (!missing || world.rank() != 0) return;
     if (data.tokenizer.empty()) {
       train_tokenizer(data.train, data.vocab_size, data.tokenizer_sample_bytes, tokenizer);
     } else {
       const Tokenizer given(data.tokenizer);  // refuses what is not a tokenizer
       write_text_atomically(tokenizer, read_text(data.tokenizer));
     }
-  }
-  world.barrier();
+    if (stop_requested()) throw Stopped();
+  });
   const std::vector<std::pair<std::string, const std::vector<std::string>*>> splits = {
       {"train", &data.train}, {"validation", &data.validation}, {"test", &data.test}};
   for (const auto& [split, inputs] : splits) {
@@ -107,9 +189,7 @@ void prepare_tokens_of(const Run& run, Session& session) {
     options.tokenizer = tokenizer;
     options.out = run.layout.tokens(split);
     options.max_bad_fraction = data.max_bad_fraction;
-    options.rank = world.rank();
-    options.num_ranks = world.size();
-    options.barrier = [&world] { world.barrier(); };
+    options.ranks = ranks;
     const PrepareReport report = prepare_tokens(options);
     if (report.already_complete) continue;
     log_info(
@@ -120,7 +200,6 @@ void prepare_tokens_of(const Run& run, Session& session) {
   if (world.rank() == 0 && missing) {
     record_seconds(run.layout, "prepare", now_seconds() - start);
   }
-  world.barrier();
 }
 
 void open_tokens(Run& run) {
@@ -227,7 +306,7 @@ TrainUnit find_unit(const Run& run, const std::string& name) {
   throw Error(fmt::format("there is no model {} in this experiment; it has:{}", name, known));
 }
 
-bool evaluate_from_queue(const Run& run, const std::string& start) {
+bool evaluate_from_queue(const Run& run, const std::string& start, EvalPart part) {
   const std::string me = fmt::format("process {}", getpid());
   const std::vector<TrainUnit> units = units_of(run);
   const auto trained = [&](const std::string& name) {
@@ -236,11 +315,15 @@ bool evaluate_from_queue(const Run& run, const std::string& start) {
   const std::vector<EvalCell> cells = eval_cells(units);
   // A model that is still in training is left to the group that trains it, which comes here next:
   // nobody waits for anybody.
-  for (const EvalCell& cell : cells) {
+  for (size_t i = 0; i < cells.size(); ++i) {
+    const EvalCell& cell = cells[i];
+    if (static_cast<int64_t>(i) % part.parts != part.part) continue;
     if (cell_complete(run.layout, cell) || !trained(cell.unit)) continue;
+    if (stop_requested()) throw Stopped();
     if (!claim(run.layout.queue(start, cell.split + "-" + cell.unit), me)) continue;
     evaluate_cell(run.experiment, run.layout, cell);
   }
+  if (part.parts > 1) return false;
   for (const EvalCell& cell : cells) {
     if (!cell_complete(run.layout, cell)) return false;
   }
@@ -250,19 +333,9 @@ bool evaluate_from_queue(const Run& run, const std::string& start) {
   return true;
 }
 
-std::string agree_on_start(Session& session) {
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
-  // The same length on every rank, so that one broadcast does.
-  std::string start =
-      fmt::format("{:016x}-{:08x}",
-                  std::chrono::duration_cast<std::chrono::milliseconds>(now).count(), getpid());
-  session.world().broadcast(std::as_writable_bytes(std::span(start)), 0);
-  return start;
-}
-
 void record_seconds(const RunLayout& layout, const std::string& stage, double seconds) {
   const fs::path file = layout.root / "seconds.json";
-  json all = fs::exists(file) ? json::parse(read_text(file)) : json::object();
+  json all = fs::exists(file) ? parse_json(read_text(file), file.string()) : json::object();
   all[stage] = seconds;
   write_text_atomically(file, all.dump(2) + "\n");
 }
@@ -295,17 +368,28 @@ void write_ledger(const RunLayout& layout, const std::string& start, int rank,
                         ledger.dump(2) + "\n");
 }
 
+void count_in_ledger(const RunLayout& layout, const std::string& start, int rank,
+                     const std::string& own_group, const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Stopped&) {
+    write_ledger(layout, start, rank, own_group);
+    throw;
+  }
+  write_ledger(layout, start, rank, own_group);
+}
+
 int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
               const std::function<void(Run&, Session&, const std::string& start)>& body) {
-  return run_session(0, nullptr, job, [&](Session& session) {
-    set_log_muted(session.world().rank() != 0);
+  return run_watched(options.stop, job, options.out, [&](Session& session, const auto& start) {
     Run run = read_run(options, session);
     configure_runtime(run.experiment.device, session.local_rank());
     claim_run_folder(run, session);
     if (needs_tokens) open_tokens(run);
-    const std::string start = agree_on_start(session);
     set_ledger_phase(job);
-    body(run, session, start);
+    count_in_ledger(run.layout, start, session.world().rank(),
+                    job == "train" ? session.world().name() : "",
+                    [&] { body(run, session, start); });
     return kExitDone;
   });
 }

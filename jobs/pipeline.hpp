@@ -12,6 +12,7 @@
 #include "smalltalk/comm/rank_plan.hpp"
 #include "smalltalk/comm/session.hpp"
 #include "smalltalk/core/experiment.hpp"
+#include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
@@ -20,13 +21,28 @@
 
 namespace smalltalk {
 
+// When a long job ends before its work does.
+struct StopOptions {
+  std::string signals = "USR1,USR2,TERM";
+  double walltime_margin = 120;  // seconds
+  double hang_timeout = 1800;    // seconds; 0: nobody watches
+};
+void add_stop_options(CLI::App& job, StopOptions& options);
+
 // What every job that works on a run is told.
 struct RunOptions {
   std::string experiment;              // file
   std::string out;                     // run folder
   std::vector<std::string> overrides;  // --set section.key=value
+  StopOptions stop;
 };
 void add_run_options(CLI::App& job, RunOptions& options);
+
+// A session whose ranks stop when they are asked to (core/stop.hpp) and watch each other. `start`
+// is a name for this start of the job, the same on all ranks: claims of an earlier start do not
+// count. With a run folder, also its file `stop` is heeded. Returns the exit code.
+int run_watched(const StopOptions& options, const std::string& job, const std::string& run_folder,
+                const std::function<int(Session&, const std::string& start)>& body);
 
 // --method, --epsilon and --shares of the jobs that assign.
 void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
@@ -49,6 +65,9 @@ Run read_run(const RunOptions& options, Session& session);
 // Proves that the run folder can be written to and holds no other experiment; writes
 // experiment.toml. Collective.
 void claim_run_folder(Run& run, Session& session);
+// The right to make tokens, routers and shards of a run, which one job at a time has. Held by rank
+// 0. Error: another job has it.
+std::unique_ptr<WriteLock> lock_stages(const Run& run, Session& session);
 
 // Tokenizer and the three token files, those that are missing. Collective.
 void prepare_tokens_of(const Run& run, Session& session);
@@ -65,12 +84,14 @@ std::vector<TrainUnit> units_of(const Run& run);
 // One of them by name; Error naming the known ones.
 TrainUnit find_unit(const Run& run, const std::string& name);
 
+// Some of the cells of an evaluation: those with index part, part + parts, ...
+struct EvalPart {
+  int64_t part = 0, parts = 1;
+};
 // Evaluates what is complete and unclaimed, then writes results.json and report.html if nothing is
-// missing. Needs no other rank. Returns true if this process wrote the results.
-bool evaluate_from_queue(const Run& run, const std::string& start);
-
-// A name for this start of a job, the same on all ranks: claims of an earlier start do not count.
-std::string agree_on_start(Session& session);
+// missing and all cells were asked for. Needs no other rank. Returns true if this process wrote
+// them.
+bool evaluate_from_queue(const Run& run, const std::string& start, EvalPart part = {});
 
 // Appends the seconds of a stage to seconds.json.
 void record_seconds(const RunLayout& layout, const std::string& stage, double seconds);
@@ -83,5 +104,9 @@ int run_stage(const RunOptions& options, const std::string& job, bool needs_toke
 // Writes this rank's ledger file. `own_group` is the only communicator allowed after the shards.
 void write_ledger(const RunLayout& layout, const std::string& start, int rank,
                   const std::string& own_group);
+// Calls `body`, then writes the ledger, also if `body` was stopped. `own_group` may change
+// meanwhile.
+void count_in_ledger(const RunLayout& layout, const std::string& start, int rank,
+                     const std::string& own_group, const std::function<void()>& body);
 
 }  // namespace smalltalk

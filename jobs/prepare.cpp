@@ -32,16 +32,15 @@ struct PrepareJob {
 // One token file from the files named on the command line.
 int prepare_inputs(const PrepareJob& job, Session& session) {
   Communicator& world = session.world();
-  set_log_muted(world.rank() != 0);
   if (job.tokenizer.empty()) throw Error("say --tokenizer FILE (and --vocab-size V to train it)");
-  const bool missing = !fs::exists(job.tokenizer);
+  const HostCollectives ranks = host_collectives(world);
+  const bool missing = first_rank_says(!fs::exists(job.tokenizer), ranks);
   if (missing && job.vocab_size == 0) {
     throw Error(
         fmt::format("{} does not exist: name a SentencePiece model, or give --vocab-size "
                     "to train one there",
                     job.tokenizer));
   }
-  world.barrier();
   if (missing && world.rank() == 0) {
     train_tokenizer(job.inputs, job.vocab_size, job.sample_bytes, job.tokenizer);
   }
@@ -51,9 +50,7 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
   options.tokenizer = job.tokenizer;
   options.out = job.run.out;
   options.max_bad_fraction = job.max_bad_fraction;
-  options.rank = world.rank();
-  options.num_ranks = world.size();
-  options.barrier = [&world] { world.barrier(); };
+  options.ranks = ranks;
   const PrepareReport report = prepare_tokens(options);
   const double rate = static_cast<double>(report.info.num_tokens) / report.seconds;
   if (world.rank() == 0) {
@@ -103,6 +100,7 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
   sub->add_option("--max-bad-fraction", job->max_bad_fraction,
                   "Tolerated share of broken or empty documents")
       ->capture_default_str();
+  add_stop_options(*sub, job->run.stop);
   sub->add_flag("--json", job->json, "Print the figures as one JSON line");
   sub->footer(
       "  mpirun -n 4 smalltalk prepare jobs/tiny.toml --out RUN\n"
@@ -115,10 +113,12 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
         return kExitUsage;
       }
       if (!job->inputs.empty()) {
-        return run_session(0, nullptr, "prepare",
-                           [&](Session& session) { return prepare_inputs(*job, session); });
+        return run_watched(job->run.stop, "prepare", "", [&](Session& session, const auto&) {
+          return prepare_inputs(*job, session);
+        });
       }
       return run_stage(job->run, "prepare", false, [](Run& opened, Session& session, auto&) {
+        const auto lock = lock_stages(opened, session);
         prepare_tokens_of(opened, session);
         open_tokens(opened);
       });

@@ -32,9 +32,9 @@ void add_route_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options] {
     run = [options] {
       return run_stage(*options, "route", true,
-                       [&](Run& opened, Session& session, const std::string& start) {
+                       [&](Run& opened, Session& session, const std::string&) {
+                         const auto lock = lock_stages(opened, session);
                          route(opened, session);
-                         write_ledger(opened.layout, start, session.world().rank(), "");
                        });
     };
   });
@@ -63,9 +63,9 @@ void add_shard_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options, flags] {
     run = [options, flags] {
       return run_stage(*options, "shard", true,
-                       [&](Run& opened, Session& session, const std::string& start) {
+                       [&](Run& opened, Session& session, const std::string&) {
+                         const auto lock = lock_stages(opened, session);
                          shard(opened, session, flags->of(opened));
-                         write_ledger(opened.layout, start, session.world().rank(), "");
                        });
     };
   });

@@ -8,35 +8,56 @@
 
 namespace smalltalk {
 
+namespace {
+
+// What is to be trained; one of them is given.
+struct Which {
+  int64_t expert = -1, unit = -1;
+  std::string model;
+};
+
+TrainUnit chosen_unit(const Run& run, const Which& which) {
+  if (which.expert >= 0) return find_unit(run, fmt::format("experts/{}", which.expert));
+  if (!which.model.empty()) return find_unit(run, which.model);
+  if (which.unit < 0) throw Error("say what to train: --expert K, --model NAME or --unit N");
+  const std::vector<TrainUnit> units = units_of(run);
+  if (which.unit >= std::ssize(units)) {
+    throw Error(fmt::format("--unit {}: this experiment has {} models, counted from 0", which.unit,
+                            units.size()));
+  }
+  return units[static_cast<size_t>(which.unit)];
+}
+
+}  // namespace
+
 void add_train_job(CLI::App& app, JobRun& run) {
   auto* job = app.add_subcommand("train", "Train one expert or one baseline of a run");
   auto options = std::make_shared<RunOptions>();
-  auto expert = std::make_shared<int64_t>(-1);
-  auto model = std::make_shared<std::string>();
+  auto which = std::make_shared<Which>();
   add_run_options(*job, *options);
-  auto* expert_option = job->add_option("--expert", *expert, "Index of the expert, from 0")
+  auto* expert_option = job->add_option("--expert", which->expert, "Index of the expert, from 0")
                             ->check(CLI::NonNegativeNumber);
-  job->add_option("--model", *model,
+  job->add_option("--model", which->model,
                   "Any model of the run by its folder: experts/0, baselines/dense, "
                   "baselines/random_shards/0, ...")
+      ->excludes(expert_option);
+  job->add_option("--unit", which->unit,
+                  "Any model of the run by its number: the experts, then the baselines; the index "
+                  "of a Slurm array")
+      ->check(CLI::NonNegativeNumber)
       ->excludes(expert_option);
   job->footer(
       "All ranks of the job train this one model together; from its checkpoint, if there\n"
       "is one. Reads RUN/tokens/ and RUN/shards.h5.\n"
       "  mpirun -n 2 smalltalk train jobs/tiny.toml --out RUN --expert 3");
-  job->callback([&run, options, expert, model] {
-    run = [options, expert, model] {
-      return run_stage(
-          *options, "train", true, [&](Run& opened, Session& session, const std::string& start) {
-            if (*expert < 0 && model->empty()) {
-              throw Error("say what to train: --expert K or --model NAME");
-            }
-            const TrainUnit unit =
-                find_unit(opened, *expert >= 0 ? fmt::format("experts/{}", *expert) : *model);
-            train_unit(opened.experiment, opened.tokens, opened.layout, unit,
-                       host_collectives(session.world()), opened.provenance);
-            write_ledger(opened.layout, start, session.world().rank(), session.world().name());
-          });
+  job->callback([&run, options, which] {
+    run = [options, which] {
+      return run_stage(*options, "train", true,
+                       [&](Run& opened, Session& session, const std::string&) {
+                         const TrainUnit chosen = chosen_unit(opened, *which);
+                         train_unit(opened.experiment, opened.tokens, opened.layout, chosen,
+                                    host_collectives(session.world()), opened.provenance);
+                       });
     };
   });
 }

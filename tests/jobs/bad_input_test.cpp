@@ -79,6 +79,9 @@ TEST_F(BadInput, OfTheText) {
 TEST_F(BadInput, OfTheCommandLine) {
   const Outcome outcome = run_job(2, "launch --no-such-option");
   EXPECT_NE(outcome.exit_code, 0);
+  const Outcome signal = run_job(1, launch("r", "--signals USR1,KILL"));
+  EXPECT_EQ(signal.exit_code, 2);
+  EXPECT_EQ(count_of(signal.output, "KILL is none of USR1"), 1) << signal.output;
   EXPECT_EQ(run_job(1, "--help").exit_code, 0);
   for (const char* job :
        {"launch", "prepare", "route", "shard", "train", "evaluate", "report", "inspect", "bench"}) {

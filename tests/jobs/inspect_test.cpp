@@ -73,6 +73,15 @@ TEST(Inspect, RowsAndAHalfWrittenOne) {
   EXPECT_EQ(found["last_row"]["step"], 2);
 }
 
+TEST(Inspect, DeepJsonIsAnError) {
+  const TemporaryFolder folder;
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  write_text_atomically(folder / "a.json", deep);
+  write_text_atomically(folder / "b.jsonl", deep + "\n{\"step\":1}\n");
+  EXPECT_EQ(inspect({(folder / "a.json").string()}).exit_code, kExitFailure);
+  EXPECT_EQ(inspect_json(folder / "b.jsonl")["broken_rows"], 1);
+}
+
 TEST(Inspect, ResultsAsATable) {
   const TemporaryFolder folder;
   const json results = {{"name", "a run"},

@@ -1,0 +1,142 @@
+// One rank of two is killed at a random instant: the launcher ends by itself, nobody is left, and
+// the same command, killed again or not, ends with the bytes of an undisturbed run.
+// SMALLTALK_KILLS=200 kills so often, else 20 times.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "fault_runner.hpp"
+#include "smalltalk/core/error.hpp"
+#include "started_job.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Stage {
+  std::string job, arguments;
+  double share;  // of all kills
+};
+
+// What is done to a job, and what it then ends with.
+struct Harm {
+  int signal = SIGKILL;
+  bool to_launcher = false;      // else to one of the ranks
+  std::optional<int> exit_code;  // none: any failure
+};
+
+class Kill : public FaultTest {
+ protected:
+  void SetUp() override {
+    FaultTest::SetUp();
+    settings_ +=
+        " --set mixture.rounds=6 --set expert.train_steps=300 --set expert.save_interval=20"
+        " --set expert.log_interval=20";
+  }
+
+  std::string command(const std::string& arguments) const {
+    return "OMP_NUM_THREADS=1 exec " + from_environment("SMALLTALK_MPIRUN") + " -n 2 " +
+           from_environment("SMALLTALK_BINARY") + " " + arguments;
+  }
+
+  StartedJob start(const std::string& arguments) const {
+    return StartedJob(command(arguments), folder_ / "output.txt");
+  }
+
+  // Runs the job to its end if nothing comes in between, and says for how long there were ranks.
+  double undisturbed(const std::string& arguments) {
+    StartedJob started = start(arguments);
+    ranks_of(started);
+    const double since = now_seconds();
+    const Outcome outcome = started.wait();
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return now_seconds() - since;
+  }
+
+  // Both, as soon as they are there and, if it is a signal to be caught, would catch it.
+  std::vector<pid_t> ranks_of(StartedJob& started, const Harm& how = {}) const {
+    for (; started.running(); brief_pause()) {
+      std::vector<pid_t> ranks =
+          processes_with(run().string(), from_environment("SMALLTALK_BINARY"));
+      const auto deaf = [&](pid_t rank) { return how.exit_code && !catches(rank, how.signal); };
+      if (ranks.size() == 2 && std::none_of(ranks.begin(), ranks.end(), deaf)) return ranks;
+    }
+    return {};
+  }
+
+  // Whether it was harmed before it was done.
+  bool harm(const std::string& arguments, const Harm& how, double after_seconds, uint64_t draw) {
+    StartedJob started = start(arguments);
+    const std::vector<pid_t> ranks = ranks_of(started, how);
+    std::this_thread::sleep_for(std::chrono::duration<double>(after_seconds));
+    if (ranks.size() == 2) ::kill(how.to_launcher ? started.pid() : ranks[draw % 2], how.signal);
+    const double since = now_seconds();
+    const Outcome outcome = started.wait();
+    slowest_end_ = std::max(slowest_end_, now_seconds() - since);
+    if (outcome.exit_code == 0) return false;
+    EXPECT_EQ(outcome.exit_code, how.exit_code.value_or(outcome.exit_code)) << outcome.output;
+    for (const double patience = now_seconds() + 20; now_seconds() < patience; brief_pause()) {
+      if (processes_with(run().string()).empty()) return true;
+    }
+    ADD_FAILURE() << "processes of the job are still there:\n" << outcome.output;
+    return true;
+  }
+
+  // Harms the job `times` times, each time going on with what it left.
+  void harm_and_finish(const Stage& stage, const Harm& how, int times) {
+    SCOPED_TRACE(stage.job);
+    const std::string arguments = job(stage.job, stage.arguments);
+    if (stage.job == "launch") fs::remove_all(run());
+    fs::create_directories(run());
+    keep_as("before");
+    const double seconds = undisturbed(arguments);
+    const Files expected = outputs_of(run());
+    int harmed = 0, too_late = 0;
+    go_back_to("before");
+    while (harmed < times) {
+      const uint64_t draw = derive_seed(11, stage.job, static_cast<uint64_t>(how.signal),
+                                        static_cast<uint64_t>(harmed + too_late));
+      const double share = static_cast<double>(draw >> 11) * 0x1p-53;
+      if (harm(arguments, how, share * seconds, draw)) {
+        ++harmed;
+        continue;
+      }
+      ASSERT_LT(++too_late, 10 + 2 * times) << "it ends before anything can be done to it";
+      EXPECT_EQ(differences(outputs_of(run()), expected), std::vector<std::string>());
+      go_back_to("before");
+    }
+    undisturbed(arguments);
+    EXPECT_EQ(differences(outputs_of(run()), expected), std::vector<std::string>());
+    std::cout << stage.job << ": " << harmed << " times within " << seconds << " s, " << too_late
+              << " too late\n";
+  }
+
+  static int kills() {
+    const char* number = std::getenv("SMALLTALK_KILLS");
+    return number == nullptr ? 20 : std::atoi(number);
+  }
+
+  double slowest_end_ = 0;  // of a launcher, seconds after the kill
+};
+
+// In an order in which each finds what it needs; launch begins with nothing.
+const std::vector<Stage> kStages = {{"prepare", "", 0.1},         {"route", "", 0.2},
+                                    {"shard", "", 0.15},          {"train", "--expert 0", 0.2},
+                                    {"train", "--expert 1", 0.0}, {"evaluate", "", 0.1},
+                                    {"launch", "", 0.25}};
+
+TEST_F(Kill, OfOneRankCostsNoByte) {
+  for (const Stage& stage : kStages) {
+    harm_and_finish(stage, {}, static_cast<int>(std::lround(stage.share * kills())));
+  }
+  EXPECT_LT(slowest_end_, 20);
+  std::cout << "the launcher was gone at most " << slowest_end_ << " s after a kill\n";
+}
+
+TEST_F(Kill, OfTheLauncherBySignalSavesAndCostsNoByte) {
+  harm_and_finish({"launch", "", 1}, {SIGUSR1, true, kExitRequeue}, std::max(kills() / 5, 1));
+}
+
+}  // namespace
+}  // namespace smalltalk
