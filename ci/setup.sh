@@ -4,6 +4,7 @@
 #
 #   ci/setup.sh          everything the program needs
 #   ci/setup.sh --core   only what the library `core` and its tests need
+#   ci/setup.sh --fuzz   only clang, for ci/fuzz.sh
 #   ci/setup.sh --peers  also transformers and tensorboard, with which tests compare what we write
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +15,9 @@ tensorboard_version=2.21.0
 core_packages=(g++ cmake ninja-build ccache git python3-venv libfmt-dev libtomlplusplus-dev
   libxxhash-dev libgtest-dev libgmock-dev liblemon-dev)
 other_packages=(libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libcli11-dev nlohmann-json3-dev
-  libsimdjson-dev libsentencepiece-dev libzstd-dev zlib1g-dev iproute2)
+  libsimdjson-dev libsentencepiece-dev libzstd-dev zlib1g-dev iproute2
+  slurm-wlm slurmctld slurmd munge)  # these four for tests
+fuzz_packages=(clang libclang-rt-dev)
 
 with_torch=yes
 with_peers=no
@@ -22,8 +25,9 @@ packages=("${core_packages[@]}" "${other_packages[@]}")
 for argument in "$@"; do
   case $argument in
     --core) with_torch=no packages=("${core_packages[@]}") ;;
+    --fuzz) with_torch=no packages=("${fuzz_packages[@]}") ;;
     --peers) with_peers=yes ;;
-    *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 

@@ -4,6 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 bash ci/setup.sh
+bash ci/setup.sh --fuzz || echo "clang could not be installed: fuzzing will be skipped"
 bash ci/setup.sh --peers || echo "not all peers could be installed: their tests will be skipped"
 
 cmake -S . -B build/core -G Ninja -DSMALLTALK_LIBRARIES=core >build/core.log || { cat build/core.log; exit 1; }
