@@ -87,9 +87,13 @@ std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
 bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
   const fs::path file = layout.evaluation(cell.split, cell.unit);
   if (!fs::exists(file)) return false;
+  const std::vector<fs::path> models = models_of(layout, cell);
+  for (const fs::path& model : models) {  // one that was removed is trained anew
+    if (!fs::exists(model / "model.safetensors")) return false;
+  }
   const Provenance made_from = ScoreFile(file).provenance();
   const auto weights = made_from.find("weights");
-  return weights != made_from.end() && weights->second == weights_of(models_of(layout, cell));
+  return weights != made_from.end() && weights->second == weights_of(models);
 }
 
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell) {

@@ -180,6 +180,12 @@ TEST_F(Fault, AMixtureOfTwoRunsIsRefused) {
                 fs::copy_options::overwrite_existing);
   EXPECT_EQ(run_alone(job("evaluate")).exit_code, 0);
   EXPECT_TRUE(read_text(cell) == right);
+  // So is what is left of a model that was removed to be trained anew.
+  fs::remove_all(run() / "experts/0");
+  EXPECT_EQ(run_alone(job("evaluate")).exit_code, 1);  // not trained yet
+  const Outcome again = run_job(2, job("launch"));     // one group looks at it before it is there
+  EXPECT_EQ(again.exit_code, 0) << again.output;
+  EXPECT_TRUE(read_text(cell) == right);
 }
 
 TEST_F(Fault, OfTwoJobsOnOneRunFolderTheSecondRefuses) {
