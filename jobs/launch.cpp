@@ -37,13 +37,9 @@ void train_all(const Run& run, Session& session, Communicator& group, const std:
     if (unit.rows == Rows::shard) continue;
     // The group's first rank decides for the group: another group may complete the unit meanwhile,
     // and each rank would see that at another moment.
-    std::byte mine{0};
-    if (group.rank() == 0 && !unit_complete(run.layout, unit) &&
-        claim(run.layout.queue(start, unit.name), fmt::format("rank {}", rank))) {
-      mine = std::byte{1};
-    }
-    group.broadcast({&mine, 1}, 0);
-    if (mine != std::byte{0}) train(unit);
+    const bool mine = group.rank() == 0 && !unit_complete(run.layout, unit) &&
+                      claim(run.layout.queue(start, unit.name), fmt::format("rank {}", rank));
+    if (first_rank_says(mine, collectives)) train(unit);
   }
 }
 

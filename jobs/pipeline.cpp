@@ -140,23 +140,25 @@ Run read_run(const RunOptions& options, Session& session) {
   return run;
 }
 
-void claim_run_folder(Run& run, Session& session) {
-  require_writable(run.layout.root);
+void require_same_experiment(const Run& run) {
   const fs::path file = run.layout.experiment();
   // A start that failed before it computed anything leaves nothing to protect.
-  if (fs::exists(file) && fs::exists(run.layout.tokenizer())) {
-    const Experiment before = load_experiment(file, {});
-    if (experiment_hash(before) != run.experiment_hash) {
-      throw Error(
-          fmt::format("{} holds another experiment (see its experiment.toml): choose "
-                      "another --out, or delete that folder",
-                      run.layout.root.string()));
-    }
+  if (!fs::exists(file) || !fs::exists(run.layout.tokenizer())) return;
+  if (experiment_hash(load_experiment(file, {})) != run.experiment_hash) {
+    throw Error(
+        fmt::format("{} holds another experiment (see its experiment.toml): choose "
+                    "another run folder, or delete that one",
+                    run.layout.root.string()));
   }
+}
+
+void claim_run_folder(Run& run, Session& session) {
+  require_writable(run.layout.root);
+  require_same_experiment(run);
   session.world().barrier();  // everyone has looked before anyone writes
   if (session.world().rank() != 0) return;
   remove_stale_temporaries(run.layout.root);
-  write_text_atomically(file, to_toml(run.experiment));
+  write_text_atomically(run.layout.experiment(), to_toml(run.experiment));
 }
 
 std::unique_ptr<WriteLock> lock_stages(const Run& run, Session& session) {
@@ -179,7 +181,7 @@ void prepare_tokens_of(const Run& run, Session& session) {
       const Tokenizer given(data.tokenizer);  // refuses what is not a tokenizer
       write_text_atomically(tokenizer, read_text(data.tokenizer));
     }
-    if (stop_requested()) throw Stopped();
+    stop_if_asked();
   });
   const std::vector<std::pair<std::string, const std::vector<std::string>*>> splits = {
       {"train", &data.train}, {"validation", &data.validation}, {"test", &data.test}};
@@ -319,7 +321,7 @@ bool evaluate_from_queue(const Run& run, const std::string& start, EvalPart part
     const EvalCell& cell = cells[i];
     if (static_cast<int64_t>(i) % part.parts != part.part) continue;
     if (cell_complete(run.layout, cell) || !trained(cell.unit)) continue;
-    if (stop_requested()) throw Stopped();
+    stop_if_asked();
     if (!claim(run.layout.queue(start, cell.split + "-" + cell.unit), me)) continue;
     evaluate_cell(run.experiment, run.layout, cell);
   }

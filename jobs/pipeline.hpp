@@ -62,6 +62,8 @@ struct Run {
 
 // Loads and checks the experiment, plans the ranks. Writes nothing.
 Run read_run(const RunOptions& options, Session& session);
+// Error: the run folder holds another experiment, and something was computed for it.
+void require_same_experiment(const Run& run);
 // Proves that the run folder can be written to and holds no other experiment; writes
 // experiment.toml. Collective.
 void claim_run_folder(Run& run, Session& session);

@@ -335,11 +335,8 @@ Run open_run(const StatusJob& job) {
   }
   run.experiment = job.experiment.empty() ? load_experiment(run.layout.experiment(), {})
                                           : load_experiment(job.experiment, job.overrides);
-  if (begun && !job.experiment.empty() && fs::exists(run.layout.tokenizer()) &&
-      experiment_hash(load_experiment(run.layout.experiment(), {})) !=
-          experiment_hash(run.experiment)) {
-    throw Error(fmt::format("{} holds another experiment (see its experiment.toml)", job.run));
-  }
+  run.experiment_hash = experiment_hash(run.experiment);
+  require_same_experiment(run);
   return run;
 }
 

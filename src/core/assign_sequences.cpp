@@ -26,7 +26,7 @@ AssignmentOutcome assign_sequences(const LocalScores<Score>& scores,
     Assigned assigned = apply_rule(scores, outcome.rule, options.threads, ranks);
     outcome.expert = std::move(assigned.expert);
     outcome.stats = std::move(assigned.stats);
-    if (any_stop_requested(ranks)) throw Stopped();
+    run_together(ranks, stop_if_asked);
     if (options.certify && scores.num_experts <= kMaxOptimalExperts) {
       outcome.bound = dual_bound(scores, capacities, options.threads, ranks).mean_regret;
     }

@@ -385,7 +385,7 @@ void Search<Score>::solve(int64_t size, Assignment* expert) {
     // that looking further is rarely worth its memory.
     int round = 0;
     while (!improve(next, reach(std::exp2(std::max(0, round - 3))), result)) {
-      if (any_stop_requested(ranks_)) throw Stopped();
+      run_together(ranks_, stop_if_asked);
       if (++round == kMaxRounds) throw Error("the search for an optimal assignment got stuck");
     }
     level_ = next;

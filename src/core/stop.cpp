@@ -142,6 +142,10 @@ std::string stop_reason() {
 
 double seconds_since_poll() { return now_seconds() - last_poll; }
 
+void stop_if_asked() {
+  if (stop_requested()) throw Stopped();
+}
+
 void run_together(const HostCollectives& ranks, const std::function<void()>& part) {
   double stopped = 0;
   try {
@@ -151,12 +155,6 @@ void run_together(const HostCollectives& ranks, const std::function<void()>& par
   }
   ranks.all_reduce_max({&stopped, 1});
   if (stopped != 0) throw Stopped();
-}
-
-bool any_stop_requested(const HostCollectives& ranks) {
-  double stop = stop_requested() ? 1 : 0;
-  ranks.all_reduce_max({&stop, 1});
-  return stop != 0;
 }
 
 std::optional<double> slurm_seconds_left() {

@@ -43,7 +43,7 @@ template <typename T>
 void copy_tokens(const std::filesystem::path& path, const PartInfo& part, TokenWriter& writer) {
   std::vector<T> buffer;
   for (int64_t at = 0; at < part.num_tokens; at += kCopyTokens) {
-    if (stop_requested()) throw Stopped();
+    stop_if_asked();
     buffer.resize(static_cast<size_t>(std::min(kCopyTokens, part.num_tokens - at)));
     read_part_values<T>(path, at * part.token_bytes, buffer);
     writer.add_tokens(std::span<const T>(buffer));

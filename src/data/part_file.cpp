@@ -139,7 +139,7 @@ PartInfo write_part(const std::filesystem::path& part, const std::filesystem::pa
   write_atomically(part, [&](const std::filesystem::path& temporary) {
     PartWriter writer(temporary, tokenizer);
     const BadDocuments bad = read_block(file, block, [&](const Document& document) {
-      if (stop_requested()) throw Stopped();  // a compressed file is one block and may be long
+      stop_if_asked();  // a compressed file is one block and may be long
       writer.add(document);
       return true;
     });

@@ -65,7 +65,7 @@ std::vector<uint64_t> token_hashes(const ScoreStore& store, const TokenFile& tok
   std::vector<uint64_t> mine;
   run_together(world, [&] {
     for (int64_t block = begin; block < end; ++block) {
-      if (stop_requested()) throw Stopped();
+      stop_if_asked();
       mine.push_back(
           hash_of_sequences(tokens, blocks.first(block), blocks.rows(block), seq_length));
     }

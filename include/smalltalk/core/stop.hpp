@@ -46,12 +46,12 @@ class Stopped : public std::exception {
   const char* what() const noexcept override { return "stopped on request"; }
 };
 
+// Throws Stopped if this process is to stop. For places where nothing is left to save.
+void stop_if_asked();
+
 // Calls this rank's part of common work. If that throws Stopped on any rank, this does so on all of
 // them, once all have come here. Collective.
 void run_together(const HostCollectives& ranks, const std::function<void()>& part);
-
-// Whether any rank was asked to stop, the same on all of them. Collective.
-bool any_stop_requested(const HostCollectives& ranks);
 
 // Seconds left of the Slurm job that this process belongs to, as squeue tells; nothing outside of
 // one, without a limit, or if squeue does not answer within seconds.
