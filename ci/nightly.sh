@@ -32,9 +32,9 @@ tests() {  # tests BUILD_FOLDER CTEST_ARGUMENT...: runs them and prints one line
   return $status
 }
 
-faults() {
+faults() {  # starting a job waits more than it computes
   SMALLTALK_KILLS=200 SMALLTALK_WRITE_FAULTS=all \
-    tests build/release --test-dir build/release -R 'jobs/(kill|write_faults)'
+    tests build/release --test-dir build/release -j $((2 * cores)) -R 'jobs/kill|WriteFaults'
 }
 
 sanitized() {  # sanitized PRESET CTEST_ARGUMENT...

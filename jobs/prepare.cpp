@@ -11,6 +11,7 @@
 #include "pipeline.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
@@ -41,10 +42,11 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
                     "to train one there",
                     job.tokenizer));
   }
-  if (missing && world.rank() == 0) {
-    train_tokenizer(job.inputs, job.vocab_size, job.sample_bytes, job.tokenizer);
-  }
-  world.barrier();
+  run_together(ranks, [&] {
+    if (missing && world.rank() == 0) {
+      train_tokenizer(job.inputs, job.vocab_size, job.sample_bytes, job.tokenizer);
+    }
+  });
   PrepareOptions options;
   options.inputs = job.inputs;
   options.tokenizer = job.tokenizer;

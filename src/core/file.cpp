@@ -11,8 +11,8 @@
 namespace smalltalk {
 
 void throw_system_error(const std::string& action, const std::filesystem::path& path, int error) {
-  throw Error("cannot " + action + " '" + path.string() +
-              "': " + std::generic_category().message(error));
+  throw SystemError("cannot " + action + " '" + path.string() +
+                    "': " + std::generic_category().message(error));
 }
 
 File::File(int descriptor, std::filesystem::path path)

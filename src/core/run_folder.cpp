@@ -24,13 +24,6 @@ fs::path folder_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
-void create_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) throw_system_error("create the folder", folder, error.value());
-  if (!fs::is_directory(folder)) throw_system_error("create the folder", folder, ENOTDIR);
-}
-
 std::string host_name() {
   std::array<char, 256> host{};
   if (::gethostname(host.data(), host.size() - 1) != 0) return "host";
@@ -84,6 +77,13 @@ class TemporaryFile {
 };
 
 }  // namespace
+
+void create_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw_system_error("create the folder", folder, error.value());
+  if (!fs::is_directory(folder)) throw_system_error("create the folder", folder, ENOTDIR);
+}
 
 void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {
   if (!path.has_filename()) throw Error("'" + path.string() + "' is not the name of a file");

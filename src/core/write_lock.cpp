@@ -47,8 +47,7 @@ bool try_lock(int descriptor) {
 }  // namespace
 
 WriteLock::WriteLock(const std::filesystem::path& path, const std::string& what) {
-  std::error_code ignored;
-  std::filesystem::create_directories(path.parent_path(), ignored);
+  create_folder(path.parent_path());
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw_system_error("open", path, errno);
   if (!try_lock(descriptor_)) {

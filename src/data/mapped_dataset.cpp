@@ -37,7 +37,7 @@ MappedDataset::MappedDataset(const Hdf5File& file, const std::string& name)
   if (descriptor >= 0) ::close(descriptor);
   if (known && !whole) throw Error(path_.string() + ": truncated; make it again");
   if (address == MAP_FAILED) {
-    throw Error(path_.string() + ": cannot be mapped: " + std::strerror(reason));
+    throw SystemError(path_.string() + ": cannot be mapped: " + std::strerror(reason));
   }
   mapping_ = static_cast<const std::byte*>(address);
   data_ = mapping_ + (offset - start);

@@ -47,6 +47,8 @@ auto read_if_whole(const fs::path& path, Read&& read) -> decltype(read(path)) {
   if (!fs::exists(path, ignored)) return {};
   try {
     return read(path);
+  } catch (const SystemError&) {
+    throw;
   } catch (const std::exception& error) {
     log_warning(fmt::format("{}: taken as missing, what it held is made anew ({})", path.string(),
                             error.what()));

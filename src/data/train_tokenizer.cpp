@@ -7,9 +7,11 @@
 #include <unordered_map>
 
 #include "document_block.hpp"
+#include "in_child_process.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/random.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
@@ -60,6 +62,7 @@ std::vector<Sampled> draw_sample(const std::vector<std::filesystem::path>& files
                                            static_cast<uint64_t>(block.begin));
     int64_t index = 0;
     read_block(files[static_cast<size_t>(block.file)], block, [&](const Document& document) {
+      stop_if_asked();
       const uint64_t key =
           derive_seed(block_key, "tokenizer document", static_cast<uint64_t>(index));
       if (total < sample_bytes || key < sample.top().key) {
@@ -154,16 +157,19 @@ void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
       {"max_sentence_length", "1000000"},
       {"minloglevel", "2"},
   };
-  std::string bytes;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(recipe, &sentences, &bytes);
-  if (!status.ok()) {
-    throw Error(fmt::format(
-        "no tokenizer of {} ids can be trained on this text: give it more text, or ask for a "
-        "smaller vocabulary (one larger than the number of different characters + 259). "
-        "SentencePiece says: {}",
-        vocab_size, status.ToString()));
-  }
-  write_text_atomically(model, bytes);
+  write_text_atomically(
+      model, in_child_process("training a tokenizer", [&] {
+        std::string bytes;
+        const auto status = sentencepiece::SentencePieceTrainer::Train(recipe, &sentences, &bytes);
+        if (!status.ok()) {
+          throw Error(fmt::format(
+              "no tokenizer of {} ids can be trained on this text: give it more text, or ask for a "
+              "smaller vocabulary (one larger than the number of different characters + 259). "
+              "SentencePiece says: {}",
+              vocab_size, status.ToString()));
+        }
+        return bytes;
+      }));
 }
 
 }  // namespace smalltalk

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <cstring>
-#include <numeric>
 #include <sstream>
 
 #include "smalltalk/core/error.hpp"
@@ -96,16 +95,15 @@ Trainer::Impl::Snapshot Trainer::Impl::snapshot() {
   now.parameters = copy(model.host_parameters());
   now.first = copy(optimizer.gather_first());
   now.second = copy(optimizer.gather_second());
-  now.metadata = {
-      {"step", std::to_string(step)},
-      {"tokens", std::to_string(num_targets)},
-      {"interval_steps", std::to_string(interval_steps)},
-      {"interval_loss", exact(std::accumulate(interval_losses.begin(), interval_losses.end(), 0.0) /
-                              options.group.size)},
-      {"last_loss", exact(last_loss)},
-      {"losses", exact(losses)},
-      {"gradient_norms", exact(gradient_norms)},
-      {"skipped_steps", std::to_string(skipped_steps)}};
+  now.metadata = {{"step", std::to_string(step)},
+                  {"tokens", std::to_string(num_targets)},
+                  {"interval_steps", std::to_string(interval_steps)},
+                  {"interval_loss", exact(interval_loss)},
+                  {"interval_max_loss", exact(interval_max_loss)},
+                  {"last_loss", exact(last_loss)},
+                  {"losses", exact(losses)},
+                  {"gradient_norms", exact(gradient_norms)},
+                  {"skipped_steps", std::to_string(skipped_steps)}};
   for (const auto& [key, value] : options.provenance) now.metadata[kProvenance + key] = value;
   return now;
 }
@@ -205,8 +203,8 @@ void Trainer::Impl::take_up(const SafetensorsFile& saved, const std::filesystem:
   gradient_norms = saved_norms;
   skipped_steps = saved_skips;
   last_loss = std::strtod(required(saved, "last_loss", file).c_str(), nullptr);
-  std::fill(interval_losses.begin(), interval_losses.end(),
-            std::strtod(required(saved, "interval_loss", file).c_str(), nullptr));
+  interval_loss = std::strtod(required(saved, "interval_loss", file).c_str(), nullptr);
+  interval_max_loss = std::strtod(required(saved, "interval_max_loss", file).c_str(), nullptr);
 }
 
 }  // namespace smalltalk

@@ -79,7 +79,7 @@ TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, int64_
   const double time = std::chrono::duration<double>(since_epoch).count();
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) != 0) host = {"localhost"};
-  std::filesystem::create_directories(folder);
+  create_folder(folder);
   const std::string name =
       "events.out.tfevents." + std::to_string(static_cast<int64_t>(time)) + "." + host.data();
   path_ = folder / name;

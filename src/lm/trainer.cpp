@@ -39,6 +39,10 @@ TrainingLog::Options log_options(const TrainOptions& options, const TrainConfig&
   return log;
 }
 
+double mean_of(const std::vector<double>& losses) {
+  return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
+}
+
 }  // namespace
 
 Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
@@ -63,7 +67,6 @@ Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
                 ") must divide batch_size / ranks (" + std::to_string(share) + ")");
   }
   model.engine->set_recompute(config.recompute);
-  interval_losses.assign(static_cast<size_t>(options.group.size), 0.0);
 }
 
 std::span<const int64_t> Trainer::Impl::next_tokens(Loop& loop) {
@@ -90,8 +93,7 @@ double Trainer::Impl::accumulate(Loop& loop) {
 bool Trainer::Impl::accept(const ShardedAdamW::StepResult& result) {
   if (!result.finite()) return false;
   if (config.outlier_zscore == 0) return true;
-  const double loss = std::accumulate(result.losses.begin(), result.losses.end(), 0.0) /
-                      static_cast<double>(result.losses.size());
+  const double loss = mean_of(result.losses);
   const OutlierRow row{step + 1,
                        loss,
                        result.gradient_norm,
@@ -156,14 +158,9 @@ void Trainer::Impl::log_step(int64_t row_tokens, double gradient_norm, double lr
   row.num_steps = std::max(config.steps, step);
   row.tokens = num_targets;
   row.interval_steps = interval_steps;
-  double sum = 0, highest = -INFINITY;
-  for (double loss : interval_losses) {
-    sum += loss;
-    highest = std::max(highest, loss);
-  }
   if (interval_steps > 0) {
-    last_loss = sum / static_cast<double>(options.group.size * interval_steps);
-    row.max_loss = highest / static_cast<double>(interval_steps);
+    last_loss = interval_loss / static_cast<double>(interval_steps);
+    row.max_loss = interval_max_loss;
   }
   row.loss = last_loss;
   row.gradient_norm = gradient_norm;
@@ -176,7 +173,8 @@ void Trainer::Impl::log_step(int64_t row_tokens, double gradient_norm, double lr
   row.interval_tokens = sequences * (row_tokens - 1);
   row.interval_flops = train_flops(model.config, sequences, row_tokens - 1);
   if (options.group.rank == 0) log.write(row);
-  std::fill(interval_losses.begin(), interval_losses.end(), 0.0);
+  interval_loss = 0;
+  interval_max_loss = -INFINITY;
   interval_steps = interval_timed_steps = 0;
   interval_phases = now_phases;
   interval_start = now;
@@ -222,7 +220,8 @@ bool Trainer::Impl::end_step(Loop& loop, double loss) {
   } else {
     nonfinite_in_a_row = 0;
     ++interval_steps;
-    for (size_t i = 0; i < result.losses.size(); ++i) interval_losses[i] += result.losses[i];
+    interval_loss += mean_of(result.losses);
+    for (const double each : result.losses) interval_max_loss = std::max(interval_max_loss, each);
   }
   ++step;
   if (loop.tracing && (step == loop.traced.last || step == loop.last_step)) {

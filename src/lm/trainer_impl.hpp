@@ -83,7 +83,8 @@ struct Trainer::Impl {
 
   // Since the last logged step. The first two are saved, so that a resumed run logs what the
   // unbroken one logs.
-  std::vector<double> interval_losses;  // [ranks], sums over steps
+  double interval_loss = 0;              // sum over steps of the mean over ranks
+  double interval_max_loss = -INFINITY;  // of any rank's part of any step
   int64_t interval_steps = 0;
   int64_t interval_timed_steps = 0;  // of this process
   double interval_start = 0;

@@ -115,7 +115,7 @@ void TrainingLog::append(int64_t step, nlohmann::ordered_json row) {
   nlohmann::ordered_json line = {{"step", step}, {"time", time}, {"model", options_.model}};
   line.update(row);
   const std::filesystem::path file = options_.folder / "metrics.jsonl";
-  std::filesystem::create_directories(options_.folder);
+  create_folder(options_.folder);
   append_text(file, line.dump() + "\n");
 }
 

@@ -18,7 +18,7 @@ struct LogRow {
   int64_t num_steps = 0;  // of the whole schedule
   int64_t tokens = 0;     // targets trained on so far, over the group
   double loss = 0;        // mean over the interval and the group, nats per token
-  double max_loss = 0;    // of the rank with the highest mean over the interval
+  double max_loss = 0;    // the highest of any rank's part of any step of the interval
   double gradient_norm = 0;
   double lr = 0;
   double seconds = 0;   // of the interval

@@ -1,10 +1,17 @@
 #include "smalltalk/data/tokenizer.hpp"
 
 #include <sentencepiece_processor.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <random>
 
+#include "data/in_child_process.hpp"
 #include "files.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 
 namespace smalltalk {
 namespace {
@@ -140,6 +147,33 @@ TEST_F(TokenizerTest, TooLittleTextIsAnError) {
   };
   EXPECT_TRUE(mentions(train(30'000), "no tokenizer of 30000 ids"));
   EXPECT_TRUE(mentions(train(100), "too small"));
+  EXPECT_FALSE(std::filesystem::exists(*folder_ / "none.model"));
+}
+
+// The trainer cannot be asked to stop, so it works where it can be ended.
+TEST(InChildProcess, AnswersThrowsDiesAndIsEndedOnRequest) {
+  const std::string long_answer(1'000'000, 'x');
+  EXPECT_EQ(in_child_process("it", [&] { return long_answer; }), long_answer);
+  EXPECT_EQ(complaint_of([] {
+              in_child_process("it", []() -> std::string { throw Error("no such luck"); });
+            }),
+            "no such luck");
+  EXPECT_EQ(complaint_of([] {
+              in_child_process("it", []() -> std::string { std::raise(SIGKILL), std::abort(); });
+            }),
+            "it ended by signal 9");
+  const double start = now_seconds();
+  watch_for_stop({{}, {}, start + 0.1});
+  EXPECT_THROW(in_child_process("it", [] { return std::string(sleep(600), 'x'); }), Stopped);
+  watch_for_stop({});
+  EXPECT_LT(now_seconds() - start, 10);
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1) << "a child is left";
+}
+
+TEST_F(TokenizerTest, TrainingStopsOnRequest) {
+  watch_for_stop({{}, {}, now_seconds()});
+  EXPECT_THROW(train_tokenizer({inputs()}, 400, 200'000, *folder_ / "none.model"), Stopped);
+  watch_for_stop({});
   EXPECT_FALSE(std::filesystem::exists(*folder_ / "none.model"));
 }
 

@@ -36,7 +36,11 @@ inline std::string without_times(const std::string& text) {
   std::string cleaned;
   for (std::string line; std::getline(lines, line);) {
     nlohmann::json kept;
-    const auto row = nlohmann::json::parse(line);
+    const auto row = nlohmann::json::parse(line, nullptr, false);
+    if (row.is_discarded()) {  // the last one of a job that was stopped
+      cleaned += line + "\n";
+      continue;
+    }
     for (const auto& [key, value] : row.items()) {
       if (!std::regex_match(key, kTimes)) kept[key] = value;
     }

@@ -48,14 +48,24 @@ class Fault : public FaultTest {
 TEST_F(Fault, ARunFolderMayBeMovedBetweenTwoStarts) {
   const Files expected = undisturbed();
   stop_in_the_middle();
-  const fs::path moved = folder_ / "moved";
-  fs::rename(run(), moved);
-  const Outcome outcome =
-      run_alone("launch " + experiment().string() + " --out " + moved.string() + settings_);
-  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
-  EXPECT_EQ(count_of(outcome.output, "experts/0 goes on from step 8"), 1) << outcome.output;
+  fs::path folder = run();
+  for (const std::string stage : {"prepare", "route", "shard", "launch", "evaluate"}) {
+    SCOPED_TRACE(stage);
+    const fs::path moved = folder_ / ("moved before " + stage);
+    fs::rename(folder, moved);
+    folder = moved;
+    if (stage == "evaluate") {
+      fs::remove_all(folder / "evaluation");
+      fs::remove(folder / "results.json");
+    }
+    const Outcome outcome = run_alone(stage + " " + experiment().string() + " --out '" +
+                                      folder.string() + "'" + settings_);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_EQ(count_of(outcome.output, "experts/0 goes on from step 8"), stage == "launch")
+        << outcome.output;
+  }
   EXPECT_FALSE(fs::exists(run()));
-  EXPECT_EQ(differences(outputs_of(moved), expected), std::vector<std::string>());
+  EXPECT_EQ(differences(outputs_of(folder), expected), std::vector<std::string>());
 }
 
 TEST_F(Fault, AClockThatJumpsChangesNothingButTimes) {
@@ -199,18 +209,29 @@ TEST_F(Fault, OfTwoJobsOnOneRunFolderTheSecondRefuses) {
     }
     return std::string();
   };
-  StartedJob first("OMP_NUM_THREADS=1 OMPI_MCA_ess_singleton_isolated=1 exec " +
-                       from_environment("SMALLTALK_BINARY") + " " + job("launch"),
-                   folder_ / "output.txt");
-  while (lock_of(first.pid()).empty() && first.running()) brief_pause();
-  kill(first.pid(), SIGSTOP);
-  const Outcome second = run_alone(job("launch"));
-  kill(first.pid(), SIGCONT);
-  EXPECT_EQ(second.exit_code, 1) << second.output;
-  EXPECT_EQ(count_of(second.output, "error: "), 1) << second.output;
-  EXPECT_EQ(count_of(second.output, lock_of(first.pid())), 1) << second.output;
-  const Outcome outcome = first.wait();
-  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto try_beside = [&](const std::string& first, const std::vector<std::string>& seconds) {
+    StartedJob started("OMP_NUM_THREADS=1 OMPI_MCA_ess_singleton_isolated=1 exec " +
+                           from_environment("SMALLTALK_BINARY") + " " + first,
+                       folder_ / "output.txt");
+    while (lock_of(started.pid()).empty() && started.running()) brief_pause();
+    kill(started.pid(), SIGSTOP);
+    for (const std::string& second : seconds) {
+      const Outcome outcome = run_alone(second);
+      EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+      EXPECT_EQ(count_of(outcome.output, "error: "), 1) << outcome.output;
+      EXPECT_EQ(count_of(outcome.output, lock_of(started.pid())), 1) << outcome.output;
+    }
+    kill(started.pid(), SIGCONT);
+    const Outcome outcome = started.wait();
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  };
+  for (const char* stage : {"prepare", "route"}) {
+    ASSERT_EQ(run_alone(job(stage)).exit_code, 0) << stage;
+  }
+  try_beside(job("launch"), {job("prepare"), job("route"), job("shard"), job("launch")});
+  expect_outputs(expected);
+  fs::remove_all(run() / "experts/0");
+  try_beside(job("train", "--expert 0"), {job("train", "--expert 0")});
   expect_outputs(expected);
 }
 

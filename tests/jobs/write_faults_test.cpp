@@ -1,6 +1,6 @@
 // A disk that is full or broken at the n-th call: one error that says what and why, nothing half
 // done under a final name, and the same command again ends as if nothing had been.
-// SMALLTALK_WRITE_FAULTS=all tries every n with both; else a spread of them.
+// SMALLTALK_WRITE_FAULTS=all tries every n; else a spread of them.
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -23,19 +23,26 @@ bool every_call() {
   return choice != nullptr && std::string(choice) == "all";
 }
 
-// About `count` of calls 1 to `size`, evenly spread, alternately on a full and on a broken disk; or
-// all of them on both.
+// About `count` of calls 1 to `size`, evenly spread, or all of them; alternately on a full and on a
+// broken disk.
 std::vector<Fault> spread(size_t size, size_t count) {
+  if (every_call()) count = size;
   std::vector<Fault> faults;
-  for (size_t i = 0; i < count && !every_call(); ++i) {
+  for (size_t i = 0; i < count; ++i) {
     faults.push_back({(2 * i + 1) * size / (2 * count) + 1, i % 2 == 0 ? ENOSPC : EIO});
-  }
-  for (size_t call = 1; call <= size && every_call(); ++call) {
-    faults.push_back({call, ENOSPC});
-    faults.push_back({call, EIO});
   }
   return faults;
 }
+
+struct Stage {
+  const char* job;
+  const char* arguments;
+  size_t faults;
+};
+// In an order in which each finds what it needs.
+const std::vector<Stage> kStages = {{"prepare", "", 3},         {"route", "", 3},
+                                    {"shard", "", 3},           {"train", "--expert 0", 3},
+                                    {"train", "--expert 1", 0}, {"evaluate", "", 3}};
 
 class WriteFaults : public FaultTest {
  protected:
@@ -55,18 +62,20 @@ class WriteFaults : public FaultTest {
   }
 
   std::vector<std::string> calls() const {
-    std::istringstream lines(read_text(log()));
     std::vector<std::string> all;
+    if (!fs::exists(log())) return all;
+    std::istringstream lines(read_text(log()));
     for (std::string line; std::getline(lines, line);) all.push_back(line);
     return all;
   }
 
-  static void expect_one_error(const Outcome& outcome, const Fault& fault,
-                               const std::string& call) {
+  void expect_one_error(const Outcome& outcome, const Fault& fault, const std::string& call) const {
     EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
     EXPECT_EQ(count_of(outcome.output, "error: "), 1) << outcome.output;
     EXPECT_EQ(count_of(outcome.output, std::strerror(fault.error)), 1) << outcome.output;
-    EXPECT_GE(count_of(outcome.output, final_name(call)), 1) << outcome.output;
+    // A disk that stays full may be noticed elsewhere before a write in the background ends.
+    const std::string named = fault.error == ENOSPC ? run().string() : final_name(call);
+    EXPECT_GE(count_of(outcome.output, named), 1) << outcome.output;
     for (const char* garbage : {"HDF5-DIAG", "terminate called", "internal error"}) {
       EXPECT_EQ(count_of(outcome.output, garbage), 0) << outcome.output;
     }
@@ -129,46 +138,54 @@ class WriteFaults : public FaultTest {
     keep_as("first checkpoint");
     const auto size = static_cast<size_t>(both.end() - second);
     for (size_t call = 1; call <= size; ++call) {
-      go_back_to("first checkpoint");
-      expect_harmless({call, call % 2 == 0 ? ENOSPC : EIO}, arguments, counted);
-      if (call % 10 == 0 || call + 2 > size || every_call()) expect_rerun_ends_the_same(arguments);
+      for (const int error : {ENOSPC, EIO}) {
+        if (!every_call() && error != (call % 2 == 0 ? ENOSPC : EIO)) continue;
+        go_back_to("first checkpoint");
+        expect_harmless({call, error}, arguments, counted);
+        if (call % 10 == 0 || call + 2 > size || every_call()) {
+          expect_rerun_ends_the_same(arguments);
+        }
+      }
     }
+  }
+
+  // The state before a stage as "before", that after it as "after".
+  void run_up_to(const Stage& stage) {
+    for (const Stage& earlier : kStages) {
+      if (&earlier == &stage) break;
+      ASSERT_EQ(run_alone(job(earlier.job, earlier.arguments)).exit_code, 0) << earlier.job;
+    }
+    fs::create_directories(run());
+    keep_as("before");
+    const Outcome undisturbed = run_with({}, job(stage.job, stage.arguments), run().string());
+    ASSERT_EQ(undisturbed.exit_code, 0) << undisturbed.output;
+    keep_as("after");
   }
 
   fs::path log() const { return folder_ / "calls.txt"; }
 };
 
-TEST_F(WriteFaults, EndInOneErrorAndARerunEndsTheSame) {
-  struct Stage {
-    std::string job, arguments;
-    size_t faults;
-  };
-  for (const Stage& stage : std::vector<Stage>{{"prepare", "", 3},
-                                               {"route", "", 3},
-                                               {"shard", "", 3},
-                                               {"train", "--expert 0", 3},
-                                               {"train", "--expert 1", 0},
-                                               {"evaluate", "", 3}}) {
-    SCOPED_TRACE(stage.job);
-    const std::string arguments = job(stage.job, stage.arguments);
-    fs::create_directories(run());
-    keep_as("before");
-    const Outcome undisturbed = run_with({}, arguments, run().string());
-    ASSERT_EQ(undisturbed.exit_code, 0) << undisturbed.output;
-    keep_as("after");
-    const size_t size = calls().size();
-    if (stage.faults == 0) continue;
-    for (const Fault& fault : spread(size, stage.faults)) {
-      go_back_to("before");
-      expect_harmless(fault, arguments, run().string());
-      expect_rerun_ends_the_same(arguments);
-    }
-    if (stage.arguments == "--expert 0") {
-      go_back_to("before");
-      try_every_call_of_a_checkpoint(arguments);
-    }
-    go_back_to("after");
+class OfAStage : public WriteFaults, public testing::WithParamInterface<size_t> {};
+
+TEST_P(OfAStage, EndInOneErrorAndARerunEndsTheSame) {
+  const Stage& stage = kStages[GetParam()];
+  run_up_to(stage);
+  const std::string arguments = job(stage.job, stage.arguments);
+  for (const Fault& fault : spread(calls().size(), stage.faults)) {
+    go_back_to("before");
+    expect_harmless(fault, arguments, run().string());
+    expect_rerun_ends_the_same(arguments);
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(WriteFaults, OfAStage, testing::Values(0, 1, 2, 3, 5),
+                         [](const auto& index) { return std::string(kStages[index.param].job); });
+
+TEST_F(WriteFaults, OfACheckpointCostNeitherItNorTheOneBefore) {
+  const Stage& train = kStages[3];
+  run_up_to(train);
+  go_back_to("before");
+  try_every_call_of_a_checkpoint(job(train.job, train.arguments));
 }
 
 }  // namespace

@@ -158,13 +158,15 @@ TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {
 
 // Asked to stop again and again, wherever it happens to be, and on other numbers of ranks.
 TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
+  const double start = now_seconds();
   train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+  const double longest = (now_seconds() - start) / 5;  // that a start gets
   RunLayout second{folder / "second"};
   int starts = 0;
   for (bool done = false; !done; ++starts) {
     ASSERT_LT(starts, 200);
-    const double milliseconds = static_cast<double>(derive_seed(1, "stop", starts) % 60);
-    watch_for_stop({{}, {}, now_seconds() + milliseconds / 1000});
+    const double share = static_cast<double>(derive_seed(1, "stop", starts) % 1000) / 1000;
+    watch_for_stop({{}, {}, now_seconds() + share * longest});
     const int size = 1 + starts % 2;
     std::atomic<int> stopped = 0;
     run_thread_ranks(size, [&](const HostCollectives& world) {

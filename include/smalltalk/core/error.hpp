@@ -14,6 +14,12 @@ class Error : public std::runtime_error {
   explicit Error(const std::string& what) : std::runtime_error(what) {}
 };
 
+// The system refused a call on a file, which says nothing about what the file holds.
+class SystemError : public Error {
+ public:
+  using Error::Error;
+};
+
 // Text of a file as an Error may quote it: on one line of at most some 200 bytes, control bytes
 // spelled out.
 std::string printable(std::string_view text);

@@ -54,6 +54,8 @@ class Hasher {
   std::unique_ptr<State> state_;
 };
 
+// Creates the folder, and those that it lies in, where they are missing. Error naming the folder.
+void create_folder(const std::filesystem::path& folder);
 // Creates the folder if needed and proves that it can be written to, else Error.
 void require_writable(const std::filesystem::path& folder);
 

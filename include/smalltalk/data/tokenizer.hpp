@@ -31,7 +31,8 @@ class Tokenizer {
 };
 
 // Trains a tokenizer on the first `sample_bytes` bytes' worth of documents, chosen evenly over the
-// inputs, and writes the model. Deterministic. Error: too little text for the vocabulary.
+// inputs, and writes the model. Deterministic. Stopped: this process was asked to stop; there is no
+// model then. Error: too little text for the vocabulary.
 void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
                      int64_t sample_bytes, const std::filesystem::path& model);
 
