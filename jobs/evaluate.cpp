@@ -26,24 +26,19 @@ void add_evaluate_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk evaluate jobs/tiny.toml --out RUN");
   job->callback([&run, options, part] {
     run = [options, part] {
-      return run_stage(
-          *options, "evaluate", true, [&](Run& opened, Session&, const std::string& start) {
-            if (part->part >= part->parts) {
-              throw Error(fmt::format("--part {} of --parts {}: parts count from 0", part->part,
-                                      part->parts));
-            }
-            for (const TrainUnit& unit : units_of(opened)) {
-              if (!unit_complete(opened.layout, unit)) {
-                throw Error(fmt::format("{} is not trained yet: run train --model {} first",
-                                        opened.layout.model(unit.name).string(), unit.name));
-              }
-            }
-            require_one_mixture(opened.experiment, opened.layout, units_of(opened));
-            if (evaluate_from_queue(opened, start, *part)) {
-              set_log_muted(false);
-              log_info(fmt::format("wrote {}", opened.layout.results().string()));
-            }
-          });
+      return run_stage(*options, "evaluate", true,
+                       [&](Run& opened, Session&, const std::string& start) {
+                         if (part->part >= part->parts) {
+                           throw Error(fmt::format("--part {} of --parts {}: parts count from 0",
+                                                   part->part, part->parts));
+                         }
+                         require_trained(opened, units_of(opened));
+                         require_one_mixture(opened.experiment, opened.layout, units_of(opened));
+                         if (evaluate_from_queue(opened, start, *part)) {
+                           set_log_muted(false);
+                           log_info(fmt::format("wrote {}", opened.layout.results().string()));
+                         }
+                       });
     };
   });
 }

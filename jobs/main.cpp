@@ -36,6 +36,9 @@ int main(int argc, char** argv) {
   add_explain_job(app, run);
   add_train_job(app, run);
   add_evaluate_job(app, run);
+  add_generate_job(app, run);
+  add_compare_job(app, run);
+  add_export_job(app, run);
   add_report_job(app, run);
   add_inspect_job(app, run);
   add_status_job(app, run);

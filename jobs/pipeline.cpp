@@ -308,13 +308,20 @@ TrainUnit find_unit(const Run& run, const std::string& name) {
   throw Error(fmt::format("there is no model {} in this experiment; it has:{}", name, known));
 }
 
-bool evaluate_from_queue(const Run& run, const std::string& start, EvalPart part) {
+void require_trained(const Run& run, const std::vector<TrainUnit>& units) {
+  for (const TrainUnit& unit : units) {
+    if (unit_complete(run.layout, unit)) continue;
+    throw Error(fmt::format("{} is not trained yet: run train --model {} first",
+                            run.layout.model(unit.name).string(), unit.name));
+  }
+}
+
+bool compute_cells(const Run& run, const std::string& start, const std::vector<EvalCell>& cells,
+                   EvalPart part) {
   const std::string me = fmt::format("process {}", getpid());
-  const std::vector<TrainUnit> units = units_of(run);
   const auto trained = [&](const std::string& name) {
-    return name == "routers" || fs::exists(run.layout.trained_mark(name));
+    return name.starts_with("routers") || fs::exists(run.layout.trained_mark(name));
   };
-  const std::vector<EvalCell> cells = eval_cells(units);
   // A model that is still in training is left to the group that trains it, which comes here next:
   // nobody waits for anybody.
   for (size_t i = 0; i < cells.size(); ++i) {
@@ -329,7 +336,12 @@ bool evaluate_from_queue(const Run& run, const std::string& start, EvalPart part
   for (const EvalCell& cell : cells) {
     if (!cell_complete(run.layout, cell)) return false;
   }
-  if (!claim(run.layout.queue(start, "results"), me)) return false;
+  return claim(run.layout.queue(start, "results"), me);
+}
+
+bool evaluate_from_queue(const Run& run, const std::string& start, EvalPart part) {
+  const std::vector<TrainUnit> units = units_of(run);
+  if (!compute_cells(run, start, eval_cells(units), part)) return false;
   write_results(run.experiment, run.layout, units);
   write_report(run.layout.root);
   return true;

@@ -14,6 +14,7 @@
 #include "smalltalk/core/experiment.hpp"
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/token_file.hpp"
+#include "smalltalk/mixture/evaluation.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
 #include "smalltalk/mixture/sharding.hpp"
@@ -86,10 +87,17 @@ std::vector<TrainUnit> units_of(const Run& run);
 // One of them by name; Error naming the known ones.
 TrainUnit find_unit(const Run& run, const std::string& name);
 
+// Error naming the first of them that is not trained.
+void require_trained(const Run& run, const std::vector<TrainUnit>& units);
+
 // Some of the cells of an evaluation: those with index part, part + parts, ...
 struct EvalPart {
   int64_t part = 0, parts = 1;
 };
+// Computes those cells that nobody else does and whose models are trained. Needs no other rank.
+// Whether all are there and this process is the one to go on.
+bool compute_cells(const Run& run, const std::string& start, const std::vector<EvalCell>& cells,
+                   EvalPart part = {});
 // Evaluates what is complete and unclaimed, then writes results.json and report.html if nothing is
 // missing and all cells were asked for. Needs no other rank. Returns true if this process wrote
 // them.

@@ -32,7 +32,7 @@ struct TorchEngine::SavedLayer {
 };
 
 struct TorchEngine::SavedStep {
-  Rotary angles;
+  RotaryAngles angles;
   std::vector<SavedLayer> layers;
   Stage final_norm;
   at::Tensor d_out;   // [R, T, H], of the final norm's output
@@ -140,32 +140,16 @@ at::Tensor TorchEngine::product_backward(const at::Tensor& x, Weight& weight,
 // ---- Between the products -----------------------------------------------------------------------
 
 at::Tensor TorchEngine::norm(const at::Tensor& x, const at::Tensor& weight) const {
-  // The residual stream is float32 in both precisions.
-  const at::Tensor scale = (x.pow(2).mean(-1, true) + config_.rms_norm_eps).rsqrt();
-  return (x * scale * weight).to(type_);
+  return rms_norm(x, weight, config_.rms_norm_eps, type_);
 }
 
-TorchEngine::Rotary TorchEngine::rotary(int64_t length) const {
-  const int64_t dim = config_.head_dim();
-  const auto options = at::TensorOptions().dtype(at::kFloat).device(device_);
-  const at::Tensor exponent = at::arange(0, dim, 2, options) / static_cast<double>(dim);
-  const at::Tensor frequency = at::pow(config_.rope_theta, exponent).reciprocal();
-  const at::Tensor half = at::outer(at::arange(length, options), frequency);
-  const at::Tensor angles = at::cat({half, half}, -1);
-  return {angles.cos(), angles.sin()};
-}
-
-at::Tensor TorchEngine::attention(const at::Tensor& qkv, const Rotary& rotary) const {
+at::Tensor TorchEngine::attention(const at::Tensor& qkv, const RotaryAngles& rotary) const {
   const int64_t length = rotary.cosine.size(0), dim = config_.head_dim();
   const int64_t heads = config_.num_heads, kv = config_.num_kv_heads;
   // Sequences of all models are alike here: [sequences, heads + 2 kv, length, d].
   const at::Tensor parts = qkv.view({-1, length, heads + 2 * kv, dim}).transpose(1, 2);
-  const auto rotate = [&](const at::Tensor& part) {
-    const at::Tensor low = part.narrow(-1, 0, dim / 2), high = part.narrow(-1, dim / 2, dim / 2);
-    return (part * rotary.cosine + at::cat({-high, low}, -1) * rotary.sine).to(type_);
-  };
-  const at::Tensor query = rotate(parts.narrow(1, 0, heads));
-  at::Tensor key = rotate(parts.narrow(1, heads, kv));
+  const at::Tensor query = rotate(parts.narrow(1, 0, heads), rotary);
+  at::Tensor key = rotate(parts.narrow(1, heads, kv), rotary);
   at::Tensor value = parts.narrow(1, heads + kv, kv);
   if (kv != heads) {
     key = key.repeat_interleave(heads / kv, 1);
@@ -174,12 +158,6 @@ at::Tensor TorchEngine::attention(const at::Tensor& qkv, const Rotary& rotary) c
   return at::scaled_dot_product_attention(query, key, value, {}, 0.0, true)
       .transpose(1, 2)
       .reshape({qkv.size(0), qkv.size(1), heads * dim});
-}
-
-at::Tensor TorchEngine::activation(const at::Tensor& up) const {
-  if (config_.feed_forward == FeedForward::relu2) return at::relu(up).square();
-  const auto parts = up.chunk(2, -1);
-  return at::silu(parts[0]) * parts[1];
 }
 
 // ---- Forward ------------------------------------------------------------------------------------
@@ -201,9 +179,9 @@ at::Tensor TorchEngine::embed(const at::Tensor& inputs) const {
   return at::stack(models);
 }
 
-at::Tensor TorchEngine::begin_layer(const Layer& layer, const at::Tensor& x, const Rotary& rotary,
-                                    bool keep_outputs, SavedLayer* saved,
-                                    at::Tensor& activation_out) const {
+at::Tensor TorchEngine::begin_layer(const Layer& layer, const at::Tensor& x,
+                                    const RotaryAngles& rotary, bool keep_outputs,
+                                    SavedLayer* saved, at::Tensor& activation_out) const {
   const auto run = [&](Stage SavedLayer::*member, const Function& function, Tensors inputs) {
     if (saved == nullptr) return function(inputs);
     for (at::Tensor& input : inputs) input = input.detach().requires_grad_();
@@ -215,7 +193,7 @@ at::Tensor TorchEngine::begin_layer(const Layer& layer, const at::Tensor& x, con
   };
   const Function normed = [this](const Tensors& in) { return norm(in[0], in[1]); };
   const Function attended = [this, rotary](const Tensors& in) { return attention(in[0], rotary); };
-  const Function activated = [this](const Tensors& in) { return activation(in[0]); };
+  const Function activated = [this](const Tensors& in) { return activate(config_, in[0]); };
 
   const at::Tensor attention_in =
       run(&SavedLayer::attention_norm, normed, {x, layer.attention_norm.value});
@@ -229,8 +207,9 @@ at::Tensor TorchEngine::begin_layer(const Layer& layer, const at::Tensor& x, con
   return middle;
 }
 
-at::Tensor TorchEngine::forward_layer(const Layer& layer, const at::Tensor& x, const Rotary& rotary,
-                                      bool keep_outputs, SavedLayer* saved) const {
+at::Tensor TorchEngine::forward_layer(const Layer& layer, const at::Tensor& x,
+                                      const RotaryAngles& rotary, bool keep_outputs,
+                                      SavedLayer* saved) const {
   at::Tensor activation_out;
   const at::Tensor middle = begin_layer(layer, x, rotary, keep_outputs, saved, activation_out);
   return middle + product(activation_out, layer.down).to(at::kFloat);
@@ -238,7 +217,7 @@ at::Tensor TorchEngine::forward_layer(const Layer& layer, const at::Tensor& x, c
 
 at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
   cast_weights();
-  const Rotary angles = rotary(inputs.size(2));
+  const RotaryAngles angles = rotary_angles(config_, inputs.size(2), device_);
   at::Tensor x = embed(inputs);
   for (const Layer& layer : layers_) {
     const TraceSpan span("layer", &layer - layers_.data());
@@ -281,7 +260,7 @@ TorchEngine::Tensors TorchEngine::backward_stage(Stage& stage, Weight& weight,
   return gradients;
 }
 
-void TorchEngine::backward_layer(Layer& layer, SavedLayer& saved, const Rotary& rotary,
+void TorchEngine::backward_layer(Layer& layer, SavedLayer& saved, const RotaryAngles& rotary,
                                  at::Tensor& d_x) const {
   if (saved.input.defined()) {
     at::Tensor activation_out;
@@ -303,7 +282,7 @@ void TorchEngine::backward_layer(Layer& layer, SavedLayer& saved, const Rotary& 
 void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep& step) {
   const int64_t length = tokens.size(2) - 1;
   cast_weights();
-  step.angles = rotary(length);
+  step.angles = rotary_angles(config_, length, device_);
   step.layers.assign(layers_.size(), {});
   at::Tensor x = embed(tokens.narrow(2, 0, length));
   for (size_t i = 0; i < layers_.size(); ++i) {

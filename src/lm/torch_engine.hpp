@@ -17,6 +17,7 @@
 #include "engine.hpp"
 #include "parameter_layout.hpp"
 #include "phase_clock.hpp"
+#include "torch_ops.hpp"
 
 namespace smalltalk {
 
@@ -58,15 +59,11 @@ class TorchEngine : public Engine {
   struct Layer {
     Weight qkv, output, gate_up, down, attention_norm, feed_forward_norm;
   };
-  struct Rotary {
-    at::Tensor cosine, sine;  // [length, head_dim]
-  };
 
   Weight weight(int64_t offset, const std::vector<int64_t>& shape) const;
   void cast_weights();  // before a call's first product
   at::Tensor to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                        int64_t row_tokens) const;  // [sets, rows, row_tokens], sets 1 or R
-  Rotary rotary(int64_t length) const;
 
   // x [R, T, in] times weight [R, out, in] -> [R, T, out]
   at::Tensor product(const at::Tensor& x, const Weight& weight) const;
@@ -75,18 +72,18 @@ class TorchEngine : public Engine {
 
   // Functions between the products; T = rows * length tokens of each model.
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;  // [R, T, H]
-  at::Tensor attention(const at::Tensor& qkv, const Rotary& rotary) const;
-  at::Tensor activation(const at::Tensor& up) const;
+  at::Tensor attention(const at::Tensor& qkv, const RotaryAngles& rotary) const;
 
   at::Tensor embed(const at::Tensor& inputs) const;  // [R or 1, rows, length] -> [R, T, H] float32
   // Everything before the last product of a block; -> the residual stream there, and the product's
   // input in `activation`. Fills `saved`, if there is one, with what the backward pass needs.
-  at::Tensor begin_layer(const Layer& layer, const at::Tensor& x, const Rotary& rotary,
+  at::Tensor begin_layer(const Layer& layer, const at::Tensor& x, const RotaryAngles& rotary,
                          bool keep_outputs, SavedLayer* saved, at::Tensor& activation) const;
-  at::Tensor forward_layer(const Layer& layer, const at::Tensor& x, const Rotary& rotary,
+  at::Tensor forward_layer(const Layer& layer, const at::Tensor& x, const RotaryAngles& rotary,
                            bool keep_outputs, SavedLayer* saved) const;
   // d_x: the gradient of the block's output before, of its input after.
-  void backward_layer(Layer& layer, SavedLayer& saved, const Rotary& rotary, at::Tensor& d_x) const;
+  void backward_layer(Layer& layer, SavedLayer& saved, const RotaryAngles& rotary,
+                      at::Tensor& d_x) const;
   // Through `stage` and the product of its output with `weight`; -> gradients of its inputs.
   Tensors backward_stage(Stage& stage, Weight& weight, const at::Tensor& d_out) const;
   at::Tensor hidden(const at::Tensor& inputs);  // inference: -> [R, T, H]

@@ -31,6 +31,10 @@ std::vector<fs::path> models_of(const RunLayout& layout, const EvalCell& cell) {
   return routers;
 }
 
+std::string cell_values(const EvalCell& cell) {
+  return cell.unit == "routers" ? "prefix log-likelihoods" : "target log-likelihoods";
+}
+
 // The weights that the scores of a cell follow from.
 std::string weights_of(std::span<const fs::path> models) {
   std::string hashes;
@@ -56,19 +60,24 @@ ScoreMatrix score_by_routers(const Experiment& experiment, std::span<const fs::p
   return scores;
 }
 
-ScoreMatrix score_by_model(const Experiment& experiment, const fs::path& folder,
-                           const std::shared_ptr<const TokenFile>& tokens, ScoringNotes& notes) {
+TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& folder,
+                                const std::shared_ptr<const TokenFile>& tokens,
+                                ScoringNotes& notes) {
   const int64_t length = experiment.data.seq_length;
   const int64_t n = tokens->num_sequences(length);
-  const std::vector<int64_t> prefixes = {experiment.mixture.prefix_tokens, length + 1};
+  std::vector<int64_t> prefixes(static_cast<size_t>(length));
+  std::iota(prefixes.begin(), prefixes.end(), 2);
   const std::vector<double> sums =
       score_rows(Transformer::load(folder, experiment.device),
                  ordered_rows(tokens, {}, length, length + 1), n, prefixes, &notes);
-  ScoreMatrix scores(n, 2);
+  TokenLikelihoods scores(n, length);
   for (int64_t i = 0; i < n; ++i) {
-    const double* sum = &sums[static_cast<size_t>(2 * i)];
-    scores.row(i)[0] = static_cast<float>(sum[0]);
-    scores.row(i)[1] = static_cast<float>(sum[1] - sum[0]);
+    double before = 0;
+    for (int64_t s = 0; s < length; ++s) {
+      const double sum = sums[static_cast<size_t>(i * length + s)];
+      scores.row(i)[s] = static_cast<float>(sum - before);
+      before = sum;
+    }
   }
   return scores;
 }
@@ -84,6 +93,16 @@ std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
   return cells;
 }
 
+std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts) {
+  std::vector<EvalCell> cells;
+  for (int64_t e = 0; e < num_experts; ++e) cells.push_back({split, fmt::format("routers/{}", e)});
+  return cells;
+}
+
+TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell) {
+  return read_scores(layout.evaluation(cell.split, cell.unit));
+}
+
 bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
   const fs::path file = layout.evaluation(cell.split, cell.unit);
   if (!fs::exists(file)) return false;
@@ -91,9 +110,8 @@ bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
   for (const fs::path& model : models) {  // one that was removed is trained anew
     if (!fs::exists(model / "model.safetensors")) return false;
   }
-  const Provenance made_from = ScoreFile(file).provenance();
-  const auto weights = made_from.find("weights");
-  return weights != made_from.end() && weights->second == weights_of(models);
+  Provenance made_from = ScoreFile(file).provenance();
+  return made_from["values"] == cell_values(cell) && made_from["weights"] == weights_of(models);
 }
 
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell) {
@@ -105,13 +123,14 @@ void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const 
       layout.scoring_notes(cell.split + "-" + cell.unit),
       fmt::format("{} {} {} {} {}", cell.unit, tokens->info().content_hash,
                   experiment.data.seq_length, experiment.mixture.prefix_tokens, weights));
-  const ScoreMatrix scores = cell.unit == "routers"
-                                 ? score_by_routers(experiment, models, tokens, notes)
-                                 : score_by_model(experiment, models[0], tokens, notes);
+  const TokenLikelihoods scores = cell.unit == "routers"
+                                      ? score_by_routers(experiment, models, tokens, notes)
+                                      : score_by_model(experiment, models[0], tokens, notes);
   write_scores(layout.evaluation(cell.split, cell.unit), scores,
                {{"tokens", tokens->info().content_hash},
                 {"experiment", experiment_hash(experiment)},
                 {"unit", cell.unit},
+                {"values", cell_values(cell)},
                 {"weights", weights}});
   notes.remove();
   log_info(fmt::format("evaluated {} on {}", cell.unit, cell.split));

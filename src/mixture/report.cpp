@@ -41,6 +41,7 @@ std::string facts(const RunData& data) {
 
 std::string render_report(const fs::path& run) {
   const RunData data = load_run(run);
+  const std::string rules = rules_section(data);
   std::string problems;
   for (const std::string& problem : data.problems) problems += missing(problem);
   return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
@@ -53,12 +54,14 @@ std::string render_report(const fs::path& run) {
          "<nav aria-label=\"Sections\"><a href=\"#results\">Perplexity</a><a "
          "href=\"#curves\">Loss</a>"
          "<a href=\"#map\">Domains</a><a href=\"#experts\">Experts</a><a "
-         "href=\"#rounds\">Rounds</a>"
-         "<a href=\"#communication\">Communication</a><a href=\"#time\">Time</a>"
+         "href=\"#rounds\">Rounds</a>" +
+         (rules.empty() ? "" : "<a href=\"#rules\">Choosing</a>") +
+         "<a href=\"#communication\">Communication</a><a "
+         "href=\"#time\">Time</a>"
          "<a href=\"#reading\">How to read</a></nav></header>\n<main>\n" +
          problems + cards(data) + results_section(data) + curves_section(data) +
          routing_map_section(data) + domains_section(data) + experts_section(data) +
-         rounds_section(data) + communication_section(data) + time_section(data) +
+         rounds_section(data) + rules + communication_section(data) + time_section(data) +
          reading_section() + experiment_section(data) + "</main>\n<script>" + kScript +
          "</script>\n</body>\n</html>\n";
 }

@@ -25,7 +25,8 @@ struct RunData {
   nlohmann::json results = nullptr;
   nlohmann::json sharding = nullptr;
   nlohmann::json seconds = nullptr;
-  std::vector<nlohmann::json> rounds;  // ascending
+  nlohmann::json comparison = nullptr;  // of the test split
+  std::vector<nlohmann::json> rounds;   // ascending
   std::vector<LossCurve> curves;
   std::string experiment;             // TOML text
   std::vector<std::string> problems;  // files that are there and cannot be read

@@ -26,6 +26,7 @@ std::string curves_section(const RunData& data);
 std::string routing_map_section(const RunData& data);
 std::string experts_section(const RunData& data);
 std::string rounds_section(const RunData& data);
+std::string rules_section(const RunData& data);  // empty if nobody compared
 std::string domains_section(const RunData& data);
 std::string communication_section(const RunData& data);
 std::string time_section(const RunData& data);

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <set>
 
+#include "provenance_json.hpp"
 #include "smalltalk/core/balanced_assignment.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/parse_json.hpp"
@@ -16,7 +17,6 @@
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/evaluation.hpp"
-#include "smalltalk/mixture/provenance.hpp"
 
 namespace smalltalk {
 
@@ -40,12 +40,15 @@ struct Split {
   std::vector<uint16_t> domain;  // [num_sequences]
 };
 
-Likelihood read_likelihood(const RunLayout& layout, const Split& split, const std::string& unit) {
-  const ScoreMatrix scores = read_scores(layout.evaluation(split.name, unit));
+Likelihood read_likelihood(const RunLayout& layout, const Split& split, const std::string& unit,
+                           int64_t prefix) {
+  const TokenLikelihoods scores = read_cell(layout, {split.name, unit});
   Likelihood result;
   for (int64_t i = 0; i < scores.num_sequences(); ++i) {
-    result.head.push_back(scores.row(i)[0]);
-    result.tail.push_back(scores.row(i)[1]);
+    const auto row = scores.row(i);
+    const auto middle = row.begin() + (prefix - 1);
+    result.head.push_back(std::accumulate(row.begin(), middle, 0.0));
+    result.tail.push_back(std::accumulate(middle, row.end(), 0.0));
   }
   return result;
 }
@@ -241,7 +244,8 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
     const auto likelihood_on = [&](const Split& split, Likelihood* best) {
       std::vector<Likelihood> parts;
       for (const TrainUnit* unit : members) {
-        parts.push_back(read_likelihood(layout, split, unit->name));
+        parts.push_back(
+            read_likelihood(layout, split, unit->name, experiment.mixture.prefix_tokens));
       }
       if (!routed_model) return parts[0];
       if (best != nullptr) *best = oracle(parts);
@@ -323,14 +327,7 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
                         {"per_expert", per_expert},
                         {"routing", routing_of_domains(test, experts)},
                         {"communication", communication(experiment, layout)},
-                        {"provenance",
-                         {{"experiment", made_of.experiment},
-                          {"tokenizer", made_of.tokenizer},
-                          {"tokens", made_of.tokens},
-                          {"routers", made_of.routers},
-                          {"shards", made_of.shards},
-                          {"prefix_tokens", made_of.prefix_tokens},
-                          {"models", made_of.models}}},
+                        {"provenance", provenance_json(made_of)},
                         {"seconds", read_json_or(layout.root / "seconds.json", json::object())}};
   write_text_atomically(layout.results(), results.dump(2) + "\n");
 }

@@ -4,9 +4,9 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace smalltalk;
-  constexpr const char* kNames[] = {"results.json",  "experts/0/metrics.jsonl",
-                                    "routing.jsonl", "sharding.json",
-                                    "seconds.json",  "experiment.toml"};
+  constexpr const char* kNames[] = {
+      "results.json", "experts/0/metrics.jsonl", "routing.jsonl",       "sharding.json",
+      "seconds.json", "experiment.toml",         "comparison-test.json"};
   const auto parts = fuzz::split(fuzz::text_of(data, size), std::size(kNames));
   for (size_t i = 0; i < std::size(kNames); ++i) {
     fuzz::write_file(std::string("run/") + kNames[i], i < parts.size() ? parts[i] : "");

@@ -73,6 +73,25 @@ TEST_F(Launch, LeavesAWholeRunWithNoByteBetweenGroups) {
   EXPECT_EQ(answer("--sequence 7").at("expert"), shards.expert[7]);
   EXPECT_EQ(answer("--text 'some words of a text'").at("experts").size(), 4u);
 
+  // Its models for other programs, which are refused a folder that is there.
+  const std::string to_export = "timeout 60 " + from_environment("SMALLTALK_BINARY") + " export " +
+                                (folder_ / "run").string() + " --out " +
+                                (folder_ / "exported").string();
+  const Outcome exported = run_command(to_export);
+  EXPECT_EQ(exported.exit_code, 0) << exported.output;
+  const auto lock = nlohmann::json::parse(read_text(folder_ / "exported/mixture.json"));
+  EXPECT_EQ(lock.at("experiment"), r.at("provenance").at("experiment"));
+  EXPECT_EQ(lock.at("models").size(), 4u + 4 + 2 + 4);  // experts, routers, dense, control
+  for (const auto& [model, hash] : lock.at("models").items()) {
+    for (const char* file : {"model.safetensors", "config.json"}) {
+      EXPECT_EQ(read_text(folder_ / "exported" / model / file),
+                read_text(folder_ / "run" / model / file));
+    }
+    EXPECT_TRUE(fs::exists(folder_ / "exported" / model / "tokenizer.json"));
+  }
+  EXPECT_EQ(run_command(to_export).exit_code, 1);
+  EXPECT_FALSE(fs::exists(folder_ / "exported.partial"));
+
   // The same command again changes nothing.
   const std::string before = read_text(folder_ / "run" / "results.json");
   const Outcome again = run_job(2, launch("run"));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cctype>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -103,6 +104,30 @@ json results() {
           {"seconds", {{"route", 3.5}, {"experts", 20.0}}}};
 }
 
+json comparison() {
+  const auto row = [](const char* name, const char* rule, int prefix, double perplexity) {
+    return json{{"model", name},
+                {"rule", rule},
+                {"prefix_tokens", prefix},
+                {"experts", 1},
+                {"temperature", 0},
+                {"perplexity", perplexity},
+                {"bits_per_byte", 1.8},
+                {"difference_nats_per_token", std::log(perplexity / 20)},
+                {"difference_95_percent", {std::log(0.8), std::log(1.1)}},
+                {"verdict", "undecided"},
+                {"inference_flops_per_sequence", 1e7}};
+  };
+  return {{"split", "test"},
+          {"reference", "dense"},
+          {"sequences", 640},
+          {"documents", 37},
+          {"rows",
+           {row("dense", "", 0, 20), row("mixture", "routers", 4, 19),
+            row("mixture", "routers", 8, 18), row("mixture", "experts as routers", 4, 18.5),
+            row("mixture", "best in hindsight", 32, 17)}}};
+}
+
 class ReportTest : public ::testing::Test {
  protected:
   void write(const std::string& name, const std::string& text) const {
@@ -123,6 +148,7 @@ class ReportTest : public ::testing::Test {
   void write_complete_run() const {
     write_results(results());
     write("experiment.toml", "name = \"a run\"\n");
+    write("comparison-test.json", comparison().dump());
     write("sharding.json", json{{"sequences", 100}, {"displaced", 7}}.dump());
     write("routing.jsonl",
           json{{"round", 1}, {"sequences", 64}, {"random", true}, {"probe", 16}}.dump() + "\n" +
@@ -172,6 +198,8 @@ TEST_F(ReportTest, CompleteRunSaysItsResultAndMissesNothing) {
   EXPECT_TRUE(has(html, "25.0 %"));  // below random shards
   EXPECT_TRUE(has(html, "0 bytes"));
   EXPECT_TRUE(has(html, "7 of them (7.0 %)"));
+  EXPECT_TRUE(has(html, "640 test sequences of 37 documents"));
+  EXPECT_TRUE(has(html, "-10.00&nbsp;(-20.00&nbsp;to&nbsp;+10.00)&nbsp;%"));
   EXPECT_FALSE(has(html, "class=\"missing\""));
   EXPECT_EQ(html, page());
 }
@@ -235,6 +263,9 @@ TEST_F(ReportTest, EscapesWhatComesFromFiles) {
   value["seconds"][evil] = 1.0;
   write_complete_run();
   write_results(value);
+  json rules = comparison();
+  rules["reference"] = rules["rows"][1]["rule"] = rules["rows"][2]["verdict"] = evil;
+  write("comparison-test.json", rules.dump());
   write("experiment.toml", "name = '" + evil + "'\n");
   const std::string html = page();
   EXPECT_FALSE(has(html, "<script>alert"));
@@ -273,6 +304,13 @@ TEST_F(ReportTest, SurvivesFiguresOfAnotherKind) {
   value["communication"]["phases"] = "none";
   value["seconds"] = json::array();
   write_results(value);
+  json rules = comparison();
+  rules["rows"][0] = 7;
+  rules["rows"][1]["prefix_tokens"] = "four";
+  rules["rows"][2]["difference_95_percent"] = {1};
+  rules["rows"][3]["perplexity"] = nullptr;
+  rules["rows"][4]["difference_95_percent"] = {"low", "high"};
+  write("comparison-test.json", rules.dump());
   EXPECT_TRUE(has(page(), "10.0 % below the dense model"));
 }
 

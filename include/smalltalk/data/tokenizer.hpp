@@ -30,6 +30,11 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
+// The texts of tokenizer.json and tokenizer_config.json, with which Hugging Face's transformers
+// gives the same ids and needs no SentencePiece.
+std::string tokenizer_json(const std::filesystem::path& model);
+std::string tokenizer_config_json(int64_t seq_length);
+
 // Trains a tokenizer on the first `sample_bytes` bytes' worth of documents, chosen evenly over the
 // inputs, and writes the model. Deterministic. Stopped: this process was asked to stop; there is no
 // model then. Error: too little text for the vocabulary.

@@ -1,6 +1,6 @@
-// Evaluation as independent cells: (model, split) gives the log-likelihood of every sequence,
-// cached in a file; everything after is arithmetic on the cache. A cell needs one model in memory
-// and no other rank; any process may compute any cell.
+// Evaluation as independent cells: (model, split) gives the log-likelihood of every token, cached
+// in a file; everything after is arithmetic on the cache. A cell needs one model in memory and no
+// other rank; any process may compute any cell.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "smalltalk/core/experiment.hpp"
+#include "smalltalk/mixture/routing_rules.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
 #include "smalltalk/mixture/units.hpp"
 
@@ -15,17 +16,22 @@ namespace smalltalk {
 
 struct EvalCell {
   std::string split;  // "validation" or "test"
-  std::string unit;   // a model's folder below the run, or "routers": the score matrix of all
+  // A model's folder below the run, "routers/3" included; or "routers": the scores of all, by which
+  // the mixture routes.
+  std::string unit;
 };
 
 // All cells of a run: each unit and the routers on both splits.
 std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);
+// Each router as a model of its own, which a run's results do without.
+std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts);
 // Whether a cell is there, computed with the weights that are there.
 bool cell_complete(const RunLayout& layout, const EvalCell& cell);
-// REQUIRES the cell's models to be complete. Writes layout.evaluation(split, unit): scores [N, 2]
-// (nats over targets inside the prefix and after it) or [N, E] for the routers. Throws Stopped if
-// this process is asked to stop; what it has found by then is kept.
+// REQUIRES the cell's models to be complete. Writes layout.evaluation(split, unit): log-likelihoods
+// of the targets [N, S], in nats; for "routers", of the first M tokens under each of them [N, E].
+// Throws Stopped if this process is asked to stop; what it has found by then is kept.
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell);
+TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell);
 
 // Arithmetic on the complete cells of a mixture that belongs together (else Error): results.json
 // (schema in the README). `units` as trained.

@@ -15,7 +15,7 @@
 //                                   checkpoints/step-<n>.safetensors and a link latest,
 //                                   shards.txt (content hash of the shards that it began with)
 //   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/   the same files
-//   evaluation/<split>/*.h5         log-likelihoods per sequence of each model, routers' scores
+//   evaluation/<split>/*.h5         log-likelihoods per token of each model, routers' scores
 //   scoring/                        scores of work that was stopped in the middle
 //   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
 //   queue/<start>/                  claims of work after the shards, one folder per start of
@@ -24,7 +24,7 @@
 //   locks/                          who writes what at the moment (see WriteLock)
 //   stop                            made by a person: every job on this run saves and ends
 //   seconds.json                    wall time of the stages
-//   results.json  report.html
+//   results.json  report.html  comparison-<split>.json
 #pragma once
 
 #include <filesystem>
@@ -63,6 +63,9 @@ struct RunLayout {
   std::filesystem::path ledger_folder() const { return root / "ledger"; }
   std::filesystem::path queue(const std::string& start, const std::string& work) const;
   std::filesystem::path results() const { return root / "results.json"; }
+  std::filesystem::path comparison(const std::string& split) const {
+    return root / ("comparison-" + split + ".json");
+  }
   std::filesystem::path report() const { return root / "report.html"; }
 };
 

@@ -1,0 +1,64 @@
+// What a trained mixture is worth under many ways to choose among its experts, beside the models
+// that it is compared with: one table, with an interval for each difference.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/bootstrap.hpp"
+#include "smalltalk/core/experiment.hpp"
+#include "smalltalk/mixture/evaluation.hpp"
+#include "smalltalk/mixture/run_layout.hpp"
+#include "smalltalk/mixture/units.hpp"
+
+namespace smalltalk {
+
+struct CompareOptions {
+  std::string split = "test";
+  std::string reference;          // "dense", "mixture", ...; empty: the first dense model, or the
+                                  // mixture where there is none
+  std::vector<int64_t> prefixes;  // tokens; empty: default_prefixes()
+  std::vector<double> temperatures = {1};  // of ensembles
+  int64_t resamples = 2000;
+};
+
+// 8, 16, 32, ... up to S, the routers' M among them. Ascending.
+std::vector<int64_t> default_prefixes(const Experiment& experiment);
+
+// The cells that a comparison reads, those of evaluate among them.
+std::vector<EvalCell> compare_cells(const Experiment& experiment,
+                                    const std::vector<TrainUnit>& units,
+                                    const CompareOptions& options);
+
+struct ComparedRow {
+  std::string model;       // "mixture", "dense", ...
+  std::string rule;        // how the mixture chooses; empty for others
+  int64_t prefix = 0;      // tokens that it sees before; 0: none
+  int64_t experts = 1;     // that predict the next token together
+  double temperature = 0;  // of an ensemble's weights
+  double nats_per_token = 0, perplexity = 0, bits_per_byte = 0;
+  double flops_per_sequence = 0;  // of inference, choosing included
+  Interval difference = {};       // of nats per token, from the reference
+};
+
+struct Comparison {
+  std::string split, reference;
+  int64_t num_sequences = 0, num_documents = 0;
+  std::vector<ComparedRow> rows;
+};
+
+// REQUIRES the cells to be complete. Rules: the routers and the experts themselves (argmax over
+// prefixes), the best expert in hindsight, sequences in turn, domain labels (the expert that is
+// best on the domain in the validation split), and ensembles: of all with equal weights, and of the
+// k that the routers' posterior at M prefers, k = 2, 4, ... E. The bootstrap draws documents; a
+// sequence belongs to the one that its first token lies in. Error: the mixture does not belong
+// together, an option that makes no sense.
+Comparison compare(const Experiment& experiment, const RunLayout& layout,
+                   const std::vector<TrainUnit>& units, const CompareOptions& options);
+
+std::string comparison_json(const Comparison& comparison);
+// The same for people, aligned; `markdown` for a README.
+std::string comparison_table(const Comparison& comparison, bool markdown);
+
+}  // namespace smalltalk

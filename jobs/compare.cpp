@@ -1,0 +1,68 @@
+// compare: what the mixture of a run is worth under other ways to choose among its experts.
+#include <fmt/format.h>
+
+#include <iostream>
+
+#include "jobs.hpp"
+#include "pipeline.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/mixture/comparison.hpp"
+#include "smalltalk/mixture/report.hpp"
+
+namespace smalltalk {
+
+void add_compare_job(CLI::App& app, JobRun& run) {
+  struct CompareJob {
+    RunOptions run;
+    CompareOptions options;
+    bool markdown = false;
+  };
+  auto* job = app.add_subcommand(
+      "compare", "Compare ways to choose among the experts of a run: one table with intervals");
+  auto settings = std::make_shared<CompareJob>();
+  CompareOptions& options = settings->options;
+  add_run_options(*job, settings->run);
+  job->add_option("--split", options.split, "validation or test")->capture_default_str();
+  job->add_option("--reference", options.reference,
+                  "Differences are from this model: dense (the default), mixture, ...");
+  job->add_option("--prefixes", options.prefixes,
+                  "Route on so many tokens, as in 8,16,32; default: 8, 16, 32, ... and the "
+                  "routers' own")
+      ->delimiter(',');
+  job->add_option("--temperatures", options.temperatures,
+                  "Of the routers' posterior, by which ensembles are weighted")
+      ->delimiter(',')
+      ->capture_default_str();
+  job->add_option("--resamples", options.resamples, "Of the paired bootstrap over documents")
+      ->capture_default_str();
+  job->add_flag("--markdown", settings->markdown, "Print the table as Markdown");
+  job->footer(
+      "Writes RUN/comparison-SPLIT.json, prints the table and renews the report. Any number of "
+      "ranks score what\n"
+      "evaluate has not scored yet; after that it is arithmetic, and takes seconds.\n"
+      "  mpirun -n 4 smalltalk compare jobs/tiny.toml --out RUN --prefixes 8,16,32");
+  job->callback([&run, settings] {
+    run = [settings] {
+      return run_stage(
+          settings->run, "compare", true, [&](Run& opened, Session&, const std::string& start) {
+            const std::vector<TrainUnit> units = units_of(opened);
+            require_trained(opened, units);
+            const auto cells = compare_cells(opened.experiment, units, settings->options);
+            if (!compute_cells(opened, start, cells)) return;
+            const Comparison comparison =
+                compare(opened.experiment, opened.layout, units, settings->options);
+            write_text_atomically(opened.layout.comparison(comparison.split),
+                                  comparison_json(comparison));
+            write_report(opened.layout.root);
+            std::cout << fmt::format("{}: {} sequences of {} documents; intervals of 95 %\n\n{}",
+                                     comparison.split, comparison.num_sequences,
+                                     comparison.num_documents,
+                                     comparison_table(comparison, settings->markdown))
+                      << std::flush;
+          });
+    };
+  });
+}
+
+}  // namespace smalltalk

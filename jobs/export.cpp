@@ -1,0 +1,42 @@
+// export: a run's models as folders for other programs.
+#include "smalltalk/mixture/export.hpp"
+
+#include <exception>
+#include <iostream>
+
+#include "jobs.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+
+namespace smalltalk {
+
+void add_export_job(CLI::App& app, JobRun& run) {
+  struct Options {
+    std::string run;
+    std::string out;
+  };
+  auto* job = app.add_subcommand("export", "Write a run's models as Hugging Face folders");
+  auto options = std::make_shared<Options>();
+  job->add_option("run", options->run, "Run folder, trained to its end")->required();
+  job->add_option("--out", options->out, "A folder that does not exist yet")->required();
+  job->footer(
+      "Every expert, router and dense model gets a folder that transformers and what builds on it\n"
+      "load as it is; mixture.json beside them names all parts by hash.\n"
+      "  smalltalk export runs/quickstart --out quickstart-hf\n"
+      "  lm_eval --model hf --model_args pretrained=quickstart-hf/experts/0 --tasks ...");
+  job->callback([&run, options] {
+    run = [options] {
+      try {
+        const RunLayout layout{options->run};
+        export_mixture(load_experiment(layout.experiment(), {}), layout, options->out);
+        std::cout << options->out << "\n";
+        return kExitDone;
+      } catch (const std::exception& error) {
+        log_error(std::string("export: ") + error.what());
+        return kExitFailure;
+      }
+    };
+  });
+}
+
+}  // namespace smalltalk

@@ -1,0 +1,149 @@
+// generate: text from a trained run, written by the expert that the routers choose.
+#include <fmt/format.h>
+
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "jobs.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/parse_json.hpp"
+#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/mixture/generation.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct GenerateJob {
+  std::string run;
+  std::vector<std::string> prompts;
+  std::string file;
+  bool json = false;
+  GenerateOptions options;
+};
+
+// One a line; of a .jsonl file the values of "prompt".
+std::vector<std::string> read_prompts(const fs::path& path) {
+  std::ifstream file(path);
+  if (!file) throw Error("cannot open '" + path.string() + "'");
+  std::vector<std::string> prompts;
+  int64_t number = 0;
+  for (std::string line; std::getline(file, line);) {
+    ++number;
+    if (path.extension() != ".jsonl") {
+      prompts.push_back(line);
+      continue;
+    }
+    const std::string place = fmt::format("{}:{}", path.string(), number);
+    const auto row = parse_json(line, place);
+    if (!row.is_object() || !row.contains("prompt") || !row["prompt"].is_string()) {
+      throw Error(place + ": has no text \"prompt\"");
+    }
+    prompts.push_back(row["prompt"]);
+  }
+  if (prompts.empty()) throw Error(path.string() + ": holds no prompt");
+  return prompts;
+}
+
+std::string speakers_of(const GeneratedText& text) {
+  std::string names;
+  for (const Speaker& speaker : text.speakers) {
+    names += names.empty() ? speaker.model
+                           : fmt::format(", {} from new token {} on", speaker.model, speaker.from);
+  }
+  return names;
+}
+
+void print(const std::string& prompt, const GeneratedText& text, bool json) {
+  if (!json) {
+    std::cout << fmt::format("[{}: {} + {} tokens{}]\n{}{}\n\n", speakers_of(text),
+                             text.prompt_tokens, text.new_tokens, text.ended ? ", ended" : "",
+                             prompt, text.text);
+    return;
+  }
+  nlohmann::ordered_json row = {{"prompt", prompt},
+                                {"text", text.text},
+                                {"prompt_tokens", text.prompt_tokens},
+                                {"new_tokens", text.new_tokens},
+                                {"ended", text.ended},
+                                {"router_log_likelihoods", text.scores}};
+  for (const Speaker& speaker : text.speakers) {
+    row["speakers"].push_back({{"model", speaker.model}, {"from", speaker.from}});
+  }
+  std::cout << row.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+}
+
+void generate_texts(const GenerateJob& job) {
+  std::vector<std::string> prompts = job.prompts;
+  if (!job.file.empty()) {
+    const std::vector<std::string> more = read_prompts(job.file);
+    prompts.insert(prompts.end(), more.begin(), more.end());
+  }
+  if (prompts.empty()) prompts.emplace_back();
+  const RunLayout layout{job.run};
+  const Experiment experiment = load_experiment(layout.experiment(), {});
+  configure_runtime(experiment.device, 0);
+  std::unique_ptr<Progress> progress;
+  if (prompts.size() > 1) {
+    progress = std::make_unique<Progress>("generate", std::ssize(prompts), "texts");
+  }
+  const std::vector<GeneratedText> texts =
+      generate(experiment, layout, prompts, job.options, [&](int64_t done) {
+        if (progress) progress->update(done);
+      });
+  progress.reset();
+  for (size_t i = 0; i < texts.size(); ++i) print(prompts[i], texts[i], job.json);
+}
+
+}  // namespace
+
+void add_generate_job(CLI::App& app, JobRun& run) {
+  auto* job = app.add_subcommand("generate", "Write text with a trained run, and say who wrote it");
+  auto settings = std::make_shared<GenerateJob>();
+  GenerateOptions& options = settings->options;
+  SamplingOptions& sampling = options.sampling;
+  job->add_option("run", settings->run, "Run folder")->required();
+  job->add_option("prompt", settings->prompts, "Beginnings of texts; none: a text from nothing");
+  job->add_option("--prompts", settings->file,
+                  "A file with more: one a line, or a .jsonl with {\"prompt\": ...} a line");
+  job->add_option("--max-new-tokens", options.max_new_tokens,
+                  "At most so many, and none beyond seq_length")
+      ->capture_default_str();
+  job->add_option("--temperature", sampling.temperature, "0: always the likeliest token")
+      ->capture_default_str();
+  job->add_option("--top-k", sampling.top_k, "Draw from the k likeliest tokens; 0: from all")
+      ->capture_default_str();
+  job->add_option("--top-p", sampling.top_p,
+                  "Draw from the likeliest tokens that have this probability together")
+      ->capture_default_str();
+  job->add_option("--seed", options.seed, "Another one gives other texts")->capture_default_str();
+  job->add_option("--prefix-tokens", options.prefix_tokens,
+                  "Route on so many tokens; 0: as many as the routers were trained on")
+      ->capture_default_str();
+  job->add_option("--batch-size", options.batch_size, "Texts that are written side by side")
+      ->capture_default_str();
+  job->add_option("--model", options.model,
+                  "Let this model write, and do not route: baselines/dense, experts/0, ...");
+  job->add_flag("--json", settings->json, "One JSON line a text, with the routers' scores");
+  job->footer(
+      "The routers read the beginning of each text and choose the expert that writes on. If it is\n"
+      "shorter than the prefix, they choose by what there is, and again when it is long enough.\n"
+      "  smalltalk generate runs/quickstart \"The whale\" --temperature 0.8 --top-p 0.95");
+  job->callback([&run, settings] {
+    run = [settings] {
+      try {
+        generate_texts(*settings);
+        return kExitDone;
+      } catch (const std::exception& error) {
+        log_error(std::string("generate: ") + error.what());
+        return kExitFailure;
+      }
+    };
+  });
+}
+
+}  // namespace smalltalk

@@ -1,0 +1,105 @@
+// The tokenizer as Hugging Face's `tokenizers` reads it. SentencePiece's BPE joins, of all
+// neighbours, those whose joint piece has the best score; scores fall with the id. Here that is a
+// list of merges: each piece, in the order of ids, with every way to split it into two others.
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <unordered_set>
+
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+
+namespace smalltalk {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's sign for a space
+
+Json special_token(const sentencepiece::SentencePieceProcessor& processor, int id) {
+  return {{"id", id},
+          {"content", processor.IdToPiece(id)},
+          {"single_word", false},
+          {"lstrip", false},
+          {"rstrip", false},
+          {"normalized", false},
+          {"special", true}};
+}
+
+bool begins_character(const std::string& text, size_t at) {
+  return (static_cast<unsigned char>(text[at]) & 0xC0) != 0x80;
+}
+
+}  // namespace
+
+std::string tokenizer_json(const std::filesystem::path& model) {
+  sentencepiece::SentencePieceProcessor processor;
+  if (!processor.LoadFromSerializedProto(read_text(model)).ok()) {
+    throw Error(model.string() + ": not a SentencePiece model");
+  }
+  Json vocabulary = Json::object(), specials = Json::array(), merges = Json::array();
+  std::vector<int> pieces;  // made of text
+  std::unordered_set<std::string> known;
+  for (int id = 0; id < processor.GetPieceSize(); ++id) {
+    vocabulary[processor.IdToPiece(id)] = id;
+    if (processor.IsControl(id) || processor.IsUnknown(id)) {
+      specials.push_back(special_token(processor, id));
+    } else if (!processor.IsByte(id)) {
+      pieces.push_back(id);
+      known.insert(processor.IdToPiece(id));
+    }
+  }
+  std::stable_sort(pieces.begin(), pieces.end(),
+                   [&](int a, int b) { return processor.GetScore(a) > processor.GetScore(b); });
+  for (const int id : pieces) {
+    const std::string& piece = processor.IdToPiece(id);
+    for (size_t at = 1; at < piece.size(); ++at) {
+      if (!begins_character(piece, at)) continue;
+      const std::string left = piece.substr(0, at), right = piece.substr(at);
+      if (known.contains(left) && known.contains(right)) merges.push_back({left, right});
+    }
+  }
+  const Json tokenizer = {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", specials},
+      {"normalizer", {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kSpace}}},
+      {"pre_tokenizer", nullptr},
+      {"post_processor", nullptr},
+      {"decoder",
+       {{"type", "Sequence"},
+        {"decoders",
+         Json::array(
+             {Json{{"type", "Replace"}, {"pattern", {{"String", kSpace}}}, {"content", " "}},
+              Json{{"type", "ByteFallback"}}, Json{{"type", "Fuse"}}})}}},
+      {"model",
+       {{"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", processor.IdToPiece(processor.unk_id())},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", true},
+        {"byte_fallback", true},
+        {"ignore_merges", false},
+        {"vocab", vocabulary},
+        {"merges", merges}}}};
+  return tokenizer.dump(1) + "\n";
+}
+
+std::string tokenizer_config_json(int64_t seq_length) {
+  // A text begins after the end of another: that is what a model has seen before first tokens. What
+  // looks like a special token in a text is text.
+  const Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                       {"bos_token", "</s>"},
+                       {"eos_token", "</s>"},
+                       {"unk_token", "<unk>"},
+                       {"clean_up_tokenization_spaces", false},
+                       {"split_special_tokens", true},
+                       {"model_max_length", seq_length}};
+  return config.dump(2) + "\n";
+}
+
+}  // namespace smalltalk

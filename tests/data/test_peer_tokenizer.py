@@ -1,0 +1,71 @@
+"""Our tokenizer in transformers: the tokenizer.json that export writes gives the same ids and texts.
+Skipped where transformers is not installed (ci/setup.sh --peers)."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, os.path.join(os.environ["SMALLTALK_SOURCE_DIR"], "tests", "lm"))
+import peer_python  # noqa: E402
+
+peer_python.require("transformers")
+
+from transformers import AutoTokenizer  # noqa: E402
+
+DUMP = os.path.join(os.environ["SMALLTALK_BUILD_DIR"], "tests/data/dump_tokenizer")
+OFTEN = [" ", "  ", "    ", "\n", "\t", "a", "aa", "aaa", "the", "The whale", "7", "1984", "</s>",
+         "<s>", "<unk>", "<0x41>", "é", "ß", "привет", "鯨", "\U0001F433", "e\u0301", "\u200b"]
+
+
+def real_text():
+    """Sources and documentation of Python itself, which are there wherever this runs."""
+    folder = os.path.dirname(os.__file__)
+    for name in ("argparse", "ast", "difflib", "inspect", "tarfile", "typing", "this"):
+        with open(os.path.join(folder, name + ".py"), encoding="utf-8") as file:
+            yield file.read()
+
+
+def random_texts(count):
+    source = random.Random(4)
+    for _ in range(count):
+        parts = []
+        for _ in range(source.randrange(40)):
+            if source.random() < 0.7:
+                parts.append(source.choice(OFTEN))
+                continue
+            code = source.randrange(0x3000 if source.random() < 0.5 else 0x110000)
+            # No surrogates; U+2581 is SentencePiece's own sign for a space.
+            parts.append("?" if 0xD800 <= code < 0xE000 or code == 0x2581 else chr(code))
+        yield "".join(parts)
+
+
+class PeerTokenizer(unittest.TestCase):
+    def test_same_ids(self):
+        corpus = list(real_text())
+        texts = corpus + [text[at:at + 200] for text in corpus for at in range(0, 20000, 500)]
+        texts += list(random_texts(2000)) + ["", " ", "a" * 300, " " * 301]
+        with tempfile.TemporaryDirectory() as folder:
+            source = os.path.join(folder, "text.jsonl")
+            with open(source, "w", encoding="utf-8") as file:
+                for text in corpus:
+                    file.write(json.dumps({"text": text}) + "\n")
+            for vocabulary in (400, 3000):
+                output = subprocess.run([DUMP, source, str(vocabulary), folder], check=True,
+                                        input=json.dumps(texts), capture_output=True, text=True)
+                expected = json.loads(output.stdout)
+                tokenizer = AutoTokenizer.from_pretrained(folder)
+                self.assertEqual(len(tokenizer), vocabulary)
+                self.assertEqual(tokenizer.bos_token_id, 2)
+                found = tokenizer(texts)["input_ids"]
+                for text, ours, theirs in zip(texts, expected, found):
+                    self.assertEqual(theirs, ours or [], repr(text[:300]))
+                for text, ids in list(zip(texts, expected))[-300:]:
+                    self.assertEqual(tokenizer.decode(ids or []), text)
+
+
+if __name__ == "__main__":
+    unittest.main()

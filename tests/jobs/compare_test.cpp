@@ -1,0 +1,97 @@
+// The table of routing rules: the same from any number of ranks, and, where they say the same
+// thing, the same as results.json.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "job_runner.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Compare : public JobTest {
+ protected:
+  static nlohmann::json row_of(const nlohmann::json& comparison, const std::string& model,
+                               const std::string& rule, int64_t prefix) {
+    for (const auto& row : comparison.at("rows")) {
+      if (row.at("model") == model && row.at("rule") == rule && row.at("prefix_tokens") == prefix) {
+        return row;
+      }
+    }
+    throw std::runtime_error("no row " + model + " " + rule);
+  }
+  std::string compare(const std::string& more = "") const {
+    return "compare " + experiment().string() + " --out " + (folder_ / "run").string() + " " + more;
+  }
+  std::string written() const { return read_text(folder_ / "run/comparison-test.json"); }
+};
+
+TEST_F(Compare, AgreesWithTheResultsWhateverTheRanks) {
+  ASSERT_EQ(run_job(2, launch("run")).exit_code, 0);
+  const std::string arguments = "--prefixes 4,8,16,32 --temperatures 1,8";
+  std::string first;
+  for (const int ranks : {1, 2, 4}) {
+    SCOPED_TRACE(ranks);
+    if (ranks > 1) fs::remove_all(folder_ / "run/evaluation");
+    const Outcome outcome = run_job(ranks, compare(arguments));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_EQ(count_of(outcome.output, "best in hindsight"), 1) << outcome.output;
+    if (ranks == 1) first = written();
+    EXPECT_EQ(written(), first);
+  }
+
+  const auto comparison = nlohmann::json::parse(first);
+  const auto models = results("run").at("models");
+  const auto expect_same = [&](const nlohmann::json& row, double perplexity) {
+    EXPECT_NEAR(row.at("perplexity").get<double>() / perplexity, 1, 1e-6) << row.dump();
+  };
+  const auto perplexity_of = [&](const std::string& model, const char* which = "perplexity") {
+    return models.at(model).at(which).at("all").get<double>();
+  };
+  const auto mixture = row_of(comparison, "mixture", "routers", 8);
+  expect_same(mixture, perplexity_of("mixture"));
+  EXPECT_NEAR(mixture.at("bits_per_byte").get<double>(),
+              models.at("mixture").at("bits_per_byte").get<double>(), 1e-6);
+  const auto dense = row_of(comparison, "dense", "", 0);
+  expect_same(dense, perplexity_of("dense"));
+  expect_same(row_of(comparison, "dense_large_batch", "", 0), perplexity_of("dense_large_batch"));
+  expect_same(row_of(comparison, "random_shards", "in turn", 0), perplexity_of("random_shards"));
+  const auto best = row_of(comparison, "mixture", "best in hindsight", 32);
+  expect_same(best, perplexity_of("mixture", "oracle_perplexity"));
+
+  EXPECT_EQ(comparison.at("reference"), "dense");
+  EXPECT_EQ(dense.at("difference_nats_per_token"), 0);
+  EXPECT_EQ(dense.at("verdict"), "undecided");
+  const auto difference = [](const nlohmann::json& row) {
+    return row.at("difference_nats_per_token").get<double>();
+  };
+  EXPECT_NEAR(difference(mixture),
+              std::log(perplexity_of("mixture")) - std::log(perplexity_of("dense")), 1e-6);
+  int ensembles = 0;
+  for (const auto& row : comparison.at("rows")) {
+    // No single expert a sequence does better than the best in hindsight.
+    if (row.at("model") == "mixture" && row.at("experts") == 1) {
+      EXPECT_GE(difference(row), difference(best)) << row.dump();
+    }
+    if (row.at("rule") == "ensemble by posterior") ++ensembles;
+    const auto interval = row.at("difference_95_percent").get<std::vector<double>>();
+    EXPECT_LE(interval[0], difference(row)) << row.dump();
+    EXPECT_GE(interval[1], difference(row)) << row.dump();
+  }
+  EXPECT_EQ(ensembles, 4);  // 2 and 4 experts, two temperatures
+
+  for (const auto& [more, complaint] : std::vector<std::pair<std::string, std::string>>{
+           {"--split train", "validation or test"},
+           {"--reference nobody", "there is no model nobody"},
+           {"--prefixes 33", "2 to 32 tokens, not 33"},
+           {"--temperatures 0", "temperature"}}) {
+    const Outcome refused = run_job(1, compare(more));
+    EXPECT_EQ(refused.exit_code, 1) << refused.output;
+    EXPECT_EQ(count_of(refused.output, complaint), 1) << refused.output;
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk

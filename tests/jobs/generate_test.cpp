@@ -1,0 +1,185 @@
+// Text from a trained run, against routing and decoding written out without cache and batches.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <set>
+#include <sstream>
+
+#include "job_runner.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/mixture/generation.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Expected {
+  std::string text;
+  std::vector<std::string> speakers;
+};
+
+class Generate : public JobTest {
+ protected:
+  void SetUp() override {
+    JobTest::SetUp();
+    const Outcome outcome = run_job(
+        2, launch("run",
+                  "--set baselines.random_shards=false --set baselines.dense_large_batch=false"));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    layout_.root = folder_ / "run";
+    experiment_ = load_experiment(layout_.experiment(), {});
+  }
+
+  // The expert whose router likes these tokens best.
+  int64_t route(std::vector<int64_t> tokens) const {
+    const auto size = std::min<int64_t>(std::ssize(tokens), experiment_.mixture.prefix_tokens);
+    tokens.resize(static_cast<size_t>(size));
+    int64_t best = 0;
+    double highest = -INFINITY;
+    for (int64_t e = 0; e < experiment_.mixture.experts; ++e) {
+      const Transformer router = Transformer::load(layout_.router(e), experiment_.device);
+      double score = 0;
+      router.log_likelihoods(tokens, 1, size, {&size, 1}, 1, {&score, 1});
+      if (score > highest) best = e;
+      highest = std::max(highest, score);
+    }
+    return best;
+  }
+
+  // The likeliest token, again and again, each by a pass over everything before it.
+  Expected greedy(const std::string& prompt, int64_t max_new_tokens) const {
+    const Tokenizer tokenizer(layout_.tokenizer());
+    std::vector<int64_t> tokens = {kEndToken};
+    for (const int32_t id : tokenizer.encode(prompt)) tokens.push_back(id);
+    const size_t given = tokens.size();
+    Expected result;
+    std::optional<Transformer> expert;
+    size_t routed_by = 0;
+    const auto prefix = static_cast<size_t>(experiment_.mixture.prefix_tokens);
+    while (std::ssize(tokens) < experiment_.data.seq_length &&
+           tokens.size() < given + static_cast<size_t>(max_new_tokens)) {
+      if (routed_by == 0 || (routed_by < prefix && tokens.size() >= prefix)) {
+        routed_by = std::min(prefix, tokens.size());
+        const std::string name = "experts/" + std::to_string(route(tokens));
+        if (result.speakers.empty() || result.speakers.back() != name) {
+          result.speakers.push_back(name);
+        }
+        expert.emplace(Transformer::load(layout_.model(name), experiment_.device));
+      }
+      const std::vector<float> logits = expert->logits(tokens, 1, std::ssize(tokens));
+      const auto last = logits.end() - expert->config().vocab_size;
+      tokens.push_back(std::max_element(last, logits.end()) - last);
+      if (tokens.back() == kEndToken) {
+        tokens.pop_back();
+        break;
+      }
+    }
+    result.text = tokenizer.decode({tokens.begin() + static_cast<ptrdiff_t>(given), tokens.end()});
+    return result;
+  }
+
+  std::string command(const std::string& arguments) const {
+    return "timeout 60 " + from_environment("SMALLTALK_BINARY") + " generate " +
+           layout_.root.string() + " " + arguments;
+  }
+
+  RunLayout layout_;
+  Experiment experiment_;
+};
+
+TEST_F(Generate, WritesWhatItsDefinitionSays) {
+  std::vector<std::string> prompts = {
+      "a", "z", "ma no", "gab fed cab dab", "stuv wxyz", "mnop qrs nop qrs mon"};
+  for (const int64_t batch_size : {1, 2, 8}) {
+    SCOPED_TRACE(batch_size);
+    GenerateOptions options;
+    options.sampling.temperature = 0;
+    options.max_new_tokens = 20;
+    options.batch_size = batch_size;
+    int64_t told = 0;
+    const auto texts =
+        generate(experiment_, layout_, prompts, options, [&](int64_t done) { told = done; });
+    EXPECT_EQ(told, std::ssize(prompts));
+    std::set<std::string> speakers;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      SCOPED_TRACE(prompts[i]);
+      const Expected expected = greedy(prompts[i], options.max_new_tokens);
+      EXPECT_EQ(texts[i].text, expected.text);
+      std::vector<std::string> found;
+      for (const Speaker& speaker : texts[i].speakers) found.push_back(speaker.model);
+      EXPECT_EQ(found, expected.speakers);
+      speakers.insert(found.begin(), found.end());
+    }
+    EXPECT_GT(speakers.size(), 1u);
+  }
+}
+
+TEST_F(Generate, DrawsBySeedAndPrompt) {
+  GenerateOptions options;
+  const std::vector<std::string> prompts = {"", "", "ab", "ab"};
+  const auto texts_of = [&](uint64_t seed) {
+    options.seed = seed;
+    std::vector<std::string> texts;
+    for (const GeneratedText& text : generate(experiment_, layout_, prompts, options)) {
+      texts.push_back(text.text);
+    }
+    return texts;
+  };
+  const auto first = texts_of(1);
+  EXPECT_EQ(first, texts_of(1));
+  EXPECT_NE(first, texts_of(2));
+  EXPECT_NE(first[0], first[1]);
+  EXPECT_NE(first[2], first[3]);
+
+  options.model = "baselines/dense";
+  const auto dense = generate(experiment_, layout_, prompts, options);
+  EXPECT_EQ(dense[0].speakers.size(), 1u);
+  EXPECT_EQ(dense[0].speakers[0].model, "baselines/dense");
+  EXPECT_TRUE(dense[0].scores.empty());
+}
+
+TEST_F(Generate, TheCommandSaysTheSameAndRefusesNonsense) {
+  std::ofstream(folder_ / "prompts.jsonl") << "{\"prompt\": \"stuv\\nwxyz\"}\n{\"prompt\": \"\"}\n";
+  const std::string file = (folder_ / "prompts.jsonl").string();
+  const Outcome outcome =
+      run_command(command("'gab fed' --prompts " + file + " --seed 5 --json --top-p 0.9"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  GenerateOptions options;
+  options.seed = 5;
+  options.sampling.top_p = 0.9;
+  const std::vector<std::string> prompts = {"gab fed", "stuv\nwxyz", ""};
+  const auto texts = generate(experiment_, layout_, prompts, options);
+  std::istringstream lines(outcome.output.substr(outcome.output.find("{\"")));
+  for (size_t i = 0; i < texts.size(); ++i) {
+    std::string line;
+    ASSERT_TRUE(std::getline(lines, line));
+    const auto row = nlohmann::json::parse(line);
+    EXPECT_EQ(row.at("prompt"), prompts[i]);
+    EXPECT_EQ(row.at("text"), texts[i].text);
+    EXPECT_EQ(row.at("speakers").at(0).at("model"), texts[i].speakers[0].model);
+    EXPECT_EQ(row.at("router_log_likelihoods").get<std::vector<double>>(), texts[i].scores);
+  }
+  const std::string too_long(400, 'x');
+  for (const auto& [arguments, complaint] : std::vector<std::pair<std::string, std::string>>{
+           {"--temperature -1 x", "temperature"},
+           {"--top-p 0 x", "top_p"},
+           {"--model experts/9 x", "experts/3, baselines/dense"},
+           {"--prefix-tokens 9 x", "1 to 8"},
+           {"x " + too_long, "prompt 2 has"},
+           {"--prompts " + (folder_ / "train.jsonl").string(), "train.jsonl:1"},
+           {"--prompts nowhere.txt", "nowhere.txt"}}) {
+    const Outcome refused = run_command(command(arguments));
+    EXPECT_EQ(refused.exit_code, 1) << refused.output;
+    EXPECT_EQ(count_of(refused.output, "error: "), 1) << refused.output;
+    EXPECT_EQ(count_of(refused.output, complaint), 1) << refused.output;
+  }
+  EXPECT_EQ(run_command(command("--no-such-option")).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace smalltalk

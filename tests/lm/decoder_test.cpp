@@ -1,0 +1,122 @@
+// Decoding with a cache against whole forward passes, and sampling against its definition.
+#include "smalltalk/lm/decoder.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "fixtures.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/lm/sampling.hpp"
+
+namespace smalltalk {
+namespace {
+
+class DecoderTest : public testing::TestWithParam<ModelConfig> {};
+
+INSTANTIATE_TEST_SUITE_P(Kinds, DecoderTest,
+                         testing::Values(tiny_model(FeedForward::swiglu, true),
+                                         tiny_model(FeedForward::swiglu, false, 2),
+                                         tiny_model(FeedForward::relu2, true, 1)));
+
+// The logits after the last of `tokens`, without a cache, by the other engine.
+std::vector<float> whole_pass(const Transformer& model, const std::vector<int64_t>& tokens) {
+  const std::vector<float> all = model.logits(tokens, 1, std::ssize(tokens));
+  return {all.end() - model.config().vocab_size, all.end()};
+}
+
+void expect_close(std::span<const float> found, const std::vector<float>& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  float largest = 0;
+  for (const float value : expected) largest = std::max(largest, std::abs(value));
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(found[i], expected[i], 1e-5 * largest) << "logit " << i;
+  }
+}
+
+// Three rows of different lengths; one ends early, and its place goes to a fourth.
+TEST_P(DecoderTest, LogitsWithCacheEqualThoseWithout) {
+  const Transformer model(GetParam(), DeviceConfig(), 3);
+  const int64_t vocab = model.config().vocab_size;
+  Decoder decoder(model, 4, 40);
+  std::vector<std::vector<int64_t>> rows = {
+      random_tokens(1, vocab, 1), random_tokens(17, vocab, 2), random_tokens(5, vocab, 3), {}};
+  for (int64_t row = 0; row < 3; ++row) {
+    expect_close(decoder.begin(row, rows[row]), whole_pass(model, rows[row]));
+  }
+  for (int64_t step = 0; step < 20; ++step) {
+    if (step == 7) {
+      decoder.end(1);
+      rows[1].clear();
+    }
+    if (step == 9) {
+      rows[1] = random_tokens(3, vocab, 4);
+      expect_close(decoder.begin(1, rows[1]), whole_pass(model, rows[1]));
+    }
+    const std::vector<int64_t> next = random_tokens(4, vocab, 100 + static_cast<uint64_t>(step));
+    const std::vector<float> logits = decoder.step(next);
+    for (int64_t row = 0; row < 4; ++row) {
+      if (rows[row].empty()) continue;
+      rows[row].push_back(next[row]);
+      EXPECT_EQ(decoder.size(row), std::ssize(rows[row]));
+      SCOPED_TRACE("row " + std::to_string(row) + ", step " + std::to_string(step));
+      expect_close(std::span(logits).subspan(row * vocab, vocab), whole_pass(model, rows[row]));
+    }
+  }
+}
+
+TEST(Decoder, RefusesWhatDoesNotFit) {
+  const Transformer model(tiny_model(), DeviceConfig(), 3);
+  Decoder decoder(model, 2, 4);
+  EXPECT_THROW(decoder.begin(0, random_tokens(5, 37, 1)), Error);
+  EXPECT_THROW(decoder.begin(0, std::vector<int64_t>{37}), Error);
+  decoder.begin(0, random_tokens(3, 37, 1));
+  decoder.step(random_tokens(2, 37, 2));
+  EXPECT_THROW(decoder.step(random_tokens(2, 37, 2)), Error);
+  decoder.end(0);
+  decoder.step(random_tokens(2, 37, 2));
+}
+
+// How often each token comes for evenly spread draws.
+std::vector<double> shares(const std::vector<float>& logits, const SamplingOptions& options) {
+  constexpr int kDraws = 100'000;
+  std::vector<double> result(logits.size());
+  for (int i = 0; i < kDraws; ++i) {
+    result[static_cast<size_t>(sample_token(logits, options, (i + 0.5) / kDraws))] += 1.0 / kDraws;
+  }
+  return result;
+}
+
+TEST(Sampling, FollowsItsDefinition) {
+  // Probabilities 0.4, 0.3, 0.2, 0.1 for the tokens 2, 0, 3, 1.
+  const std::vector<float> logits = {std::log(0.3F), std::log(0.1F), std::log(0.4F),
+                                     std::log(0.2F)};
+  const auto expect = [&](const SamplingOptions& options, const std::vector<double>& expected) {
+    const std::vector<double> found = shares(logits, options);
+    for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-4) << i;
+  };
+  expect({}, {0.3, 0.1, 0.4, 0.2});
+  expect({.temperature = 0}, {0, 0, 1, 0});
+  expect({.temperature = 0.5}, {9.0 / 30, 1.0 / 30, 16.0 / 30, 4.0 / 30});
+  expect({.top_k = 2}, {3.0 / 7, 0, 4.0 / 7, 0});
+  expect({.top_k = 9}, {0.3, 0.1, 0.4, 0.2});
+  expect({.top_p = 0.41}, {3.0 / 7, 0, 4.0 / 7, 0});
+  expect({.top_p = 0.39}, {0, 0, 1, 0});
+  expect({.top_p = 1e-9}, {0, 0, 1, 0});
+  expect({.top_k = 3, .top_p = 0.75}, {3.0 / 7, 0, 4.0 / 7, 0});  // 4/9 + 3/9 > 0.75
+}
+
+TEST(Sampling, TheLowestIdWinsTiesAndNonsenseIsRefused) {
+  EXPECT_EQ(sample_token(std::vector<float>{1, 2, 2}, {.temperature = 0}, 0.5), 1);
+  EXPECT_EQ(sample_token(std::vector<float>{1, 2, 2}, {.top_k = 1}, 0.999), 1);
+  EXPECT_EQ(sample_token(std::vector<float>{-1000, 1000}, {.temperature = 1e-3}, 0.999), 1);
+  EXPECT_THROW(sample_token(std::vector<float>{1, NAN}, {}, 0.5), Error);
+  EXPECT_THROW(check_sampling({.temperature = -1}), Error);
+  EXPECT_THROW(check_sampling({.temperature = NAN}), Error);
+  EXPECT_THROW(check_sampling({.top_k = -1}), Error);
+  EXPECT_THROW(check_sampling({.top_p = 0}), Error);
+  EXPECT_THROW(check_sampling({.top_p = 1.1}), Error);
+}
+
+}  // namespace
+}  // namespace smalltalk
