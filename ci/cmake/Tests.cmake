@@ -30,9 +30,10 @@ set(test_environment
   SMALLTALK_PEER_PYTHON=${peer_venv}/bin/python3
   "SMALLTALK_MPIRUN=${SMALLTALK_MPIRUN_COMMAND}")
 
+# What may take long begins first (COST).
 function(smalltalk_configure_test name label ranks timeout)
   set_tests_properties(${name} PROPERTIES
-    LABELS ${label} PROCESSORS ${ranks} TIMEOUT ${timeout} SKIP_RETURN_CODE 77
+    LABELS ${label} PROCESSORS ${ranks} TIMEOUT ${timeout} COST ${timeout} SKIP_RETURN_CODE 77
     WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
     ENVIRONMENT "${test_environment}")
 endfunction()
@@ -110,7 +111,7 @@ function(smalltalk_add_test name)
       CROSSCOMPILING_EMULATOR "${CMAKE_COMMAND};-E;env;${test_environment}")
     gtest_discover_tests(${target} TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
-      PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+      PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} COST ${arg_TIMEOUT})
   endif()
 endfunction()
 

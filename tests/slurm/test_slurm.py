@@ -95,6 +95,11 @@ class SlurmTest(unittest.TestCase):
         if self.slurm.run("squeue", "-h"):
             self.slurm.run("scancel", "--user", str(os.getuid()))
             self.wait_for_queue()
+        self.resume_node()
+
+    def resume_node(self):
+        # Refused if there is nothing to resume from.
+        self.slurm.run("scontrol", "update", "nodename=n1", "state=resume", check=False)
 
     @classmethod
     def submit(cls, run, *more, environment=None):
@@ -246,11 +251,15 @@ class SlurmTest(unittest.TestCase):
     def test_node_down(self):
         self.begin_before_expert("node")
         self.submit("node")
-        self.stop_expert()
+        job = self.slurm.run("squeue", "-h", "-j", self.stop_expert(), "-o", "%A").strip()
         self.slurm.run("scontrol", "update", "nodename=n1", "state=down", "reason=test")
         self.wait_for(lambda: not self.slurm.run("squeue", "-h", "-t", "R,CG"), "the node's end")
-        # Refused if the node has come back by itself.
-        self.slurm.run("scontrol", "update", "nodename=n1", "state=resume", check=False)
+        # A job that comes back while its first start still dies is not started, and the node is
+        # drained.
+        self.wait_for(lambda: subprocess.run(["pgrep", "-f", rf"^slurmstepd: \[{job}\."],
+                                             stdout=subprocess.DEVNULL).returncode != 0,
+                      "the end of the job's processes")
+        self.resume_node()
         self.assert_undisturbed_bytes()
         self.assertIn("goes on from step", self.log_of("train"))
 
