@@ -1,12 +1,9 @@
 // export: a run's models as folders for other programs.
 #include "smalltalk/mixture/export.hpp"
 
-#include <exception>
 #include <iostream>
 
 #include "jobs.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
 
 namespace smalltalk {
 
@@ -26,15 +23,11 @@ void add_export_job(CLI::App& app, JobRun& run) {
       "  lm_eval --model hf --model_args pretrained=quickstart-hf/experts/0 --tasks ...");
   job->callback([&run, options] {
     run = [options] {
-      try {
+      return run_alone("export", [&] {
         const RunLayout layout{options->run};
         export_mixture(load_experiment(layout.experiment(), {}), layout, options->out);
         std::cout << options->out << "\n";
-        return kExitDone;
-      } catch (const std::exception& error) {
-        log_error(std::string("export: ") + error.what());
-        return kExitFailure;
-      }
+      });
     };
   });
 }

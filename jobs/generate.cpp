@@ -134,15 +134,7 @@ void add_generate_job(CLI::App& app, JobRun& run) {
       "shorter than the prefix, they choose by what there is, and again when it is long enough.\n"
       "  smalltalk generate runs/quickstart \"The whale\" --temperature 0.8 --top-p 0.95");
   job->callback([&run, settings] {
-    run = [settings] {
-      try {
-        generate_texts(*settings);
-        return kExitDone;
-      } catch (const std::exception& error) {
-        log_error(std::string("generate: ") + error.what());
-        return kExitFailure;
-      }
-    };
+    run = [settings] { return run_alone("generate", [&] { generate_texts(*settings); }); };
   });
 }
 

@@ -211,15 +211,7 @@ void print_table(const Json& rows, const std::string& indent) {
       cells.back().push_back(row.contains(name) ? plain(row[name]) : "");
     }
   }
-  for (const auto& line : cells) {
-    std::string text = indent;
-    for (size_t i = 0; i < names.size(); ++i) {
-      size_t width = 0;
-      for (const auto& other : cells) width = std::max(width, other[i].size());
-      text += i + 1 == names.size() ? line[i] : fmt::format("{:<{}}", line[i], width + 2);
-    }
-    std::cout << text << "\n";
-  }
+  std::cout << aligned(cells, indent);
 }
 
 void print_object(const Json& object, const std::string& indent) {

@@ -4,10 +4,15 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <string>
 
 namespace smalltalk {
 
 using JobRun = std::function<int()>;
+
+// The work of a job of one process, without MPI: calls `body`, prints its error, returns the exit
+// code.
+int run_alone(const std::string& job, const std::function<void()>& body);
 
 void add_prepare_job(CLI::App& app, JobRun& run);
 void add_route_job(CLI::App& app, JobRun& run);

@@ -299,15 +299,6 @@ std::vector<TrainUnit> units_of(const Run& run) {
   return train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
 }
 
-TrainUnit find_unit(const Run& run, const std::string& name) {
-  std::string known;
-  for (const TrainUnit& unit : units_of(run)) {
-    if (unit.name == name) return unit;
-    known += " " + unit.name;
-  }
-  throw Error(fmt::format("there is no model {} in this experiment; it has:{}", name, known));
-}
-
 void require_trained(const Run& run, const std::vector<TrainUnit>& units) {
   for (const TrainUnit& unit : units) {
     if (unit_complete(run.layout, unit)) continue;

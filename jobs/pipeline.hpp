@@ -84,9 +84,6 @@ void shard(const Run& run, Session& session, const ShardOptions& options);  // s
 
 // The training units of a run whose tokens are open.
 std::vector<TrainUnit> units_of(const Run& run);
-// One of them by name; Error naming the known ones.
-TrainUnit find_unit(const Run& run, const std::string& name);
-
 // Error naming the first of them that is not trained.
 void require_trained(const Run& run, const std::vector<TrainUnit>& units);
 

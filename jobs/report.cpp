@@ -1,12 +1,9 @@
 // report: the page of a run.
 #include "smalltalk/mixture/report.hpp"
 
-#include <exception>
 #include <iostream>
 
 #include "jobs.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
 
 namespace smalltalk {
 
@@ -25,13 +22,9 @@ void add_report_job(CLI::App& app, JobRun& run) {
       "  smalltalk report runs/quickstart");
   job->callback([&run, options] {
     run = [options] {
-      try {
+      return run_alone("report", [&] {
         std::cout << write_report(options->run, options->out).string() << "\n";
-        return kExitDone;
-      } catch (const std::exception& error) {
-        log_error(std::string("report: ") + error.what());
-        return kExitFailure;
-      }
+      });
     };
   });
 }

@@ -543,17 +543,13 @@ void add_status_job(CLI::App& app, JobRun& run) {
   sub->footer("  smalltalk status runs/x4");
   sub->callback([&run, job] {
     run = [job] {
-      try {
+      return run_alone("status", [&] {
         const Status status = read_status(*job);
         std::cout << (job->json  ? to_json(status).dump() + "\n"
                       : job->tsv ? to_tsv(status, *job)
                                  : describe(status))
                   << std::flush;
-        return kExitDone;
-      } catch (const std::exception& error) {
-        log_error(std::string("status: ") + error.what());
-        return kExitFailure;
-      }
+      });
     };
   });
 }

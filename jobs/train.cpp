@@ -17,10 +17,10 @@ struct Which {
 };
 
 TrainUnit chosen_unit(const Run& run, const Which& which) {
-  if (which.expert >= 0) return find_unit(run, fmt::format("experts/{}", which.expert));
-  if (!which.model.empty()) return find_unit(run, which.model);
-  if (which.unit < 0) throw Error("say what to train: --expert K, --model NAME or --unit N");
   const std::vector<TrainUnit> units = units_of(run);
+  if (which.expert >= 0) return find_unit(units, fmt::format("experts/{}", which.expert));
+  if (!which.model.empty()) return find_unit(units, which.model);
+  if (which.unit < 0) throw Error("say what to train: --expert K, --model NAME or --unit N");
   if (which.unit >= std::ssize(units)) {
     throw Error(fmt::format("--unit {}: this experiment has {} models, counted from 0", which.unit,
                             units.size()));

@@ -1,8 +1,8 @@
-#include <algorithm>
-#include <array>
-#include <cstdio>
+#include <string>
+#include <vector>
 
 #include "smalltalk/comm/rank_plan.hpp"
+#include "smalltalk/core/log.hpp"
 
 namespace smalltalk {
 namespace {
@@ -39,7 +39,7 @@ bool equal_work(const RankRole& a, const RankRole& b) {
          a.score_parts == b.score_parts && a.group == b.group;
 }
 
-using Row = std::array<std::string, 6>;
+using Row = std::vector<std::string>;
 
 Row row_of(const RankPlan& plan, size_t first, size_t last) {
   const RankRole& role = plan.ranks[first];
@@ -75,8 +75,8 @@ std::string counted(int count, const std::string& noun) {
 
 std::string to_string(const RankPlan& plan) {
   const bool fold = plan.ranks.size() > kRanksShownSingly;
-  std::vector<Row> rows{
-      {"rank", "node", "trains router", "scores with router", "group", "experts"}};
+  std::vector<Row> rows = {
+      Row{"rank", "node", "trains router", "scores with router", "group", "experts"}};
   for (size_t first = 0; first < plan.ranks.size();) {
     size_t last = first;
     while (fold && last + 1 < plan.ranks.size() &&
@@ -87,27 +87,12 @@ std::string to_string(const RankPlan& plan) {
     first = last + 1;
   }
 
-  size_t column = 0;
-  std::array<size_t, 6> widths{};
-  for (const Row& row : rows) {
-    for (column = 0; column < row.size(); ++column) {
-      widths[column] = std::max(widths[column], row[column].size());
-    }
-  }
   std::string text = counted(plan.num_experts, "expert") + ", " +
                      counted(static_cast<int>(plan.ranks.size()), "rank") + " on " +
                      counted(plan.num_nodes, "node") + ": " + counted(plan.num_groups, "group") +
                      " of " + counted(plan.group_size, "rank") + ", " +
                      std::to_string(plan.spare.size()) + " spare\n";
-  for (const Row& row : rows) {
-    std::string line;
-    for (column = 0; column < row.size(); ++column) {
-      line += row[column];
-      if (column + 1 < row.size()) line.append(widths[column] - row[column].size() + 2, ' ');
-    }
-    text += line + "\n";
-  }
-  return text;
+  return text + aligned(rows);
 }
 
 }  // namespace smalltalk

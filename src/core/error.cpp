@@ -1,5 +1,7 @@
 #include "smalltalk/core/error.hpp"
 
+#include "smalltalk/core/utf8.hpp"
+
 namespace smalltalk {
 
 std::string printable(std::string_view text) {
@@ -8,8 +10,7 @@ std::string printable(std::string_view text) {
   std::string shown;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
-    const bool continues_a_character = (byte & 0xC0) == 0x80;
-    if (shown.size() >= kMaxBytes && !continues_a_character) return shown + "...";
+    if (shown.size() >= kMaxBytes && !continues_character(c)) return shown + "...";
     if (byte >= 0x20 && byte != 0x7F) {
       shown += c;
     } else {

@@ -14,6 +14,7 @@
 #include "row_pieces.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/parallel.hpp"
+#include "smalltalk/core/random.hpp"
 #include "smalltalk/core/stop.hpp"
 #include "transport.hpp"
 #include "wide_sum.hpp"
@@ -206,7 +207,7 @@ void Search<Score>::noisy_regrets(const Score* row, uint64_t sequence,
 template <typename Score>
 bool Search<Score>::in_level(uint64_t sequence, int64_t size) const {
   if (size >= num_sequences_) return true;
-  const double place = static_cast<double>(hash(sequence, kLevelSeed) >> 11) * 0x1p-53;
+  const double place = unit_interval(hash(sequence, kLevelSeed));
   return place * static_cast<double>(num_sequences_) < static_cast<double>(size);
 }
 

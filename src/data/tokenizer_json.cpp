@@ -9,6 +9,7 @@
 
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/utf8.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
@@ -26,10 +27,6 @@ Json special_token(const sentencepiece::SentencePieceProcessor& processor, int i
           {"rstrip", false},
           {"normalized", false},
           {"special", true}};
-}
-
-bool begins_character(const std::string& text, size_t at) {
-  return (static_cast<unsigned char>(text[at]) & 0xC0) != 0x80;
 }
 
 }  // namespace
@@ -56,7 +53,7 @@ std::string tokenizer_json(const std::filesystem::path& model) {
   for (const int id : pieces) {
     const std::string& piece = processor.IdToPiece(id);
     for (size_t at = 1; at < piece.size(); ++at) {
-      if (!begins_character(piece, at)) continue;
+      if (continues_character(piece[at])) continue;
       const std::string left = piece.substr(0, at), right = piece.substr(at);
       if (known.contains(left) && known.contains(right)) merges.push_back({left, right});
     }

@@ -12,6 +12,7 @@
 #include "smalltalk/core/random.hpp"
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/utf8.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
@@ -33,7 +34,7 @@ struct Sampled {
 };
 
 size_t character_start(std::string_view text, size_t at) {
-  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+  while (at > 0 && continues_character(text[at])) --at;
   return at;
 }
 

@@ -186,10 +186,6 @@ void Comparer::finish() {
   const std::vector<double>& of_base =
       log_likelihoods_[static_cast<size_t>(base - result_.rows.begin())];
   const std::vector<double> targets(static_cast<size_t>(n), static_cast<double>(length_));
-  // The bytes of the scored sequences are taken as their share of the file's tokens.
-  const TokenFileInfo& info = tokens_.info();
-  const double bytes_per_token =
-      static_cast<double>(info.text_bytes) / static_cast<double>(info.num_tokens);
   for (size_t r = 0; r < result_.rows.size(); ++r) {
     ComparedRow& row = result_.rows[r];
     std::vector<double> differences;
@@ -200,7 +196,7 @@ void Comparer::finish() {
     }
     row.nats_per_token = sum / static_cast<double>(n * length_);
     row.perplexity = std::exp(row.nats_per_token);
-    row.bits_per_byte = row.nats_per_token / std::log(2.0) / bytes_per_token;
+    row.bits_per_byte = bits_per_byte(sum, n * length_, tokens_.info());
     row.difference =
         bootstrap_ratio(differences, targets, documents, options_.resamples, experiment_.seed);
   }
@@ -299,21 +295,13 @@ std::string comparison_table(const Comparison& comparison, bool markdown) {
       {"model", "rule", "prefix", "experts", "perplexity", "bits/byte",
        "perplexity against " + comparison.reference, "verdict", "FLOPs/sequence"}};
   for (const ComparedRow& row : comparison.rows) lines.push_back(cells_of(row, comparison));
-  std::vector<size_t> widths(lines[0].size(), 0);
-  for (const auto& line : lines) {
-    for (size_t c = 0; c < line.size(); ++c) widths[c] = std::max(widths[c], line[c].size());
-  }
+  if (!markdown) return aligned(lines);
   std::string text;
   for (size_t i = 0; i < lines.size(); ++i) {
-    for (size_t c = 0; c < widths.size(); ++c) {
-      const bool last = c + 1 == widths.size();
-      text += markdown ? fmt::format("| {} ", lines[i][c])
-              : last   ? lines[i][c]
-                       : fmt::format("{:<{}}", lines[i][c], widths[c] + 2);
-    }
-    text += markdown ? "|\n" : "\n";
-    if (i > 0 || !markdown) continue;
-    for (size_t c = 0; c < widths.size(); ++c) text += "|---";
+    for (const std::string& cell : lines[i]) text += fmt::format("| {} ", cell);
+    text += "|\n";
+    if (i > 0) continue;
+    for (size_t c = 0; c < lines[i].size(); ++c) text += "|---";
     text += "|\n";
   }
   return text;

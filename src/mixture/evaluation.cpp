@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <memory>
 #include <numeric>
 
@@ -10,7 +11,6 @@
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/data/score_file.hpp"
-#include "smalltalk/data/token_file.hpp"
 #include "smalltalk/lm/transformer.hpp"
 #include "smalltalk/lm/transformer_stack.hpp"
 #include "smalltalk/mixture/provenance.hpp"
@@ -134,6 +134,11 @@ void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const 
                 {"weights", weights}});
   notes.remove();
   log_info(fmt::format("evaluated {} on {}", cell.unit, cell.split));
+}
+
+double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info) {
+  const double share = static_cast<double>(num_targets) / static_cast<double>(info.num_tokens);
+  return nats / std::log(2.0) / (static_cast<double>(info.text_bytes) * share);
 }
 
 }  // namespace smalltalk

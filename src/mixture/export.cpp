@@ -7,7 +7,6 @@
 #include "provenance_json.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/data/token_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/mixture/units.hpp"
 
@@ -18,8 +17,7 @@ namespace fs = std::filesystem;
 void export_mixture(const Experiment& experiment, const RunLayout& layout, const fs::path& out) {
   if (fs::exists(out)) throw Error(out.string() + " exists: export to another folder");
   const int64_t length = experiment.data.seq_length;
-  const std::vector<TrainUnit> units =
-      train_units(experiment, TokenFile(layout.tokens("train")).num_sequences(length));
+  const std::vector<TrainUnit> units = units_of(experiment, layout);
   nlohmann::json lock = provenance_json(require_one_mixture(experiment, layout, units));
   std::vector<std::string> models;
   for (const TrainUnit& unit : units) models.push_back(unit.name);

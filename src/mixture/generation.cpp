@@ -58,8 +58,6 @@ class Generation {
   int64_t prefix_;
 };
 
-double uniform(uint64_t key) { return static_cast<double>(key >> 11) * 0x1p-53; }
-
 Text Generation::begin(const std::string& prompt, int64_t index) const {
   Text text;
   text.index = index;
@@ -83,6 +81,7 @@ bool Generation::to_be_routed(const Text& text) const {
 }
 
 void Generation::route(const std::vector<Text*>& texts) const {
+  if (texts.empty()) return;  // no router is read for nothing
   const int64_t experts = experiment_.mixture.experts;
   for (Text* text : texts) {
     text->routed_by = std::min(prefix_, text->size());
@@ -115,8 +114,8 @@ void Generation::route(const std::vector<Text*>& texts) const {
 
 void Generation::append(Text& text, std::span<const float> logits) const {
   const double draw =
-      uniform(derive_seed(options_.seed, "next token", static_cast<uint64_t>(text.index),
-                          static_cast<uint64_t>(text.size())));
+      unit_interval(derive_seed(options_.seed, "next token", static_cast<uint64_t>(text.index),
+                                static_cast<uint64_t>(text.size())));
   const int64_t token = sample_token(logits, options_.sampling, draw);
   text.tokens.push_back(token);
   text.ended = token == kEndToken;
@@ -214,17 +213,12 @@ std::vector<GeneratedText> generate(const Experiment& experiment, const RunLayou
     throw Error(fmt::format("the routers were trained on prefixes of {} tokens: route on 1 to {}",
                             longest, longest));
   }
-  std::vector<TrainUnit> units = train_units(
-      experiment, TokenFile(layout.tokens("train")).num_sequences(experiment.data.seq_length));
+  std::vector<TrainUnit> units = units_of(experiment, layout);
   if (options.model.empty()) {
     std::erase_if(units, [](const TrainUnit& unit) { return unit.model != "mixture"; });
     require_one_mixture(experiment, layout, units);
-  } else if (std::none_of(units.begin(), units.end(),
-                          [&](const TrainUnit& unit) { return unit.name == options.model; })) {
-    std::string names;
-    for (const TrainUnit& unit : units) names += (names.empty() ? "" : ", ") + unit.name;
-    throw Error(
-        fmt::format("{} has no model '{}': it has {}", layout.root.string(), options.model, names));
+  } else {
+    find_unit(units, options.model);
   }
   return Generation(experiment, layout, options).run(prompts, progress);
 }

@@ -108,14 +108,6 @@ class Arithmetic {
     return count == 0 ? json(nullptr) : json(std::exp(sum / count));
   }
 
-  // The bytes of the scored sequences are taken as their share of the file's tokens.
-  double bits_per_byte(const Likelihood& likelihood, const Split& split) const {
-    const double share = static_cast<double>(split.num_sequences * length_) /
-                         static_cast<double>(split.info.num_tokens);
-    return nats(likelihood, true) / std::log(2.0) /
-           (static_cast<double>(split.info.text_bytes) * share);
-  }
-
  private:
   int64_t length_;
   int64_t prefix_;
@@ -250,13 +242,9 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
       if (!routed_model) return parts[0];
       if (best != nullptr) *best = oracle(parts);
       // The control has no router that knows its shards: sequences go round the experts.
-      Assignment route = split.route;
-      if (name == "random_shards") {
-        for (size_t i = 0; i < route.size(); ++i) {
-          route[i] = static_cast<uint16_t>(i % members.size());
-        }
-      }
-      return routed(parts, route);
+      return routed(parts, name == "random_shards"
+                               ? round_robin(split.num_sequences, std::ssize(members))
+                               : split.route);
     };
     Likelihood best;
     const Likelihood on_test = likelihood_on(test, &best);
@@ -279,7 +267,9 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
     models[name] = {
         {"perplexity", arithmetic.perplexity(on_test)},
         {"validation_perplexity", arithmetic.perplexity(likelihood_on(validation, nullptr))},
-        {"bits_per_byte", arithmetic.bits_per_byte(on_test, test)},
+        {"bits_per_byte",
+         bits_per_byte(nats(on_test, true), test.num_sequences * experiment.data.seq_length,
+                       test.info)},
         {"perplexity_per_domain", domain_perplexity},
         {"parameters", parameter_count(experiment.expert_model)},
         {"models", members.size()},

@@ -51,6 +51,20 @@ std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_seq
   return units;
 }
 
+std::vector<TrainUnit> units_of(const Experiment& experiment, const RunLayout& layout) {
+  const TokenFile tokens(layout.tokens("train"));
+  return train_units(experiment, tokens.num_sequences(experiment.data.seq_length));
+}
+
+const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::string& name) {
+  std::string known;
+  for (const TrainUnit& unit : units) {
+    if (unit.name == name) return unit;
+    known += (known.empty() ? "" : ", ") + unit.name;
+  }
+  throw Error(fmt::format("there is no model {} in this experiment; it has: {}", name, known));
+}
+
 double unit_flops(const Experiment& experiment, const TrainUnit& unit) {
   return static_cast<double>(unit.train.steps) *
          train_flops(experiment.expert_model, unit.train.batch_size, experiment.data.seq_length);

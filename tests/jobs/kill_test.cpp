@@ -105,9 +105,8 @@ class Kill : public FaultTest {
     while (harmed < times) {
       const uint64_t draw = derive_seed(11, stage.job, static_cast<uint64_t>(how.signal),
                                         static_cast<uint64_t>(harmed + too_late));
-      const double share = static_cast<double>(draw >> 11) * 0x1p-53;
       // The machine may have been slower when the time was taken: what came too late comes earlier.
-      if (harm(arguments, how, share * seconds / (1 + too_late), draw, expected)) {
+      if (harm(arguments, how, unit_interval(draw) * seconds / (1 + too_late), draw, expected)) {
         ++harmed;
         continue;
       }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace smalltalk {
 
@@ -23,6 +24,11 @@ int64_t peak_memory_bytes();  // the most that this process has held in memory
 std::string human_count(double value);
 std::string human_bytes(double bytes);
 std::string human_duration(double seconds);
+
+// Rows of as many cells each, as text: every column but the last is padded to its widest cell and
+// two spaces.
+std::string aligned(const std::vector<std::vector<std::string>>& rows,
+                    const std::string& indent = "");
 
 // Progress of one long piece of work. Prints rate and time left; silent if muted.
 class Progress {

@@ -16,6 +16,9 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
 // Different arguments give unrelated keys.
 uint64_t derive_seed(uint64_t seed, std::string_view purpose, uint64_t a = 0, uint64_t b = 0);
 
+// 64 random bits as a number in [0, 1).
+inline double unit_interval(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+
 // A permutation of [0, size) computed per index in O(1) memory: a Feistel network on the smallest
 // even number of bits that holds size, walked until it falls inside.
 class Permutation {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "smalltalk/core/experiment.hpp"
+#include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/routing_rules.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
 #include "smalltalk/mixture/units.hpp"
@@ -32,6 +33,10 @@ bool cell_complete(const RunLayout& layout, const EvalCell& cell);
 // Throws Stopped if this process is asked to stop; what it has found by then is kept.
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell);
 TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell);
+
+// Of `nats` summed over so many targets of a file. Their bytes are taken as their share of the
+// file's tokens.
+double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info);
 
 // Arithmetic on the complete cells of a mixture that belongs together (else Error): results.json
 // (schema in the README). `units` as trained.

@@ -33,6 +33,11 @@ struct TrainUnit {
 // extra steps until their training FLOPs are at least those of experts, routers and sharding.
 std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_sequences);
 
+// Those of a run folder whose training tokens are there.
+std::vector<TrainUnit> units_of(const Experiment& experiment, const RunLayout& layout);
+// One of them by name; Error naming the known ones.
+const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::string& name);
+
 // The FLOPs that a unit's training takes.
 double unit_flops(const Experiment& experiment, const TrainUnit& unit);
 
