@@ -31,7 +31,7 @@ FENCES = [  # (name, included headers, folders that may include them)
 # Domain labels are for measuring only: nothing that trains or routes may see them.
 DOMAIN_READERS = re.compile(
     r"(include/smalltalk/data/token_file\.hpp|src/data/(domains|describe_hdf5)\.cpp"
-    r"|src/mixture/(evaluation\w*|comparison|results)\.cpp|jobs/(evaluate|inspect)\.cpp|tests/.*)$")
+    r"|src/mixture/(evaluation\w*|comparison|report_examples|results)\.cpp|jobs/(evaluate|inspect)\.cpp|tests/.*)$")
 DOMAIN_CALL = re.compile(r"\b(read_domains|sequence_domains)\s*\(")
 MACHINE_PATH = re.compile(r"(?<![\w.}$:/-])/(" + "root|home|work|Users" + r")/\w")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')

@@ -16,6 +16,7 @@ NAMES = {
     "dense": "dense, same batch, steps x E",
     "dense_large_batch": "dense, batch x E, same steps (the paper's)",
     "random_shards": "{E} experts on random shards",
+    "tfidf_kmeans": "{E} experts on shards by TF-IDF and k-means",
 }
 CLAIMS = {"dense": 5.0, "dense_large_batch": 8.5}
 BEGIN, END = "<!-- claim table: begin -->", "<!-- claim table: end -->"

@@ -5,15 +5,18 @@
 #   ci/setup.sh          everything the program needs
 #   ci/setup.sh --core   only what the library `core` and its tests need
 #   ci/setup.sh --fuzz   only clang, for ci/fuzz.sh
-#   ci/setup.sh --peers  also transformers and tensorboard, with which tests compare what we write
+#   ci/setup.sh --peers  also transformers, tensorboard and lm-evaluation-harness, with which tests
+#                        compare what we write and compute
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 torch_version=2.11.0
 transformers_version=4.57.6
 tensorboard_version=2.21.0
+lm_eval_version=0.4.13
+accelerate_version=1.15.0  # which lm_eval's Hugging Face models need
 core_packages=(g++ cmake ninja-build ccache git python3-venv libfmt-dev libtomlplusplus-dev
-  libxxhash-dev libgtest-dev libgmock-dev liblemon-dev)
+  libxxhash-dev libeigen3-dev libgtest-dev libgmock-dev liblemon-dev)
 other_packages=(libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libcli11-dev nlohmann-json3-dev
   libsimdjson-dev libsentencepiece-dev libzstd-dev zlib1g-dev iproute2
   slurm-wlm slurmctld slurmd munge)  # these four for tests
@@ -27,7 +30,7 @@ for argument in "$@"; do
     --core) with_torch=no packages=("${core_packages[@]}") ;;
     --fuzz) with_torch=no packages=("${fuzz_packages[@]}") ;;
     --peers) with_peers=yes ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 
@@ -89,4 +92,6 @@ if [ $with_peers = yes ]; then
     install_venv "$peers" "transformers-$transformers_version" "transformers==$transformers_version"
   fi
   install_venv "$peers" "tensorboard-$tensorboard_version" "tensorboard==$tensorboard_version"
+  install_venv "$peers" "lm_eval-$lm_eval_version" "lm_eval==$lm_eval_version" \
+    "accelerate==$accelerate_version" "transformers==$transformers_version"
 fi

@@ -16,6 +16,7 @@ void add_compare_job(CLI::App& app, JobRun& run) {
   struct CompareJob {
     RunOptions run;
     CompareOptions options;
+    WorkPart part;
     bool markdown = false;
   };
   auto* job = app.add_subcommand(
@@ -36,6 +37,7 @@ void add_compare_job(CLI::App& app, JobRun& run) {
       ->capture_default_str();
   job->add_option("--resamples", options.resamples, "Of the paired bootstrap over documents")
       ->capture_default_str();
+  add_part_options(*job, settings->part, "table");
   job->add_flag("--markdown", settings->markdown, "Print the table as Markdown");
   job->footer(
       "Writes RUN/comparison-SPLIT.json, prints the table and renews the report. Any number of "
@@ -45,11 +47,13 @@ void add_compare_job(CLI::App& app, JobRun& run) {
   job->callback([&run, settings] {
     run = [settings] {
       return run_stage(
-          settings->run, "compare", true, [&](Run& opened, Session&, const std::string& start) {
+          settings->run, "compare", true,
+          [&](Run& opened, Communicator&, const std::string& start) {
+            require_part(settings->part);
             const std::vector<TrainUnit> units = units_of(opened);
             require_trained(opened, units);
             const auto cells = compare_cells(opened.experiment, units, settings->options);
-            if (!compute_cells(opened, start, cells)) return;
+            if (!compute_cells(opened, start, cells, settings->part)) return;
             const Comparison comparison =
                 compare(opened.experiment, opened.layout, units, settings->options);
             write_text_atomically(opened.layout.comparison(comparison.split),

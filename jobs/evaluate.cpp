@@ -12,14 +12,9 @@ namespace smalltalk {
 void add_evaluate_job(CLI::App& app, JobRun& run) {
   auto* job = app.add_subcommand("evaluate", "Evaluate all models of a run, write results.json");
   auto options = std::make_shared<RunOptions>();
-  auto part = std::make_shared<EvalPart>();
+  auto part = std::make_shared<WorkPart>();
   add_run_options(*job, *options);
-  job->add_option("--part", part->part,
-                  "Compute only the cells part, part + parts, ... and write no results: for one "
-                  "element of a Slurm array")
-      ->check(CLI::NonNegativeNumber);
-  job->add_option("--parts", part->parts, "Into how many parts the cells are divided")
-      ->check(CLI::PositiveNumber);
+  add_part_options(*job, *part, "results");
   job->footer(
       "Any number of ranks share the cells (model x split) through a queue of files;\n"
       "what was computed before is not computed again.\n"
@@ -27,11 +22,8 @@ void add_evaluate_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options, part] {
     run = [options, part] {
       return run_stage(*options, "evaluate", true,
-                       [&](Run& opened, Session&, const std::string& start) {
-                         if (part->part >= part->parts) {
-                           throw Error(fmt::format("--part {} of --parts {}: parts count from 0",
-                                                   part->part, part->parts));
-                         }
+                       [&](Run& opened, Communicator&, const std::string& start) {
+                         require_part(*part);
                          require_trained(opened, units_of(opened));
                          require_one_mixture(opened.experiment, opened.layout, units_of(opened));
                          if (evaluate_from_queue(opened, start, *part)) {

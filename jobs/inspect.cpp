@@ -144,7 +144,8 @@ Json describe_run(const fs::path& path) {
       {"mixture", "experts"},
       {"dense", "dense"},
       {"dense_large_batch", "dense large batch"},
-      {"random_shards", "random shards"}};
+      {"random_shards", "random shards"},
+      {"tfidf_kmeans", "TF-IDF shards"}};
   const std::vector<TrainUnit> units = train_units(experiment, 1);  // only the names count here
   for (const auto& [model, stage] : models) {
     std::vector<fs::path> marks;

@@ -24,6 +24,8 @@ void add_launch_job(CLI::App& app, JobRun& run);
 void add_evaluate_job(CLI::App& app, JobRun& run);
 void add_generate_job(CLI::App& app, JobRun& run);
 void add_compare_job(CLI::App& app, JobRun& run);
+void add_sweep_job(CLI::App& app, JobRun& run);
+void add_tasks_job(CLI::App& app, JobRun& run);
 void add_export_job(CLI::App& app, JobRun& run);
 void add_report_job(CLI::App& app, JobRun& run);
 void add_inspect_job(CLI::App& app, JobRun& run);

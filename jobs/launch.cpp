@@ -20,8 +20,7 @@ namespace {
 
 // Trains the group's own experts, then baselines that no other group has claimed. Returns when
 // there is nothing left to claim.
-void train_all(const Run& run, Session& session, Communicator& group, const std::string& start) {
-  const int rank = session.world().rank();
+void train_all(const Run& run, int rank, Communicator& group, const std::string& start) {
   const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];
   const HostCollectives collectives = host_collectives(group);
   const std::vector<TrainUnit> units = units_of(run);
@@ -43,17 +42,17 @@ void train_all(const Run& run, Session& session, Communicator& group, const std:
   }
 }
 
-// All that computes. own_group: the only communicator that this rank uses after the shards.
-void run_stages(Run& run, Session& session, const std::string& start, std::string& own_group) {
-  Communicator& world = session.world();
+}  // namespace
+
+void run_stages(Run& run, Communicator& world, const std::string& start, std::string& own_group) {
   const int rank = world.rank();
   set_ledger_phase("prepare");
-  prepare_tokens_of(run, session);
+  prepare_tokens_of(run, world);
   open_tokens(run);
   set_ledger_phase("route");
-  route(run, session);
+  route(run, world);
   set_ledger_phase("shard");
-  shard(run, session, shard_options(run));
+  shard(run, world, shard_options(run));
 
   // From here on nobody talks outside its group.
   const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];
@@ -62,9 +61,11 @@ void run_stages(Run& run, Session& session, const std::string& start, std::strin
                                    fmt::format("group {}", role.group));
   own_group = group.name();
   set_log_muted(group.rank() != 0);
-  set_log_prefix(spare ? fmt::format("launch spare rank {}", rank)
-                       : fmt::format("launch group {}", role.group));
-  if (!spare) train_all(run, session, group, start);
+  if (world.size() > 1) {
+    set_log_prefix(spare ? fmt::format("launch spare rank {}", rank)
+                         : fmt::format("launch group {}", role.group));
+  }
+  if (!spare) train_all(run, rank, group, start);
   set_ledger_phase("evaluate");
   const bool last = evaluate_from_queue(run, start);
   if (last) {
@@ -73,24 +74,27 @@ void run_stages(Run& run, Session& session, const std::string& start, std::strin
   }
 }
 
+namespace {
+
 int launch(const RunOptions& options, bool dry_run, Session& session, const std::string& start) {
-  const int rank = session.world().rank();
+  Communicator& world = session.world();
+  const int rank = world.rank();
   set_ledger_phase("start");
-  Run run = read_run(options, session);
+  Run run = read_run(options, session.node_of_rank());
   configure_runtime(run.experiment.device, session.local_rank());
   if (dry_run) {
     if (rank == 0) std::cout << to_string(run.plan) << describe(estimate(run)) << std::flush;
     require_disk_space(run);
     return kExitDone;
   }
-  claim_run_folder(run, session);
+  claim_run_folder(run, world);
   require_disk_space(run);
-  const auto lock = lock_stages(run, session);
+  const auto lock = lock_stages(run, world);
   if (rank == 0) std::cerr << to_string(run.plan) << std::flush;
 
   std::string own_group;
   count_in_ledger(run.layout, start, rank, own_group,
-                  [&] { run_stages(run, session, start, own_group); });
+                  [&] { run_stages(run, world, start, own_group); });
   return kExitDone;
 }
 

@@ -38,6 +38,8 @@ int main(int argc, char** argv) {
   add_evaluate_job(app, run);
   add_generate_job(app, run);
   add_compare_job(app, run);
+  add_sweep_job(app, run);
+  add_tasks_job(app, run);
   add_export_job(app, run);
   add_report_job(app, run);
   add_inspect_job(app, run);

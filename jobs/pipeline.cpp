@@ -22,6 +22,7 @@
 #include "smalltalk/lm/transformer.hpp"
 #include "smalltalk/mixture/evaluation.hpp"
 #include "smalltalk/mixture/report.hpp"
+#include "smalltalk/mixture/tfidf.hpp"
 
 namespace smalltalk {
 
@@ -59,6 +60,20 @@ void add_run_options(CLI::App& job, RunOptions& options) {
                  "Override a key of the experiment: section.key=value (repeatable)")
       ->allow_extra_args(false);
   add_stop_options(job, options.stop);
+}
+
+void add_part_options(CLI::App& job, WorkPart& part, const std::string& rest) {
+  job.add_option("--part", part.part,
+                 "Do only the pieces part, part + parts, ... and no " + rest +
+                     ": for one element of a Slurm array")
+      ->check(CLI::NonNegativeNumber);
+  job.add_option("--parts", part.parts, "Into how many parts the work is divided")
+      ->check(CLI::PositiveNumber);
+}
+
+void require_part(const WorkPart& part) {
+  if (part.part < part.parts) return;
+  throw Error(fmt::format("--part {} of --parts {}: parts count from 0", part.part, part.parts));
 }
 
 void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
@@ -129,12 +144,12 @@ int threads_per_rank(Session& session) {
       1, available_cores() / static_cast<int>(std::count(nodes.begin(), nodes.end(), mine)));
 }
 
-Run read_run(const RunOptions& options, Session& session) {
+Run read_run(const RunOptions& options, const std::vector<int>& node_of_rank) {
   Run run;
   run.experiment = load_experiment(options.experiment, options.overrides);
   run.layout.root = options.out;
   run.experiment_hash = experiment_hash(run.experiment);
-  run.plan = plan_ranks(session.node_of_rank(), static_cast<int>(run.experiment.mixture.experts),
+  run.plan = plan_ranks(node_of_rank, static_cast<int>(run.experiment.mixture.experts),
                         static_cast<int>(run.experiment.mixture.group_size),
                         run.experiment.expert_train.batch_size);
   return run;
@@ -152,25 +167,30 @@ void require_same_experiment(const Run& run) {
   }
 }
 
-void claim_run_folder(Run& run, Session& session) {
+void claim_run_folder(Run& run, Communicator& world) {
   require_writable(run.layout.root);
   require_same_experiment(run);
-  session.world().barrier();  // everyone has looked before anyone writes
-  if (session.world().rank() != 0) return;
+  world.barrier();  // everyone has looked before anyone writes
+  if (world.rank() != 0) return;
   remove_stale_temporaries(run.layout.root);
   write_text_atomically(run.layout.experiment(), to_toml(run.experiment));
 }
 
-std::unique_ptr<WriteLock> lock_stages(const Run& run, Session& session) {
-  if (session.world().rank() != 0) return nullptr;
-  return std::make_unique<WriteLock>(run.layout.lock("stages"), run.layout.root.string());
+std::unique_ptr<WriteLock> lock_stages(const Run& run, Communicator& world,
+                                       double patience_seconds) {
+  std::unique_ptr<WriteLock> lock;
+  run_together(host_collectives(world), [&] {
+    if (world.rank() != 0) return;
+    lock = std::make_unique<WriteLock>(run.layout.lock("stages"), run.layout.root.string(),
+                                       patience_seconds);
+  });
+  return lock;
 }
 
-void prepare_tokens_of(const Run& run, Session& session) {
+void prepare_tokens_of(const Run& run, Communicator& world) {
   const double start = now_seconds();
   const DataConfig& data = run.experiment.data;
   const fs::path tokenizer = run.layout.tokenizer();
-  Communicator& world = session.world();
   const HostCollectives ranks = host_collectives(world);
   const bool missing = first_rank_says(!fs::exists(tokenizer), ranks);
   run_together(ranks, [&] {
@@ -264,9 +284,8 @@ Communicator split_blocks(const Run& run, Communicator& world) {
 
 }  // namespace
 
-void route(const Run& run, Session& session) {
+void route(const Run& run, Communicator& world) {
   const double start = now_seconds();
-  Communicator& world = session.world();
   Communicator block = split_blocks(run, world);
   const bool complete = fs::exists(run.layout.router(0) / "model.safetensors");
   train_routers(run.experiment, run.tokens, run.layout, hosting_of(run, world, block),
@@ -283,9 +302,12 @@ ShardOptions shard_options(const Run& run) {
   return options;
 }
 
-void shard(const Run& run, Session& session, const ShardOptions& options) {
+void shard(const Run& run, Communicator& world, const ShardOptions& options) {
+  if (run.experiment.baselines.tfidf_shards) {  // first: with shards.h5 the stage is complete
+    publish_tfidf_shards(run.experiment, *run.tokens, run.layout, host_collectives(world),
+                         options.assign, run.provenance);
+  }
   const double start = now_seconds();
-  Communicator& world = session.world();
   const bool complete = fs::exists(run.layout.sharding_report());
   world.barrier();  // everyone has looked before anyone writes
   shard_corpus(run.experiment, run.tokens, run.layout, host_collectives(world), options,
@@ -307,30 +329,40 @@ void require_trained(const Run& run, const std::vector<TrainUnit>& units) {
   }
 }
 
-bool compute_cells(const Run& run, const std::string& start, const std::vector<EvalCell>& cells,
-                   EvalPart part) {
+bool work_off(const RunLayout& layout, const std::string& start, const std::vector<Work>& pieces,
+              WorkPart part) {
   const std::string me = fmt::format("process {}", getpid());
-  const auto trained = [&](const std::string& name) {
-    return name.starts_with("routers") || fs::exists(run.layout.trained_mark(name));
-  };
-  // A model that is still in training is left to the group that trains it, which comes here next:
-  // nobody waits for anybody.
-  for (size_t i = 0; i < cells.size(); ++i) {
-    const EvalCell& cell = cells[i];
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Work& piece = pieces[i];
     if (static_cast<int64_t>(i) % part.parts != part.part) continue;
-    if (cell_complete(run.layout, cell) || !trained(cell.unit)) continue;
+    if (piece.complete() || !piece.ready()) continue;
     stop_if_asked();
-    if (!claim(run.layout.queue(start, cell.split + "-" + cell.unit), me)) continue;
-    evaluate_cell(run.experiment, run.layout, cell);
+    if (claim(layout.queue(start, piece.name), me)) piece.compute();
   }
   if (part.parts > 1) return false;
-  for (const EvalCell& cell : cells) {
-    if (!cell_complete(run.layout, cell)) return false;
+  if (!std::ranges::all_of(pieces, [](const Work& piece) { return piece.complete(); })) {
+    return false;
   }
-  return claim(run.layout.queue(start, "results"), me);
+  return claim(layout.queue(start, "results"), me);
 }
 
-bool evaluate_from_queue(const Run& run, const std::string& start, EvalPart part) {
+bool compute_cells(const Run& run, const std::string& start, const std::vector<EvalCell>& cells,
+                   WorkPart part) {
+  std::vector<Work> pieces;
+  for (const EvalCell& cell : cells) {
+    pieces.push_back({cell.split + "-" + cell.unit, [&] { return cell_complete(run.layout, cell); },
+                      [&] { evaluate_cell(run.experiment, run.layout, cell); },
+                      // A model that is still in training is left to the group that trains it,
+                      // which comes here next: nobody waits for anybody.
+                      [&] {
+                        return cell.unit.starts_with("routers") ||
+                               fs::exists(run.layout.trained_mark(cell.unit));
+                      }});
+  }
+  return work_off(run.layout, start, pieces, part);
+}
+
+bool evaluate_from_queue(const Run& run, const std::string& start, WorkPart part) {
   const std::vector<TrainUnit> units = units_of(run);
   if (!compute_cells(run, start, eval_cells(units), part)) return false;
   write_results(run.experiment, run.layout, units);
@@ -384,17 +416,18 @@ void count_in_ledger(const RunLayout& layout, const std::string& start, int rank
   write_ledger(layout, start, rank, own_group);
 }
 
-int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
-              const std::function<void(Run&, Session&, const std::string& start)>& body) {
+int run_stage(
+    const RunOptions& options, const std::string& job, bool needs_tokens,
+    const std::function<void(Run&, Communicator& world, const std::string& start)>& body) {
   return run_watched(options.stop, job, options.out, [&](Session& session, const auto& start) {
-    Run run = read_run(options, session);
+    Run run = read_run(options, session.node_of_rank());
     configure_runtime(run.experiment.device, session.local_rank());
-    claim_run_folder(run, session);
+    claim_run_folder(run, session.world());
     if (needs_tokens) open_tokens(run);
     set_ledger_phase(job);
     count_in_ledger(run.layout, start, session.world().rank(),
                     job == "train" ? session.world().name() : "",
-                    [&] { body(run, session, start); });
+                    [&] { body(run, session.world(), start); });
     return kExitDone;
   });
 }

@@ -30,6 +30,14 @@ struct StopOptions {
 };
 void add_stop_options(CLI::App& job, StopOptions& options);
 
+// Some of many pieces of work: those with index part, part + parts, ...
+struct WorkPart {
+  int64_t part = 0, parts = 1;
+};
+// --part and --parts; `rest` is what such a part leaves out.
+void add_part_options(CLI::App& job, WorkPart& part, const std::string& rest);
+void require_part(const WorkPart& part);  // Error if there is no such part
+
 // What every job that works on a run is told.
 struct RunOptions {
   std::string experiment;              // file
@@ -61,52 +69,64 @@ struct Run {
   Provenance provenance;                    // what everything after the tokens is made from
 };
 
-// Loads and checks the experiment, plans the ranks. Writes nothing.
-Run read_run(const RunOptions& options, Session& session);
+// Loads and checks the experiment, plans the ranks: for each, the index of its node. Writes
+// nothing.
+Run read_run(const RunOptions& options, const std::vector<int>& node_of_rank);
 // Error: the run folder holds another experiment, and something was computed for it.
 void require_same_experiment(const Run& run);
 // Proves that the run folder can be written to and holds no other experiment; writes
 // experiment.toml. Collective.
-void claim_run_folder(Run& run, Session& session);
+void claim_run_folder(Run& run, Communicator& world);
 // The right to make tokens, routers and shards of a run, which one job at a time has. Held by rank
-// 0. Error: another job has it.
-std::unique_ptr<WriteLock> lock_stages(const Run& run, Session& session);
+// 0. Error: another job has it, and keeps it. Collective.
+std::unique_ptr<WriteLock> lock_stages(const Run& run, Communicator& world,
+                                       double patience_seconds = 3);
 
 // Tokenizer and the three token files, those that are missing. Collective.
-void prepare_tokens_of(const Run& run, Session& session);
+void prepare_tokens_of(const Run& run, Communicator& world);
 // Opens the training tokens, checks that all token files are of one tokenizer and that the corpus
 // is large enough; sets vocab_size and provenance.
 void open_tokens(Run& run);
 
-void route(const Run& run, Session& session);
+void route(const Run& run, Communicator& world);
 ShardOptions shard_options(const Run& run);  // as the experiment has it
-void shard(const Run& run, Session& session, const ShardOptions& options);  // shards.h5
+void shard(const Run& run, Communicator& world, const ShardOptions& options);  // shards.h5
 
 // The training units of a run whose tokens are open.
 std::vector<TrainUnit> units_of(const Run& run);
 // Error naming the first of them that is not trained.
 void require_trained(const Run& run, const std::vector<TrainUnit>& units);
 
-// Some of the cells of an evaluation: those with index part, part + parts, ...
-struct EvalPart {
-  int64_t part = 0, parts = 1;
+// Work that any process may do.
+struct Work {
+  std::string name;
+  std::function<bool()> complete;
+  std::function<void()> compute;
+  std::function<bool()> ready = [] { return true; };
 };
-// Computes those cells that nobody else does and whose models are trained. Needs no other rank.
-// Whether all are there and this process is the one to go on.
+// Does what is ready and nobody else does, each piece once. Needs no other rank. Whether all is
+// complete, no part of it left to others, and this process the one to go on.
+bool work_off(const RunLayout& layout, const std::string& start, const std::vector<Work>& pieces,
+              WorkPart part = {});
+// The same for cells, which are ready when their models are trained.
 bool compute_cells(const Run& run, const std::string& start, const std::vector<EvalCell>& cells,
-                   EvalPart part = {});
+                   WorkPart part = {});
 // Evaluates what is complete and unclaimed, then writes results.json and report.html if nothing is
 // missing and all cells were asked for. Needs no other rank. Returns true if this process wrote
 // them.
-bool evaluate_from_queue(const Run& run, const std::string& start, EvalPart part = {});
+bool evaluate_from_queue(const Run& run, const std::string& start, WorkPart part = {});
 
 // Appends the seconds of a stage to seconds.json.
 void record_seconds(const RunLayout& layout, const std::string& stage, double seconds);
 
+// All that launch computes, from tokens to results. The world talks until the shards are written,
+// then each group alone, over the communicator that is named in own_group as soon as there is one.
+void run_stages(Run& run, Communicator& world, const std::string& start, std::string& own_group);
+
 // A job of one stage: opens the run under MPI, then calls `body` on every rank with all that comes
 // before it in place. Returns the exit code.
 int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
-              const std::function<void(Run&, Session&, const std::string& start)>& body);
+              const std::function<void(Run&, Communicator& world, const std::string& start)>& body);
 
 // Writes this rank's ledger file. `own_group` is the only communicator allowed after the shards.
 void write_ledger(const RunLayout& layout, const std::string& start, int rank,

@@ -119,9 +119,9 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
           return prepare_inputs(*job, session);
         });
       }
-      return run_stage(job->run, "prepare", false, [](Run& opened, Session& session, auto&) {
-        const auto lock = lock_stages(opened, session);
-        prepare_tokens_of(opened, session);
+      return run_stage(job->run, "prepare", false, [](Run& opened, Communicator& world, auto&) {
+        const auto lock = lock_stages(opened, world);
+        prepare_tokens_of(opened, world);
         open_tokens(opened);
       });
     };

@@ -32,9 +32,9 @@ void add_route_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options] {
     run = [options] {
       return run_stage(*options, "route", true,
-                       [&](Run& opened, Session& session, const std::string&) {
-                         const auto lock = lock_stages(opened, session);
-                         route(opened, session);
+                       [&](Run& opened, Communicator& world, const std::string&) {
+                         const auto lock = lock_stages(opened, world);
+                         route(opened, world);
                        });
     };
   });
@@ -55,7 +55,8 @@ void add_shard_job(CLI::App& app, JobRun& run) {
                 "the new sequences, each expert up to its new capacity");
   job->footer(
       "Reads RUN/tokens/ and RUN/routers/; writes RUN/shards/ and makes RUN/shards.h5 (and the\n"
-      "control's RUN/random_shards.h5) a link to the new file. Scores are kept in RUN/scores/:\n"
+      "controls' RUN/random_shards.h5 and, with baselines.tfidf_shards, RUN/tfidf_shards.h5) a\n"
+      "link to the new file. Scores are kept in RUN/scores/:\n"
       "started again after a crash, with more text, other capacities or another method, it\n"
       "computes only what is missing. Experts that have begun to train keep the file they began\n"
       "with.\n"
@@ -63,9 +64,9 @@ void add_shard_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options, flags] {
     run = [options, flags] {
       return run_stage(*options, "shard", true,
-                       [&](Run& opened, Session& session, const std::string&) {
-                         const auto lock = lock_stages(opened, session);
-                         shard(opened, session, flags->of(opened));
+                       [&](Run& opened, Communicator& world, const std::string&) {
+                         const auto lock = lock_stages(opened, world);
+                         shard(opened, world, flags->of(opened));
                        });
     };
   });

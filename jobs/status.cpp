@@ -223,11 +223,14 @@ std::vector<Element> elements_of(const Run& run, const std::vector<TrainUnit>& u
                       "routers",
                       routers,
                       {layout.router(0).parent_path(), layout.round(0).parent_path(), scoring}});
+  std::vector<fs::path> shards = {layout.sharding_report(), layout.shards()};
+  if (run.experiment.baselines.tfidf_shards) shards.push_back(layout.tfidf_shards());
   elements.push_back({"shard",
                       0,
                       "shards",
-                      {layout.sharding_report(), layout.shards()},
-                      {layout.scores(), layout.shard_file("").parent_path(), scoring}});
+                      shards,
+                      {layout.scores(), layout.shard_file("").parent_path(),
+                       layout.tfidf_clusters("").parent_path(), scoring}});
   for (const TrainUnit& unit : units) {
     elements.push_back({"train",
                         static_cast<int64_t>(&unit - units.data()),

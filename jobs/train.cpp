@@ -53,10 +53,10 @@ void add_train_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options, which] {
     run = [options, which] {
       return run_stage(*options, "train", true,
-                       [&](Run& opened, Session& session, const std::string&) {
+                       [&](Run& opened, Communicator& world, const std::string&) {
                          const TrainUnit chosen = chosen_unit(opened, *which);
                          train_unit(opened.experiment, opened.tokens, opened.layout, chosen,
-                                    host_collectives(session.world()), opened.provenance);
+                                    host_collectives(world), opened.provenance);
                        });
     };
   });

@@ -49,7 +49,10 @@ run_stage() {
 # Ends the job if the stage has not advanced: the same files of the same sizes too often in a row.
 look_for_progress() {
   local now=nothing
-  if [ -e "$run/experiment.toml" ]; then
+  if [ -d "$run/runs" ]; then  # a sweep: all that its runs hold, but for notes on each start
+    now=$(find "$run/runs" \( -name ledger -o -name queue \) -prune -o -type f -printf '%p %s\n' |
+      sort | cksum | tr ' ' -)
+  elif [ -e "$run/experiment.toml" ]; then
     now=$(program status "$run" --tsv --queue /dev/null --stage "$stage" --index "$ELEMENT" | cut -f6)
   fi
   if [ "$now" != "$saved" ] || [ -z "$now" ]; then  # who cannot see accuses nobody

@@ -20,6 +20,10 @@ AssignmentOutcome assign_sequences(const LocalScores<Score>& scores,
     outcome.rule.method = options.method;
     outcome.rule.capacities.assign(capacities.begin(), capacities.end());
     outcome.stats = assignment_stats(scores, outcome.expert, options.threads, ranks);
+  } else if (options.method == AssignmentMethod::argmax) {
+    outcome.expert = argmax_assignment(scores, options.threads);
+    outcome.stats = assignment_stats(scores, outcome.expert, options.threads, ranks);
+    outcome.rule = {options.method, outcome.stats.assigned_counts, {}, {}};
   } else {
     outcome.rule =
         balanced_rule(scores, capacities, options.method, options.threads, ranks, &outcome.traffic);

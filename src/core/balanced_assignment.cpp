@@ -15,10 +15,11 @@
 namespace smalltalk {
 namespace {
 
-constexpr std::array<std::pair<AssignmentMethod, const char*>, 4> kMethods = {{
+constexpr std::array<std::pair<AssignmentMethod, const char*>, 5> kMethods = {{
     {AssignmentMethod::greedy, "greedy"},
     {AssignmentMethod::margin, "margin"},
     {AssignmentMethod::optimal, "optimal"},
+    {AssignmentMethod::argmax, "argmax"},
     {AssignmentMethod::random, "random"},
 }};
 
@@ -113,6 +114,13 @@ std::vector<int64_t> room_beside(std::span<const int64_t> counts, std::vector<in
     capacities[e] -= counts[e];
   }
   return capacities;
+}
+
+void require_no_empty_shard(std::span<const int64_t> counts, const std::string& where) {
+  const auto empty = std::find(counts.begin(), counts.end(), 0);
+  if (empty == counts.end()) return;
+  throw Error("expert " + std::to_string(empty - counts.begin()) + " has no sequence in " + where +
+              ": choose a balanced assignment, fewer experts, or more text");
 }
 
 Assignment balanced_assignment(const ScoreMatrix& scores) {

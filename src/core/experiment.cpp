@@ -72,7 +72,7 @@ bool decides_nothing(std::string_view key) {
          key.ends_with(".keep_every") || key.ends_with(".tensorboard") || key == "device.threads" ||
          key == "device.flops_per_second" || key == "device.trace_steps" ||
          key == "baselines.dense" || key == "baselines.dense_large_batch" ||
-         key == "baselines.random_shards";
+         key == "baselines.random_shards" || key == "baselines.tfidf_shards";
 }
 
 }  // namespace

@@ -10,20 +10,10 @@
 
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/experiment.hpp"
-#include "smalltalk/core/run_folder.hpp"
-
-// toml++ 3.3 asserts that a key begins as one before it looks, and with NDEBUG lets clang assume
-// it:
-// "[{" does not, and is refused right after.
-#undef NDEBUG
-#define TOML_ASSERT(condition) static_assert(true)
-#include <toml++/toml.h>
+#include "toml_file.hpp"
 
 namespace smalltalk {
 namespace {
-
-constexpr size_t kMaxBytes = 1 << 16;  // of an experiment file
-constexpr int kMaxDots = 100;
 
 // One value with its key, "section.key", and where it was written, for messages.
 struct Entry {
@@ -116,7 +106,8 @@ void assign(const Entry& entry, FeedForward& field) {
 
 void assign(const Entry& entry, AssignmentMethod& field) {
   assign_enum(entry, field,
-              {AssignmentMethod::greedy, AssignmentMethod::margin, AssignmentMethod::optimal});
+              {AssignmentMethod::greedy, AssignmentMethod::margin, AssignmentMethod::optimal,
+               AssignmentMethod::argmax});
 }
 
 void assign(const Entry& entry, Recompute& field) {
@@ -214,32 +205,6 @@ class Reader {
   std::map<std::string, std::function<void(const Entry&)>> setters_;
 };
 
-// toml++ recurses once for each part of a.a.a.a..., which may overflow the stack. Dots inside of
-// strings are those of paths.
-void refuse_deep_keys(std::string_view text, const std::string& file) {
-  int line = 1;
-  int dots = 0;
-  char quote = 0;
-  for (const char c : text) {
-    if (c == '\n') {
-      ++line;
-      dots = 0;
-      quote = 0;
-    } else if (quote != 0) {
-      if (c == quote) quote = 0;
-    } else if (c == '"' || c == '\'') {
-      quote = c;
-    } else if (c == '.' && ++dots > kMaxDots) {
-      throw Error(fmt::format("{}:{}: more than {} dots outside of strings", file, line, kMaxDots));
-    }
-  }
-}
-
-std::string explain(const toml::parse_error& error) {
-  return fmt::format("{}, column {}", std::string(error.description()),
-                     error.source().begin.column);
-}
-
 // Whether TOML can hold it, as the resolved experiment must: UTF-8. Its own parser says so of a
 // comment.
 bool is_utf8(std::string text) {
@@ -261,7 +226,8 @@ toml::table parse_override(const std::string& argument, const std::string& text)
     if (table.size() == 1) return table;
   } catch (const toml::parse_error& error) {
     if (text.empty() || std::string_view("[{\"'").find(text.front()) != std::string_view::npos) {
-      throw Error(fmt::format("--set {}: not a TOML value: {}", argument, explain(error)));
+      throw Error(
+          fmt::format("--set {}: not a TOML value: {}", printable(argument), explain_toml(error)));
     }
   }
   if (!is_utf8(text)) throw Error(fmt::format("--set {}: not UTF-8", printable(argument)));
@@ -273,10 +239,10 @@ toml::table parse_override(const std::string& argument, const std::string& text)
 void apply_override(const Reader& reader, const std::string& argument) {
   const size_t equals = argument.find('=');
   if (equals == std::string::npos || equals == 0) {
-    throw Error(fmt::format("--set {}: write section.key=value", argument));
+    throw Error(fmt::format("--set {}: write section.key=value", printable(argument)));
   }
   const toml::table table = parse_override(argument, argument.substr(equals + 1));
-  reader.set({argument.substr(0, equals), "--set " + argument, table.get("value")});
+  reader.set({argument.substr(0, equals), "--set " + printable(argument), table.get("value")});
 }
 
 }  // namespace
@@ -285,17 +251,7 @@ Experiment load_experiment(const std::filesystem::path& file,
                            const std::vector<std::string>& overrides) {
   Experiment experiment;
   const Reader reader(experiment);
-  const std::string text = read_text(file);
-  if (text.size() > kMaxBytes) {
-    throw Error(
-        fmt::format("{}: is larger than {} bytes, and so no experiment", file.string(), kMaxBytes));
-  }
-  refuse_deep_keys(text, file.string());
-  try {
-    reader.set_all(toml::parse(text, file.string()), "", file.string());
-  } catch (const toml::parse_error& error) {
-    throw Error(fmt::format("{}:{}: {}", file.string(), error.source().begin.line, explain(error)));
-  }
+  reader.set_all(read_toml(file), "", file.string());
   for (const std::string& argument : overrides) apply_override(reader, argument);
   experiment.validate();
   return experiment;

@@ -15,12 +15,10 @@
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/log.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/stop.hpp"
 
 namespace smalltalk {
 namespace {
-
-// A batch system may start a job again while the last processes of its former life still end.
-constexpr double kPatienceSeconds = 3;
 
 std::string describe_this_process() {
   std::array<char, 256> host{};
@@ -30,7 +28,7 @@ std::string describe_this_process() {
   return text + fmt::format(", since {:%Y-%m-%d %H:%M:%S}", fmt::localtime(std::time(nullptr)));
 }
 
-bool try_lock(int descriptor) {
+bool try_lock(int descriptor, double patience_seconds) {
   const double start = now_seconds();
   while (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
     if (errno == EINTR) continue;
@@ -38,7 +36,7 @@ bool try_lock(int descriptor) {
       log_warning("this file system has no locks: do not start two jobs on one run folder");
       return true;
     }
-    if (now_seconds() - start > kPatienceSeconds) return false;
+    if (stop_requested() || now_seconds() - start > patience_seconds) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   return true;
@@ -46,12 +44,14 @@ bool try_lock(int descriptor) {
 
 }  // namespace
 
-WriteLock::WriteLock(const std::filesystem::path& path, const std::string& what) {
+WriteLock::WriteLock(const std::filesystem::path& path, const std::string& what,
+                     double patience_seconds) {
   create_folder(path.parent_path());
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw_system_error("open", path, errno);
-  if (!try_lock(descriptor_)) {
+  if (!try_lock(descriptor_, patience_seconds)) {
     ::close(descriptor_);
+    stop_if_asked();
     const std::string holder = read_text(path);
     throw Error(fmt::format("{} is being written by another job ({}): wait for it or end it", what,
                             holder.substr(0, holder.find('\n'))));

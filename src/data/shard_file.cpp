@@ -15,7 +15,8 @@ namespace smalltalk {
 namespace {
 
 constexpr std::array kMethods = {AssignmentMethod::greedy, AssignmentMethod::margin,
-                                 AssignmentMethod::optimal, AssignmentMethod::random};
+                                 AssignmentMethod::optimal, AssignmentMethod::argmax,
+                                 AssignmentMethod::random};
 
 uint64_t id_of(std::span<const uint64_t> chunk, size_t i) {
   return chunk.empty() ? static_cast<uint64_t>(i) : chunk[i];

@@ -3,7 +3,6 @@
 // list of merges: each piece, in the order of ids, with every way to split it into two others.
 #include <sentencepiece_processor.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
@@ -11,6 +10,7 @@
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/core/utf8.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "word_cache.hpp"
 
 namespace smalltalk {
 namespace {
@@ -37,21 +37,25 @@ std::string tokenizer_json(const std::filesystem::path& model) {
     throw Error(model.string() + ": not a SentencePiece model");
   }
   Json vocabulary = Json::object(), specials = Json::array(), merges = Json::array();
-  std::vector<int> pieces;  // made of text
-  std::unordered_set<std::string> known;
+  std::vector<std::string> pieces;  // made of text
+  bool repeatable = WordCache::is_exact_for(processor);
   for (int id = 0; id < processor.GetPieceSize(); ++id) {
     vocabulary[processor.IdToPiece(id)] = id;
     if (processor.IsControl(id) || processor.IsUnknown(id)) {
       specials.push_back(special_token(processor, id));
     } else if (!processor.IsByte(id)) {
-      pieces.push_back(id);
-      known.insert(processor.IdToPiece(id));
+      // Scores of BPE are places in the list of merges.
+      repeatable = repeatable && processor.GetScore(id) == -static_cast<float>(pieces.size());
+      pieces.push_back(processor.IdToPiece(id));
     }
   }
-  std::stable_sort(pieces.begin(), pieces.end(),
-                   [&](int a, int b) { return processor.GetScore(a) > processor.GetScore(b); });
-  for (const int id : pieces) {
-    const std::string& piece = processor.IdToPiece(id);
+  if (!repeatable) {
+    throw Error(model.string() +
+                ": not a tokenizer whose ids transformers can repeat (BPE with byte fallback, "
+                "identity normalisation and no dummy prefix, as prepare trains it)");
+  }
+  const std::unordered_set<std::string> known(pieces.begin(), pieces.end());
+  for (const std::string& piece : pieces) {
     for (size_t at = 1; at < piece.size(); ++at) {
       if (continues_character(piece[at])) continue;
       const std::string left = piece.substr(0, at), right = piece.substr(at);

@@ -1,6 +1,7 @@
 #include "smalltalk/mixture/comparison.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,11 +10,13 @@
 #include <numeric>
 #include <set>
 
+#include "comparison_text.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/flops.hpp"
 #include "smalltalk/core/log.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/provenance.hpp"
+#include "smalltalk/mixture/tfidf.hpp"
 
 namespace smalltalk {
 namespace {
@@ -37,10 +40,10 @@ std::vector<uint64_t> documents_of(const TokenFile& tokens, int64_t num_sequence
   return documents;
 }
 
-class Comparer {
+class RowFinder {
  public:
-  Comparer(const Experiment& experiment, const RunLayout& layout,
-           const std::vector<TrainUnit>& units, const CompareOptions& options)
+  RowFinder(const Experiment& experiment, const RunLayout& layout,
+            const std::vector<TrainUnit>& units, const CompareOptions& options)
       : experiment_(experiment),
         layout_(layout),
         options_(options),
@@ -48,14 +51,14 @@ class Comparer {
         tokens_(layout.tokens(options.split)),
         length_(experiment.data.seq_length) {}
 
-  Comparison run();
+  RunRows find();
 
  private:
   std::vector<TokenLikelihoods> read(const std::string& model, const std::string& split) const;
   void add(ComparedRow row, std::vector<double> log_likelihoods);
   void add_rules(const std::vector<TokenLikelihoods>& experts);
+  void add_clusters(const std::vector<TokenLikelihoods>& experts);
   Assignment by_domain(const std::vector<TokenLikelihoods>& experts) const;
-  void finish();
 
   const Experiment& experiment_;
   const RunLayout& layout_;
@@ -63,12 +66,11 @@ class Comparer {
   std::map<std::string, std::vector<const TrainUnit*>> models_;
   TokenFile tokens_;
   int64_t length_;
-  Comparison result_;
-  std::vector<std::vector<double>> log_likelihoods_;  // [rows][N]
+  RunRows result_;
 };
 
-std::vector<TokenLikelihoods> Comparer::read(const std::string& model,
-                                             const std::string& split) const {
+std::vector<TokenLikelihoods> RowFinder::read(const std::string& model,
+                                              const std::string& split) const {
   std::vector<TokenLikelihoods> cells;
   for (const TrainUnit* unit : models_.at(model)) {
     cells.push_back(read_cell(layout_, {split, unit->name}));
@@ -76,12 +78,17 @@ std::vector<TokenLikelihoods> Comparer::read(const std::string& model,
   return cells;
 }
 
-void Comparer::add(ComparedRow row, std::vector<double> log_likelihoods) {
+void RowFinder::add(ComparedRow row, std::vector<double> log_likelihoods) {
+  const double nats = -std::accumulate(log_likelihoods.begin(), log_likelihoods.end(), 0.0);
+  const int64_t targets = std::ssize(log_likelihoods) * length_;
+  row.nats_per_token = nats / static_cast<double>(targets);
+  row.perplexity = std::exp(row.nats_per_token);
+  row.bits_per_byte = bits_per_byte(nats, targets, tokens_.info());
   result_.rows.push_back(std::move(row));
-  log_likelihoods_.push_back(std::move(log_likelihoods));
+  result_.log_likelihoods.push_back(std::move(log_likelihoods));
 }
 
-Assignment Comparer::by_domain(const std::vector<TokenLikelihoods>& experts) const {
+Assignment RowFinder::by_domain(const std::vector<TokenLikelihoods>& experts) const {
   const std::vector<TokenLikelihoods> validation = read("mixture", "validation");
   const Domains known = read_domains(layout_.tokens("validation"));
   const std::vector<uint16_t> best = best_expert_of_domains(
@@ -97,7 +104,7 @@ Assignment Comparer::by_domain(const std::vector<TokenLikelihoods>& experts) con
   return assignment;
 }
 
-void Comparer::add_rules(const std::vector<TokenLikelihoods>& experts) {
+void RowFinder::add_rules(const std::vector<TokenLikelihoods>& experts) {
   const auto count = std::ssize(experts);
   std::vector<TokenLikelihoods> routers;
   for (const EvalCell& cell : router_cells(options_.split, count)) {
@@ -144,65 +151,47 @@ void Comparer::add_rules(const std::vector<TokenLikelihoods>& experts) {
   add_ensemble({"", "ensemble of equals", 0, count}, 0, posterior(none, count, 1));
 }
 
-Comparison Comparer::run() {
-  result_.split = options_.split;
+// The control by its own way to choose.
+void RowFinder::add_clusters(const std::vector<TokenLikelihoods>& experts) {
+  const TextClusters clusters = clusters_of_control(experiment_, layout_);
+  for (const int64_t prefix : options_.prefixes) {
+    ComparedRow row{"tfidf_kmeans", "TF-IDF", prefix};
+    row.flops_per_sequence = forward_flops(experiment_.expert_model, 1, length_);
+    add(row, under_assignment(experts, nearest_clusters(clusters, tokens_, length_, prefix)));
+  }
+}
+
+RunRows RowFinder::find() {
   for (const auto& [model, members] : models_) {
     if (model == "mixture") continue;
     const std::vector<TokenLikelihoods> cells = read(model, options_.split);
+    if (model == "tfidf_kmeans") {
+      add_clusters(cells);
+      continue;
+    }
     const Assignment turns = round_robin(cells[0].num_sequences(), std::ssize(cells));
     ComparedRow row{model, members.size() > 1 ? "in turn" : ""};
     row.flops_per_sequence = forward_flops(experiment_.expert_model, 1, length_);
     add(row, under_assignment(cells, turns));
   }
   add_rules(read("mixture", options_.split));
-  finish();
+  result_.documents = documents_of(tokens_, std::ssize(result_.log_likelihoods[0]), length_);
+  result_.seq_length = length_;
+  result_.tokens = tokens_.info().content_hash;
   return std::move(result_);
 }
 
-// Sums, and the differences from the reference.
-void Comparer::finish() {
-  const auto n = std::ssize(log_likelihoods_[0]);
-  const std::vector<uint64_t> documents = documents_of(tokens_, n, length_);
-  result_.num_sequences = n;
-  result_.num_documents = std::ssize(std::set<uint64_t>(documents.begin(), documents.end()));
-  std::string reference = options_.reference;
-  if (reference.empty()) {
-    for (const char* model : {"mixture", "dense_large_batch", "dense"}) {
-      if (models_.contains(model)) reference = model;
-    }
+// Of a model that has one row, that; of those that choose by a prefix, the one by M tokens.
+size_t reference_row(const RunRows& run, const std::string& model, int64_t prefix_tokens) {
+  std::set<std::string> known;
+  for (size_t r = 0; r < run.rows.size(); ++r) {
+    const ComparedRow& row = run.rows[r];
+    if (row.model == model && (row.prefix == 0 || row.prefix == prefix_tokens)) return r;
+    known.insert(row.model);
   }
-  result_.reference = reference;
-  // The mixture as it was trained to route, others as they are.
-  const auto base = std::find_if(result_.rows.begin(), result_.rows.end(), [&](const auto& row) {
-    return row.model == reference &&
-           (row.rule != "routers" || row.prefix == experiment_.mixture.prefix_tokens);
-  });
-  if (base == result_.rows.end()) {
-    std::string known;
-    for (const auto& [model, members] : models_) known += (known.empty() ? "" : ", ") + model;
-    throw Error(
-        fmt::format("there is no model {} to compare with: there are {}", reference, known));
-  }
-  const std::vector<double>& of_base =
-      log_likelihoods_[static_cast<size_t>(base - result_.rows.begin())];
-  const std::vector<double> targets(static_cast<size_t>(n), static_cast<double>(length_));
-  for (size_t r = 0; r < result_.rows.size(); ++r) {
-    ComparedRow& row = result_.rows[r];
-    std::vector<double> differences;
-    double sum = 0;
-    for (size_t i = 0; i < of_base.size(); ++i) {
-      differences.push_back(of_base[i] - log_likelihoods_[r][i]);
-      sum -= log_likelihoods_[r][i];
-    }
-    row.nats_per_token = sum / static_cast<double>(n * length_);
-    row.perplexity = std::exp(row.nats_per_token);
-    row.bits_per_byte = bits_per_byte(sum, n * length_, tokens_.info());
-    row.difference =
-        bootstrap_ratio(differences, targets, documents, options_.resamples, experiment_.seed);
-  }
+  throw Error(fmt::format("there is no model {} to compare with: there are {}", model,
+                          fmt::join(known, ", ")));
 }
-
-double percent(double nats) { return 100 * std::expm1(nats); }
 
 std::vector<std::string> cells_of(const ComparedRow& row, const Comparison& comparison) {
   const Interval& d = row.difference;
@@ -217,14 +206,46 @@ std::vector<std::string> cells_of(const ComparedRow& row, const Comparison& comp
           std::to_string(row.experts),
           fmt::format("{:.3f}", row.perplexity),
           fmt::format("{:.4f}", row.bits_per_byte),
-          reference ? "reference"
-                    : fmt::format("{:+.2f} ({:+.2f} to {:+.2f}) %", percent(d.mean), percent(d.low),
-                                  percent(d.high)),
+          reference ? "reference" : percent_of(d),
           reference ? "" : verdict(d),
           human_count(row.flops_per_sequence)};
 }
 
 }  // namespace
+
+nlohmann::ordered_json row_json(const ComparedRow& row) {
+  return {{"model", row.model},
+          {"rule", row.rule},
+          {"prefix_tokens", row.prefix},
+          {"experts", row.experts},
+          {"temperature", row.temperature},
+          {"nats_per_token", row.nats_per_token},
+          {"perplexity", row.perplexity},
+          {"bits_per_byte", row.bits_per_byte},
+          {"inference_flops_per_sequence", row.flops_per_sequence},
+          {"difference_nats_per_token", row.difference.mean},
+          {"difference_95_percent", {row.difference.low, row.difference.high}},
+          {"verdict", verdict(row.difference)}};
+}
+
+double percent_of(double nats) { return 100 * std::expm1(nats); }
+
+std::string percent_of(const Interval& nats) {
+  return fmt::format("{:+.2f} ({:+.2f} to {:+.2f}) %", percent_of(nats.mean), percent_of(nats.low),
+                     percent_of(nats.high));
+}
+
+std::string markdown_table(const std::vector<std::vector<std::string>>& lines) {
+  std::string text;
+  for (size_t i = 0; i < lines.size(); ++i) {
+    for (const std::string& cell : lines[i]) text += fmt::format("| {} ", cell);
+    text += "|\n";
+    if (i > 0) continue;
+    for (size_t c = 0; c < lines[i].size(); ++c) text += "|---";
+    text += "|\n";
+  }
+  return text;
+}
 
 std::vector<int64_t> default_prefixes(const Experiment& experiment) {
   std::set<int64_t> prefixes = {experiment.mixture.prefix_tokens};
@@ -244,12 +265,11 @@ std::vector<EvalCell> compare_cells(const Experiment& experiment,
   return cells;
 }
 
-Comparison compare(const Experiment& experiment, const RunLayout& layout,
-                   const std::vector<TrainUnit>& units, const CompareOptions& options) {
+RunRows compared_rows(const Experiment& experiment, const RunLayout& layout,
+                      const std::vector<TrainUnit>& units, const CompareOptions& options) {
   if (options.split != "validation" && options.split != "test") {
     throw Error(fmt::format("the split must be validation or test, is '{}'", options.split));
   }
-  if (options.resamples < 1) throw Error("a bootstrap needs 1 resample or more");
   CompareOptions chosen = options;
   if (chosen.prefixes.empty()) chosen.prefixes = default_prefixes(experiment);
   for (const int64_t prefix : chosen.prefixes) {
@@ -262,25 +282,47 @@ Comparison compare(const Experiment& experiment, const RunLayout& layout,
     if (!(temperature > 0)) throw Error("the temperature of an ensemble must be above 0");
   }
   require_one_mixture(experiment, layout, units);
-  return Comparer(experiment, layout, units, chosen).run();
+  return RowFinder(experiment, layout, units, chosen).find();
+}
+
+Comparison compare(const Experiment& experiment, const RunLayout& layout,
+                   const std::vector<TrainUnit>& units, const CompareOptions& options) {
+  if (options.resamples < 1) throw Error("a bootstrap needs 1 resample or more");
+  RunRows run = compared_rows(experiment, layout, units, options);
+  Comparison result;
+  result.split = options.split;
+  result.reference = options.reference;
+  if (result.reference.empty()) {
+    for (const char* model : {"mixture", "dense_large_batch", "dense"}) {
+      for (const TrainUnit& unit : units) {
+        if (unit.model == model) result.reference = model;
+      }
+    }
+  }
+  result.num_sequences = std::ssize(run.documents);
+  result.num_documents = std::ssize(std::set(run.documents.begin(), run.documents.end()));
+  const size_t base = reference_row(run, result.reference, experiment.mixture.prefix_tokens);
+  for (size_t r = 0; r < run.rows.size(); ++r) {
+    run.rows[r].difference = difference_of(run.log_likelihoods[r], run.log_likelihoods[base], run,
+                                           options.resamples, experiment.seed);
+  }
+  result.rows = std::move(run.rows);
+  return result;
+}
+
+Interval difference_of(std::span<const double> log_likelihoods, std::span<const double> reference,
+                       const RunRows& run, int64_t resamples, uint64_t seed) {
+  std::vector<double> differences;
+  for (size_t i = 0; i < reference.size(); ++i) {
+    differences.push_back(reference[i] - log_likelihoods[i]);
+  }
+  const std::vector<double> targets(differences.size(), static_cast<double>(run.seq_length));
+  return bootstrap_ratio(differences, targets, run.documents, resamples, seed);
 }
 
 std::string comparison_json(const Comparison& comparison) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-  for (const ComparedRow& row : comparison.rows) {
-    rows.push_back({{"model", row.model},
-                    {"rule", row.rule},
-                    {"prefix_tokens", row.prefix},
-                    {"experts", row.experts},
-                    {"temperature", row.temperature},
-                    {"nats_per_token", row.nats_per_token},
-                    {"perplexity", row.perplexity},
-                    {"bits_per_byte", row.bits_per_byte},
-                    {"inference_flops_per_sequence", row.flops_per_sequence},
-                    {"difference_nats_per_token", row.difference.mean},
-                    {"difference_95_percent", {row.difference.low, row.difference.high}},
-                    {"verdict", verdict(row.difference)}});
-  }
+  for (const ComparedRow& row : comparison.rows) rows.push_back(row_json(row));
   const nlohmann::ordered_json all = {{"schema", 1},
                                       {"split", comparison.split},
                                       {"reference", comparison.reference},
@@ -295,16 +337,7 @@ std::string comparison_table(const Comparison& comparison, bool markdown) {
       {"model", "rule", "prefix", "experts", "perplexity", "bits/byte",
        "perplexity against " + comparison.reference, "verdict", "FLOPs/sequence"}};
   for (const ComparedRow& row : comparison.rows) lines.push_back(cells_of(row, comparison));
-  if (!markdown) return aligned(lines);
-  std::string text;
-  for (size_t i = 0; i < lines.size(); ++i) {
-    for (const std::string& cell : lines[i]) text += fmt::format("| {} ", cell);
-    text += "|\n";
-    if (i > 0) continue;
-    for (size_t c = 0; c < lines[i].size(); ++c) text += "|---";
-    text += "|\n";
-  }
-  return text;
+  return markdown ? markdown_table(lines) : aligned(lines);
 }
 
 }  // namespace smalltalk

@@ -42,33 +42,36 @@ std::string facts(const RunData& data) {
 std::string render_report(const fs::path& run) {
   const RunData data = load_run(run);
   const std::string rules = rules_section(data);
+  const std::string examples = examples_section(data);
+  const std::string tasks = tasks_section(data);
   std::string problems;
   for (const std::string& problem : data.problems) problems += missing(problem);
-  return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
-         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
-         "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>" +
-         escape_html(data.name) + " · SmallTalk</title>\n<style>" + kStyle +
-         "</style>\n</head>\n<body>\n<header><p class=\"eyebrow\">SmallTalk run <b>" +
-         escape_html(data.name) + "</b></p><h1>" + escape_html(headline(data)) + "</h1>" +
-         facts(data) +
-         "<nav aria-label=\"Sections\"><a href=\"#results\">Perplexity</a><a "
-         "href=\"#curves\">Loss</a>"
-         "<a href=\"#map\">Domains</a><a href=\"#experts\">Experts</a><a "
-         "href=\"#rounds\">Rounds</a>" +
-         (rules.empty() ? "" : "<a href=\"#rules\">Choosing</a>") +
-         "<a href=\"#communication\">Communication</a><a "
-         "href=\"#time\">Time</a>"
-         "<a href=\"#reading\">How to read</a></nav></header>\n<main>\n" +
-         problems + cards(data) + results_section(data) + curves_section(data) +
-         routing_map_section(data) + domains_section(data) + experts_section(data) +
-         rounds_section(data) + rules + communication_section(data) + time_section(data) +
-         reading_section() + experiment_section(data) + "</main>\n<script>" + kScript +
-         "</script>\n</body>\n</html>\n";
+  std::string links;
+  for (const auto& [id, label, there] :
+       {std::tuple{"results", "Perplexity", true}, std::tuple{"tasks", "Tasks", !tasks.empty()},
+        std::tuple{"curves", "Loss", true}, std::tuple{"map", "Domains", true},
+        std::tuple{"experts", "Experts", true},
+        std::tuple{"examples", "Examples", !examples.empty()}, std::tuple{"rounds", "Rounds", true},
+        std::tuple{"rules", "Choosing", !rules.empty()},
+        std::tuple{"communication", "Communication", true}, std::tuple{"time", "Time", true},
+        std::tuple{"reading", "How to read", true}}) {
+    if (there) links += fmt::format("<a href=\"#{}\">{}</a>", id, label);
+  }
+  return html_page(data.name,
+                   "<p class=\"eyebrow\">SmallTalk run <b>" + escape_html(data.name) +
+                       "</b></p><h1>" + escape_html(headline(data)) + "</h1>" + facts(data) +
+                       "<nav aria-label=\"Sections\">" + links + "</nav>",
+                   problems + cards(data) + results_section(data) + tasks + curves_section(data) +
+                       routing_map_section(data) + domains_section(data) + experts_section(data) +
+                       examples + rounds_section(data) + rules + communication_section(data) +
+                       time_section(data) + reading_section() + experiment_section(data));
 }
 
-fs::path write_report(const fs::path& run, fs::path out) {
-  if (out.empty()) out = RunLayout{run}.report();
-  write_text_atomically(out, render_report(run));
+fs::path write_report(const fs::path& folder, fs::path out) {
+  const RunLayout layout{folder};
+  if (out.empty()) out = layout.report();
+  const bool is_sweep = fs::exists(folder / "sweep.json") && !fs::exists(layout.experiment());
+  write_text_atomically(out, is_sweep ? render_sweep(folder) : render_report(folder));
   return out;
 }
 

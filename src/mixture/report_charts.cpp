@@ -192,6 +192,31 @@ std::string dumbbell(double from, const std::string& from_style, double to,
       a, b, from_style, to_style);
 }
 
+std::string split_bar(const std::vector<double>& parts) {
+  const double total = std::accumulate(parts.begin(), parts.end(), 0.0);
+  if (!(total > 0)) return "";
+  std::string out = "<span class=\"bar split\">";
+  for (size_t e = 0; e < parts.size(); ++e) {
+    const double share = std::clamp(parts[e] / total, 0.0, 1.0);
+    out += fmt::format("<i class=\"{}\" style=\"width:{:.1f}%\" title=\"expert {}: {}\"></i>",
+                       expert_style(e), 100 * share, e, percent(share));
+  }
+  return out + "</span>";
+}
+
+std::string interval(const IntervalPlaces& places, const std::string& style) {
+  const auto x = [](double place) { return 4 + 92 * std::clamp(place, 0.0, 1.0); };
+  std::string out = fmt::format(
+      "<svg class=\"interval {0}\" aria-hidden=\"true\"><line class=\"zero\" x1=\"{1:.1f}%\" "
+      "x2=\"{1:.1f}%\" y1=\"0\" y2=\"100%\"/><line x1=\"{2:.1f}%\" x2=\"{3:.1f}%\" "
+      "y1=\"50%\" y2=\"50%\"/>",
+      style, x(places.zero), x(places.low), x(places.high));
+  for (const double member : places.members) {
+    out += fmt::format("<circle class=\"member\" cx=\"{:.1f}%\" cy=\"50%\" r=\"2.5\"/>", x(member));
+  }
+  return out + fmt::format("<circle cx=\"{:.1f}%\" cy=\"50%\" r=\"4.5\"/></svg>", x(places.mean));
+}
+
 void LogScale::include(const std::optional<double>& value) {
   if (!value || *value <= 0) return;
   low_ = low_ == 0 ? *value : std::min(low_, *value);

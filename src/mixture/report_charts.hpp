@@ -42,6 +42,14 @@ std::string stacked_columns(const StackedColumns& chart);
 
 // For table cells. Shares are of [0, 1]; `style` as above.
 std::string bar(double share, const std::string& style);
+// The experts' parts of one bar; values in any unit.
+std::string split_bar(const std::vector<double>& parts);
+// A difference and what it may be beside nothing: `zero` marks where there is none.
+struct IntervalPlaces {
+  double low = 0, mean = 0, high = 0, zero = 0;
+  std::vector<double> members;  // that the mean is of
+};
+std::string interval(const IntervalPlaces& places, const std::string& style);
 std::string dumbbell(double from, const std::string& from_style, double to,
                      const std::string& to_style);
 

@@ -17,17 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// The parsed file; null if it is not there; null and a problem if it cannot be read.
-json read_json(const fs::path& path, std::vector<std::string>& problems) {
-  if (!fs::exists(path)) return nullptr;
-  try {
-    return parse_json(read_text(path), path.filename().string());
-  } catch (const Error& error) {
-    problems.push_back(path.filename().string() + " cannot be read: " + error.what());
-    return nullptr;
-  }
-}
-
 // The rows of a JSON-lines file by the number under `key`. A run that was stopped and resumed
 // repeats rows, of which the last holds, and may have left half a line.
 std::map<int64_t, json> read_rows(const fs::path& path, const std::string& key,
@@ -98,14 +87,31 @@ double value_at(const std::vector<Point>& points, double x) {
 
 }  // namespace
 
+json read_json(const fs::path& path, std::vector<std::string>& problems) {
+  if (!fs::exists(path)) return nullptr;
+  try {
+    return parse_json(read_text(path), path.filename().string());
+  } catch (const Error& error) {
+    problems.push_back(path.filename().string() + " cannot be read: " + error.what());
+    return nullptr;
+  }
+}
+
+std::string folder_name(const fs::path& folder) {
+  const fs::path path = fs::absolute(folder).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
 RunData load_run(const fs::path& run) {
   if (!fs::is_directory(run)) throw Error(run.string() + ": not a run folder");
   const RunLayout layout{run};
   RunData data;
+  data.folder = run;
   data.results = read_json(layout.results(), data.problems);
   data.sharding = read_json(layout.sharding_report(), data.problems);
   data.seconds = read_json(layout.root / "seconds.json", data.problems);
   data.comparison = read_json(layout.comparison("test"), data.problems);
+  data.tasks = read_json(layout.task_results(), data.problems);
   for (auto& [round, row] : read_rows(layout.routing_log(), "round", data.problems)) {
     data.rounds.push_back(row);
   }
@@ -125,10 +131,7 @@ RunData load_run(const fs::path& run) {
   }
   data.name = text_at(data.results, "name");
   if (data.name.empty()) data.name = name_in(data.experiment);
-  if (data.name.empty()) {
-    const fs::path folder = fs::absolute(run).lexically_normal();
-    data.name = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
-  }
+  if (data.name.empty()) data.name = folder_name(run);
   return data;
 }
 

@@ -21,12 +21,14 @@ struct LossCurve {
 };
 
 struct RunData {
+  std::filesystem::path folder;
   std::string name;  // of the run, else of its folder
   nlohmann::json results = nullptr;
   nlohmann::json sharding = nullptr;
   nlohmann::json seconds = nullptr;
   nlohmann::json comparison = nullptr;  // of the test split
-  std::vector<nlohmann::json> rounds;   // ascending
+  nlohmann::json tasks = nullptr;
+  std::vector<nlohmann::json> rounds;  // ascending
   std::vector<LossCurve> curves;
   std::string experiment;             // TOML text
   std::vector<std::string> problems;  // files that are there and cannot be read
@@ -34,6 +36,11 @@ struct RunData {
 
 // Error only if `run` is not a folder.
 RunData load_run(const std::filesystem::path& run);
+
+// The parsed file; null if it is not there; null and a problem if it cannot be read.
+nlohmann::json read_json(const std::filesystem::path& path, std::vector<std::string>& problems);
+// The last part of its path, "." and the like resolved.
+std::string folder_name(const std::filesystem::path& folder);
 
 // Running mean over `window` points (odd, centred; at the start only as wide as there are points
 // on both sides, at the end only the left half).

@@ -103,6 +103,23 @@ std::string power_of_ten(double value) {
 
 std::string learning_rate(double value) { return fmt::format("{:.3g}", value); }
 
+std::optional<Interval> difference_of(const nlohmann::json& row) {
+  const auto mean = number_at(row, "difference_nats_per_token");
+  const nlohmann::json& ends = at(row, "difference_95_percent");
+  if (!mean || !ends.is_array() || ends.size() != 2) return std::nullopt;
+  const auto low = number_at(ends[0], ""), high = number_at(ends[1], "");
+  if (!low || !high) return std::nullopt;
+  return Interval{*mean, *low, *high};
+}
+
+std::string interval_text(const std::optional<Interval>& difference) {
+  if (!difference) return "–";
+  const auto percent_more = [](double nats) { return 100 * std::expm1(nats); };
+  return fmt::format("{:+.2f}&nbsp;({:+.2f}&nbsp;to&nbsp;{:+.2f})&nbsp;%",
+                     percent_more(difference->mean), percent_more(difference->low),
+                     percent_more(difference->high));
+}
+
 std::string model_label(const std::string& model) {
   static const std::map<std::string, std::string> kLabels = {
       {"mixture", "Mixture"},

@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "smalltalk/core/bootstrap.hpp"
+
 namespace smalltalk::report {
 
 // Everything that comes from a file passes through this on its way into the page.
@@ -24,6 +26,11 @@ std::string percent(double share);        // 0.0734 -> "7.3 %", with a space tha
 std::string power_of_ten(double value);   // FLOPs: "3.97 × 10¹⁴"
 std::string learning_rate(double value);  // "0.003", "3e-05"
 std::string model_label(const std::string& model);  // "dense_large_batch" -> "Dense, large batch"
+
+// A row's difference from the reference in nats per token, as comparisons and sweeps write it.
+std::optional<Interval> difference_of(const nlohmann::json& row);
+// "-19.61 (-20.10 to -19.12) %" of perplexity, with spaces that do not break.
+std::string interval_text(const std::optional<Interval>& difference);
 
 // f(value) or a dash for what is not there.
 template <typename F>

@@ -52,11 +52,11 @@ std::optional<double> gain_over(const RunData& data, const std::string& name) {
   return (*other - *mixture) / *other;
 }
 
-std::vector<std::string> models_of(const RunData& data) {
+std::vector<std::string> models_of(const json& models) {
   std::vector<std::string> order = {"mixture", "dense", "dense_large_batch", "random_shards",
                                     "tfidf_kmeans"};
-  std::erase_if(order, [&](const std::string& name) { return !model(data, name).is_object(); });
-  for (const auto& [name, value] : at(data.results, "models").items()) {
+  std::erase_if(order, [&](const std::string& name) { return !at(models, name).is_object(); });
+  for (const auto& [name, value] : models.items()) {
     if (value.is_object() && std::find(order.begin(), order.end(), name) == order.end()) {
       order.push_back(name);
     }
@@ -136,7 +136,7 @@ std::string cards(const RunData& data) {
 }
 
 std::string results_section(const RunData& data) {
-  const std::vector<std::string> names = models_of(data);
+  const std::vector<std::string> names = models_of(at(data.results, "models"));
   if (names.empty()) return section("results", "Perplexity and cost", "", missing(kNoResults));
   double worst = 0;
   for (const std::string& name : names) worst = std::max(worst, perplexity(data, name).value_or(0));
@@ -152,8 +152,7 @@ std::string results_section(const RunData& data) {
     const auto gain = name == "mixture" ? std::nullopt : gain_over(data, name);
     rows.rows.push_back(
         {name == "mixture" ? "own" : "",
-         {fmt::format("<span class=\"key {}\"></span>{}", model_style(name),
-                      escape_html(model_label(name))),
+         {model_key(name),
           "<b>" + or_dash(value, figure) + "</b>" +
               (value && worst > 0 ? bar(*value / worst, model_style(name)) : ""),
           cell(m, "perplexity/after_prefix", figure), cell(m, "bits_per_byte", figure),
@@ -219,10 +218,7 @@ std::string domains_section(const RunData& data) {
                 : ""}});
   }
   std::string lede = "Test text of each domain under the mixture";
-  lede += dense.empty() ? "."
-                        : " and under the model " +
-                              fmt::format("<span class=\"key {}\"></span>", model_style(dense)) +
-                              escape_html(model_label(dense)) + ".";
+  lede += dense.empty() ? "." : " and under the model " + model_key(dense) + ".";
   return section("domains", title, lede, table(rows));
 }
 

@@ -1,8 +1,6 @@
 // Other ways to choose among the experts: perplexity over the prefix, and the table of intervals.
 #include <fmt/format.h>
 
-#include <cmath>
-
 #include "report_charts.hpp"
 #include "report_format.hpp"
 #include "report_sections.hpp"
@@ -34,19 +32,6 @@ std::optional<double> perplexity_of(const RunData& data, const std::string& mode
   return std::nullopt;
 }
 
-std::string percent_more(double nats) { return fmt::format("{:+.2f}", 100 * std::expm1(nats)); }
-
-// "-19.61 (-20.10 to -19.12) %", with spaces that do not break.
-std::string difference(const json& row) {
-  const auto mean = number_at(row, "difference_nats_per_token");
-  const json& interval = at(row, "difference_95_percent");
-  if (!interval.is_array() || interval.size() != 2) return "–";
-  const auto low = number_at(interval[0], ""), high = number_at(interval[1], "");
-  if (!mean || !low || !high) return "–";
-  return fmt::format("{}&nbsp;({}&nbsp;to&nbsp;{})&nbsp;%", percent_more(*mean), percent_more(*low),
-                     percent_more(*high));
-}
-
 std::string rules_table(const RunData& data) {
   Table rows;
   rows.caption = "Perplexity of each way to choose among the experts";
@@ -69,13 +54,11 @@ std::string rules_table(const RunData& data) {
       rule += fmt::format(", T = {:g}", *temperature);
     }
     rows.rows.push_back({"",
-                         {fmt::format("<span class=\"key {}\"></span>{}", model_style(model),
-                                      escape_html(model_label(model))),
-                          rule, prefix && *prefix > 0 ? whole(*prefix) : "",
+                         {model_key(model), rule, prefix && *prefix > 0 ? whole(*prefix) : "",
                           or_dash(number_at(row, "experts"), whole),
                           "<b>" + or_dash(number_at(row, "perplexity"), figure) + "</b>",
-                          or_dash(number_at(row, "bits_per_byte"), figure), difference(row),
-                          escape_html(text_at(row, "verdict")),
+                          or_dash(number_at(row, "bits_per_byte"), figure),
+                          interval_text(difference_of(row)), escape_html(text_at(row, "verdict")),
                           or_dash(number_at(row, "inference_flops_per_sequence"), power_of_ten)}});
   }
   return table(rows);
@@ -92,7 +75,8 @@ std::string rules_section(const RunData& data) {
   chart.whole_x = true;
   for (const auto& [label, rule, style] :
        {std::tuple{"Routers", "routers", "mixture"},
-        std::tuple{"Experts as their own routers", "experts as routers", "e1"}}) {
+        std::tuple{"Experts as their own routers", "experts as routers", "e1"},
+        std::tuple{"The control's experts by TF-IDF", "TF-IDF", "tfidf_kmeans"}}) {
     Series series{label, style, curve_of(data, rule), false, {}};
     if (series.points.empty()) continue;
     series.note = figure(series.points.back().y);

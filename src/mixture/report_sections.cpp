@@ -33,6 +33,21 @@ std::string section(const std::string& id, const std::string& title, const std::
       body);
 }
 
+std::string html_page(const std::string& title, const std::string& header,
+                      const std::string& main) {
+  return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
+         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
+         "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>" +
+         escape_html(title) + " · SmallTalk</title>\n<style>" + kStyle +
+         "</style>\n</head>\n<body>\n<header>" + header + "</header>\n<main>\n" + main +
+         "</main>\n<script>" + kScript + "</script>\n</body>\n</html>\n";
+}
+
+std::string model_key(const std::string& model) {
+  return fmt::format("<span class=\"key {}\"></span>{}", model_style(model),
+                     escape_html(model_label(model)));
+}
+
 std::string missing(const std::string& text) {
   return "<p class=\"missing\">" + escape_html(text) + "</p>";
 }
@@ -135,7 +150,7 @@ std::string communication_section(const RunData& data) {
   if (phases.is_array()) {
     // In the order of the pipeline, not of the alphabet.
     std::vector<json> entries(phases.begin(), phases.end());
-    static const std::vector<std::string> kOrder = {"start",   "route",     "shard",
+    static const std::vector<std::string> kOrder = {"start",   "prepare",   "route",   "shard",
                                                     "experts", "baselines", "evaluate"};
     const auto rank = [](const json& entry) {
       return std::find(kOrder.begin(), kOrder.end(), text_at(entry, "phase")) - kOrder.begin();

@@ -30,10 +30,11 @@ a{color:inherit}
 .eyebrow b{color:var(--ink);overflow-wrap:anywhere}
 .facts{list-style:none;display:flex;flex-wrap:wrap;gap:.2em 1.4em;padding:0;margin:0 0 1.4em;color:var(--soft);font-size:.92rem}
 .facts b{color:var(--ink);font-variant-numeric:tabular-nums}
-nav{display:flex;flex-wrap:wrap;gap:.3em 1.2em;border-block:1px solid var(--line);padding:.65em 0;font-size:.92rem}
+nav{display:flex;flex-wrap:wrap;gap:.3em 1.2em;border-block:1px solid var(--line);padding:.65em 0;margin-bottom:24px;font-size:.92rem}
+small{display:block;font-weight:400;font-size:.8rem;color:var(--soft)}
 nav a{text-decoration:none;color:var(--soft)}
 nav a:hover,nav a:focus-visible{color:var(--ink);text-decoration:underline}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(158px,1fr));gap:12px;margin:24px 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(158px,1fr));gap:12px;margin:0 0 24px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}
 .card .label{font-size:.83rem;color:var(--soft);line-height:1.3;min-height:2.6em}
 .card .value{font-size:1.75rem;font-weight:650;letter-spacing:-.02em;line-height:1.35;font-variant-numeric:tabular-nums}
@@ -44,22 +45,33 @@ section{background:var(--card);border:1px solid var(--line);border-radius:12px;p
 .lede{color:var(--soft);margin:0 0 1.2em}
 section>p:not(.lede):not(.missing){font-size:.92rem;color:var(--soft);margin:.9em 0 0}
 .missing{border-left:3px solid var(--dense);padding:.35em .9em;margin:.6em 0;color:var(--soft);background:var(--bg);border-radius:0 6px 6px 0;overflow-wrap:anywhere}
-.scroll{overflow-x:auto;margin:0 -28px;padding:0 28px}
+.scroll{overflow-x:auto;margin:0 -28px}
 .scroll:focus-visible{outline:2px solid var(--mixture);outline-offset:-2px}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.5em .7em;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}
 thead th{color:var(--soft);font-weight:500;font-size:.8rem;line-height:1.3;vertical-align:bottom;white-space:normal}
 tbody th{font-weight:500}
 tbody tr:last-child>*{border-bottom:0}
-th:first-child{padding-left:0}
+th:first-child{padding-left:28px;position:sticky;left:0;background:var(--card)}
+th:last-child,td:last-child{padding-right:28px}
+table:has(small) tbody th{white-space:normal;min-width:9em}
 .num{text-align:right}
-tr.own{background:rgb(var(--heat) / .07)}
-tr.own th{font-weight:650;padding-left:.5em}
+tr.own>*{background:linear-gradient(rgb(var(--heat) / .07) 0 0) var(--card)}
+tr.own th{font-weight:650}
+tr.part th{padding-left:44px}
 .narrow{max-width:620px}
 code,pre{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.86em}
 .key{display:inline-block;width:.72em;height:.72em;border-radius:3px;margin-right:.5em;background:var(--c)}
 .bar{display:block;height:5px;margin-top:5px;min-width:64px;background:var(--line);border-radius:3px}
 .bar i{display:block;height:100%;background:var(--c);border-radius:3px}
+.split{display:flex;overflow:hidden;height:9px;width:140px}
+.split i{border-radius:0;flex:none}
+.interval{display:block;width:100%;min-width:130px;height:22px;overflow:visible}
+.interval line{stroke:var(--c);stroke-width:2}
+.interval .zero{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 3}
+.interval circle{fill:var(--c)}
+.interval .member{opacity:.4}
+.better{--c:var(--good)}.worse{--c:var(--bad)}.undecided{--c:var(--soft)}
 .dumbbell{display:block;width:100%;min-width:150px;height:22px;overflow:visible}
 .dumbbell line{stroke:var(--soft);stroke-width:2;opacity:.55}
 .dumbbell circle{fill:var(--c)}
@@ -94,12 +106,12 @@ path.grid{stroke:var(--line);stroke-width:1;vector-effect:non-scaling-stroke;fil
 .tip i{display:inline-block;width:.7em;height:.7em;border-radius:3px;margin-right:.5em}
 .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:26px 40px}
 .map{min-width:0}
-.map .scroll{margin:0;padding:0}
+.map .scroll{margin:0}
 .heat{border-collapse:separate;border-spacing:2px}
-.heat th,.heat td{border:0;padding:.42em .3em}
+.heat th,.heat td,.heat td:last-child{border:0;padding:.42em .3em}
 .heat thead th{text-align:center;white-space:nowrap}
 .heat thead th:first-child{text-align:left;padding-left:0}
-.heat tbody th{padding:.42em .6em .42em 0;position:sticky;left:0;background:var(--card)}
+.heat tbody th{padding:.42em .6em .42em 0}
 .heat .key{margin-right:.35em}
 .heat td{text-align:center;min-width:34px;border-radius:4px;background:rgb(var(--heat) / calc(.04 + .96 * var(--share)))}
 .heat td.full{color:var(--heat-ink)}.heat td.mid{color:var(--mid-ink)}
@@ -107,6 +119,12 @@ path.grid{stroke:var(--line);stroke-width:1;vector-effect:non-scaling-stroke;fil
 .zero{display:flex;flex-wrap:wrap;align-items:baseline;gap:.1em .8em;margin:0 0 1em}
 .zero span{font-size:clamp(2.4rem,8vw,3.6rem);font-weight:650;letter-spacing:-.03em;line-height:1.1}
 .zero p{margin:0;color:var(--soft);max-width:24em}
+.examples{align-items:start}
+.examples ul{list-style:none;padding:0;margin:0}
+.examples li{border-left:2px solid var(--line);padding-left:.8em;margin:.7em 0}
+.examples p{font-size:.8rem;color:var(--soft);margin:0}
+.examples p b{color:var(--ink);font-weight:600}
+.examples q{display:block;quotes:none;unicode-bidi:isolate;font-size:.88rem;line-height:1.45;overflow-wrap:anywhere}
 details summary{cursor:pointer;padding:.3em 0}
 pre{overflow-x:auto;background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:16px;line-height:1.5}
 dl{margin:0;display:grid;grid-template-columns:10em 1fr;gap:.7em 1.4em}
@@ -114,7 +132,9 @@ dt{font-weight:600}
 dd{margin:0;color:var(--soft);max-width:70ch}
 @media (max-width:600px){
 header,main{padding:0 12px}header{padding-top:26px}
-section{padding:18px 16px;border-radius:10px}.scroll{margin:0 -16px;padding:0 16px}
+section{padding:18px 16px;border-radius:10px}.scroll{margin:0 -16px}
+th:first-child{padding-left:16px}th:last-child,td:last-child{padding-right:16px}
+tr.part th{padding-left:28px}
 .cards{grid-template-columns:1fr 1fr;gap:8px}.card{padding:11px 12px}.card .value{font-size:1.45rem}
 .tall .plot{height:270px}.plot{height:200px;margin-left:40px}
 dl{grid-template-columns:1fr;gap:.2em}dd{margin-bottom:.8em}}

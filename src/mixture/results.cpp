@@ -17,6 +17,7 @@
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/evaluation.hpp"
+#include "smalltalk/mixture/tfidf.hpp"
 
 namespace smalltalk {
 
@@ -233,6 +234,14 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
   for (const std::string& name : names) {
     const auto& members = by_model[name];
     const bool routed_model = members[0]->rows != Rows::all;
+    const auto route_on = [&](const Split& split) {
+      // These experts have no router that knows their shards: sequences go round them.
+      if (name == "random_shards") return round_robin(split.num_sequences, std::ssize(members));
+      if (name != "tfidf_kmeans") return split.route;
+      return nearest_clusters(clusters_of_control(experiment, layout),
+                              TokenFile(layout.tokens(split.name)), experiment.data.seq_length,
+                              experiment.mixture.prefix_tokens);
+    };
     const auto likelihood_on = [&](const Split& split, Likelihood* best) {
       std::vector<Likelihood> parts;
       for (const TrainUnit* unit : members) {
@@ -241,10 +250,7 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
       }
       if (!routed_model) return parts[0];
       if (best != nullptr) *best = oracle(parts);
-      // The control has no router that knows its shards: sequences go round the experts.
-      return routed(parts, name == "random_shards"
-                               ? round_robin(split.num_sequences, std::ssize(members))
-                               : split.route);
+      return routed(parts, route_on(split));
     };
     Likelihood best;
     const Likelihood on_test = likelihood_on(test, &best);

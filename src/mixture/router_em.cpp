@@ -266,6 +266,7 @@ Shards RouterEm::find_assignment(int64_t round, nlohmann::json& record) {
         assign_sequences(of_chunk, rule.capacities, options, hosting_.world);
     assignment = join_slices(outcome.expert, hosting_.world);
     rule = std::move(outcome.rule);
+    require_no_empty_shard(outcome.stats.assigned_counts, fmt::format("round {}", round));
     line.update(stats_json(outcome.stats));
     line["selection"] = traffic_json(outcome.traffic);
     const Assignment probe_now = join_slices(argmax_assignment(of_probe), hosting_.world);

@@ -37,6 +37,11 @@ std::filesystem::path RunLayout::evaluation(const std::string& split,
   return root / "evaluation" / split / (flat(cell) + ".h5");
 }
 
+std::filesystem::path RunLayout::task_scores(const std::string& task,
+                                             const std::string& model) const {
+  return root / "tasks" / task / (flat(model) + ".json");
+}
+
 std::filesystem::path RunLayout::queue(const std::string& start, const std::string& work) const {
   return root / "queue" / start / flat(work);
 }

@@ -352,6 +352,9 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
   }
   const double assign_start = now_seconds();
   const AssignmentOutcome outcome = assign_sequences(scores, room, options.assign, world);
+  std::vector<int64_t> sizes = outcome.stats.assigned_counts;
+  for (size_t e = 0; e < sizes.size() && kept > 0; ++e) sizes[e] += base.sizes()[e];
+  require_no_empty_shard(sizes, "the shards");
   const double assign_seconds = now_seconds() - assign_start;
 
   Provenance made_from = provenance;
@@ -364,7 +367,7 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
                        world)) {  // else it was current before, and has the same content
     Assignment old;
     if (kept > 0 && world.rank == 0) old = read_shards(layout.shards()).expert;
-    write_assignment(file, capacities, outcome.rule, old, outcome.expert, world, made_from);
+    write_assignment(file, sizes, outcome.rule, old, outcome.expert, world, made_from);
   }
   if (world.rank == 0) {
     publish_random_shards(experiment, layout, n, provenance);

@@ -42,12 +42,14 @@ std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_seq
     dense("dense_large_batch", experiment.expert_train.batch_size * experts,
           baselines.dense_large_batch_lr);
   }
-  if (baselines.random_shards) {
+  const auto control = [&](const std::string& name, Rows rows) {
     for (int e = 0; e < static_cast<int>(experts); ++e) {
-      units.push_back({fmt::format("baselines/random_shards/{}", e), "random_shards", e,
-                       Rows::random_shard, experiment.expert_train});
+      units.push_back(
+          {fmt::format("baselines/{}/{}", name, e), name, e, rows, experiment.expert_train});
     }
-  }
+  };
+  if (baselines.random_shards) control("random_shards", Rows::random_shard);
+  if (baselines.tfidf_shards) control("tfidf_kmeans", Rows::tfidf_shard);
   return units;
 }
 
@@ -87,11 +89,16 @@ fs::path find_shards(const RunLayout& layout, const fs::path& link, const std::s
 
 namespace {
 
+fs::path current_shards(const RunLayout& layout, Rows rows) {
+  if (rows == Rows::random_shard) return layout.random_shards();
+  return rows == Rows::tfidf_shard ? layout.tfidf_shards() : layout.shards();
+}
+
 // The shard file that a unit trains on: the current one when it begins, and the same ever after,
 // even if the corpus was sharded anew. The group's first rank decides.
 fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
                         const HostCollectives& group) {
-  const fs::path link = unit.rows == Rows::shard ? layout.shards() : layout.random_shards();
+  const fs::path link = current_shards(layout, unit.rows);
   const fs::path record = layout.model(unit.name) / "shards.txt";
   std::string hash(16, ' ');
   if (group.rank == 0) {
@@ -150,7 +157,7 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   std::optional<WriteLock> lock;
   if (group.rank == 0) lock.emplace(layout.lock(unit.name), folder.string());
   const int64_t seq_length = experiment.data.seq_length;
-  // The control differs from the experts in its shards alone: same weights, same keys of the order.
+  // A control differs from the experts in its shards alone: same weights, same keys of the order.
   const auto index = static_cast<uint64_t>(unit.expert + 1);  // 0: dense
   std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
   metadata["experiment"] = experiment_hash(experiment);

@@ -8,6 +8,7 @@
 #include "smalltalk/core/experiment.hpp"
 #include "smalltalk/core/flops.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/sweep.hpp"
 
 namespace smalltalk {
 namespace {
@@ -15,17 +16,25 @@ namespace {
 namespace fs = std::filesystem;
 
 TEST(ExperimentFiles, AllLoadAndSayWhatTheyAreFor) {
-  const char* source = std::getenv("SMALLTALK_SOURCE_DIR");
-  ASSERT_NE(source, nullptr) << "run ctest";
+  ASSERT_NE(std::getenv("SMALLTALK_SOURCE_DIR"), nullptr) << "run ctest";
+  const fs::path source = std::getenv("SMALLTALK_SOURCE_DIR");
   int files = 0;
-  for (const auto& entry : fs::directory_iterator(fs::path(source) / "jobs")) {
+  for (const auto& entry : fs::directory_iterator(source / "jobs")) {
     if (entry.path().extension() != ".toml") continue;
     ++files;
     const std::string text = read_text(entry.path());
     for (const char* word : {"# Purpose:", "# Launch:", "# Hardware:"}) {
       EXPECT_NE(text.find(word), std::string::npos) << entry.path() << " lacks " << word;
     }
-    EXPECT_NO_THROW(load_experiment(entry.path(), {})) << entry.path();
+    if (!entry.path().filename().string().starts_with("sweep")) {
+      EXPECT_NO_THROW(load_experiment(entry.path(), {})) << entry.path();
+      continue;
+    }
+    const Sweep sweep = load_sweep(entry.path());
+    for (const SweepRun& run : sweep.runs) {
+      EXPECT_NO_THROW(load_experiment(source / sweep.experiment, run.overrides))
+          << entry.path() << " " << run.name;
+    }
   }
   EXPECT_GE(files, 12);
 }

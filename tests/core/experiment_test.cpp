@@ -134,7 +134,8 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
                                       "device.trace_steps",
                                       "baselines.dense",
                                       "baselines.dense_large_batch",
-                                      "baselines.random_shards"};
+                                      "baselines.random_shards",
+                                      "baselines.tfidf_shards"};
   Experiment defaults;
   const std::string default_hash = experiment_hash(defaults);
   for (const std::string& wanted : all_keys()) {

@@ -44,27 +44,37 @@ def random_texts(count):
 
 
 class PeerTokenizer(unittest.TestCase):
-    def test_same_ids(self):
-        corpus = list(real_text())
-        texts = corpus + [text[at:at + 200] for text in corpus for at in range(0, 20000, 500)]
-        texts += list(random_texts(2000)) + ["", " ", "a" * 300, " " * 301]
+    def compare(self, corpus, vocabulary, texts):
         with tempfile.TemporaryDirectory() as folder:
             source = os.path.join(folder, "text.jsonl")
             with open(source, "w", encoding="utf-8") as file:
                 for text in corpus:
                     file.write(json.dumps({"text": text}) + "\n")
-            for vocabulary in (400, 3000):
-                output = subprocess.run([DUMP, source, str(vocabulary), folder], check=True,
-                                        input=json.dumps(texts), capture_output=True, text=True)
-                expected = json.loads(output.stdout)
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-                self.assertEqual(len(tokenizer), vocabulary)
-                self.assertEqual(tokenizer.bos_token_id, 2)
-                found = tokenizer(texts)["input_ids"]
-                for text, ours, theirs in zip(texts, expected, found):
-                    self.assertEqual(theirs, ours or [], repr(text[:300]))
-                for text, ids in list(zip(texts, expected))[-300:]:
-                    self.assertEqual(tokenizer.decode(ids or []), text)
+            output = subprocess.run([DUMP, source, str(vocabulary), folder], check=True,
+                                    input=json.dumps(texts), capture_output=True, text=True)
+            expected = json.loads(output.stdout)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.assertEqual(len(tokenizer), vocabulary)
+        self.assertEqual(tokenizer.bos_token_id, 2)
+        found = tokenizer(texts)["input_ids"]
+        for text, ours, theirs in zip(texts, expected, found):
+            self.assertEqual(theirs, ours or [], repr(text[:300]))
+        for text, ids in list(zip(texts, expected))[-300:]:
+            self.assertEqual(tokenizer.decode(ids or []), text)
+
+    def test_any_text(self):
+        corpus = list(real_text())
+        texts = corpus + [text[at:at + 200] for text in corpus for at in range(0, 20000, 500)]
+        texts += list(random_texts(2000)) + ["", " ", "a" * 300, " " * 301]
+        for vocabulary in (400, 3000):
+            self.compare(corpus, vocabulary, texts)
+
+    # Few letters: pieces that overlap with themselves, and ties everywhere.
+    def test_words_that_repeat_themselves(self):
+        source = random.Random(5)
+        word = lambda most: "".join(source.choices("ab", k=source.randrange(1, most)))
+        corpus = [" ".join(word(24) for _ in range(60)) for _ in range(60)]
+        self.compare(corpus, 500, [word(80) for _ in range(4000)])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #include "smalltalk/data/tokenizer.hpp"
 
 #include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -138,6 +139,23 @@ TEST_F(TokenizerTest, AVeryLongWordDoesNotEndTheTrainer) {
   const auto file = write_bytes(*folder_ / "long.txt", std::string(200'000, 'x') + "\n");
   train_tokenizer({inputs(), file.string()}, 400, 1'000'000, *folder_ / "long.model");
   EXPECT_EQ(Tokenizer(*folder_ / "long.model").vocab_size(), 400);
+}
+
+// That it is the same tokenizer there is told by test_peer_tokenizer.py.
+TEST_F(TokenizerTest, LeavesOnlyIfItIsOfTheRecipe) {
+  EXPECT_NE(tokenizer_json(model()), "");
+  for (const std::string recipe :
+       {"--model_type=bpe", "--model_type=bpe --normalization_rule_name=identity",
+        "--model_type=unigram --normalization_rule_name=identity --add_dummy_prefix=false "
+        "--remove_extra_whitespaces=false"}) {
+    const auto other = *folder_ / "other";
+    ASSERT_TRUE(sentencepiece::SentencePieceTrainer::Train(
+                    "--minloglevel=2 --byte_fallback --vocab_size=330 --eos_id=2 --input=" +
+                    inputs() + " --model_prefix=" + other.string() + " " + recipe)
+                    .ok());
+    const std::string complaint = complaint_of([&] { tokenizer_json(other.string() + ".model"); });
+    EXPECT_TRUE(mentions(complaint, "other.model: not a tokenizer whose ids")) << recipe;
+  }
 }
 
 TEST_F(TokenizerTest, TooLittleTextIsAnError) {

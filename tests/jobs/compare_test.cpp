@@ -13,6 +13,10 @@ namespace fs = std::filesystem;
 
 class Compare : public JobTest {
  protected:
+  void SetUp() override {
+    JobTest::SetUp();
+    std::ofstream(experiment(), std::ios::app) << "tfidf_shards = true\n";
+  }
   static nlohmann::json row_of(const nlohmann::json& comparison, const std::string& model,
                                const std::string& rule, int64_t prefix) {
     for (const auto& row : comparison.at("rows")) {
@@ -58,6 +62,10 @@ TEST_F(Compare, AgreesWithTheResultsWhateverTheRanks) {
   expect_same(dense, perplexity_of("dense"));
   expect_same(row_of(comparison, "dense_large_batch", "", 0), perplexity_of("dense_large_batch"));
   expect_same(row_of(comparison, "random_shards", "in turn", 0), perplexity_of("random_shards"));
+  for (const int64_t prefix : {4, 8, 16, 32}) {
+    const auto row = row_of(comparison, "tfidf_kmeans", "TF-IDF", prefix);
+    if (prefix == 8) expect_same(row, perplexity_of("tfidf_kmeans"));
+  }
   const auto best = row_of(comparison, "mixture", "best in hindsight", 32);
   expect_same(best, perplexity_of("mixture", "oracle_perplexity"));
 

@@ -13,6 +13,9 @@
 #include "../core/temporary_folder.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/data/score_file.hpp"
+#include "smalltalk/data/token_writer.hpp"
+#include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
 namespace {
@@ -128,6 +131,52 @@ json comparison() {
             row("mixture", "best in hindsight", 32, 17)}}};
 }
 
+// As the job `tasks` writes it: a plain task, and a group of two parts.
+json tasks() {
+  const auto of = [](double acc) {
+    const json part = {{"sample_len", 20}, {"acc,none", acc}, {"acc_stderr,none", 0.0312}};
+    json plain = part;
+    plain["acc_norm,none"] = acc + 0.01;
+    plain["acc_norm_stderr,none"] = "N/A";
+    return json{{"results", {{"copa", plain}, {"pairs", part}, {"pairs_a", part}}},
+                {"group_subtasks", {{"pairs", {"pairs_a"}}}}};
+  };
+  json all = {{"models", {{"dense", of(0.5)}, {"mixture", of(0.625)}}}};
+  all["models"]["mixture"]["expert_shares"] = {{"copa", {0.75, 0.25}}};
+  return all;
+}
+
+json sweep() {
+  const auto row = [](const char* run, const char* name, double nats, bool reference) {
+    return json{{"run", run},
+                {"label", ""},
+                {"model", name},
+                {"rule", "routers"},
+                {"prefix_tokens", 16},
+                {"experts", 1},
+                {"perplexity", 30},
+                {"bits_per_byte", 2.1},
+                {"difference_nats_per_token", nats},
+                {"difference_95_percent", {nats - 0.01, nats + 0.01}},
+                {"verdict", "better"},
+                {"reference", reference},
+                {"train_flops", 1e12},
+                {"inference_flops_per_sequence", 1e7},
+                {"perplexity_by_seed", {29, 31}},
+                {"difference_by_seed", {nats - 0.02, nats + 0.02}}};
+  };
+  return {{"schema", 1},
+          {"tables",
+           {{{"name", "first"},
+             {"title", "Which is best?"},
+             {"seeds", {1, 2}},
+             {"sequences", 640},
+             {"documents", 37},
+             {"rows",
+              {row("base", "dense", 0, true), row("base", "mixture", std::log(0.9), false),
+               row("other", "mixture", std::log(1.1), false)}}}}}};
+}
+
 class ReportTest : public ::testing::Test {
  protected:
   void write(const std::string& name, const std::string& text) const {
@@ -189,7 +238,7 @@ TEST_F(ReportTest, CheckerFindsWhatIsBroken) {
   EXPECT_NE(unbalanced("<p>1 < 2</p>"), "");
 }
 
-TEST_F(ReportTest, CompleteRunSaysItsResultAndMissesNothing) {
+TEST_F(ReportTest, CompleteRunSaysItsResult) {
   write_complete_run();
   const std::string html = page();
   EXPECT_TRUE(has(html,
@@ -200,7 +249,6 @@ TEST_F(ReportTest, CompleteRunSaysItsResultAndMissesNothing) {
   EXPECT_TRUE(has(html, "7 of them (7.0 %)"));
   EXPECT_TRUE(has(html, "640 test sequences of 37 documents"));
   EXPECT_TRUE(has(html, "-10.00&nbsp;(-20.00&nbsp;to&nbsp;+10.00)&nbsp;%"));
-  EXPECT_FALSE(has(html, "class=\"missing\""));
   EXPECT_EQ(html, page());
 }
 
@@ -312,6 +360,174 @@ TEST_F(ReportTest, SurvivesFiguresOfAnotherKind) {
   rules["rows"][4]["difference_95_percent"] = {"low", "high"};
   write("comparison-test.json", rules.dump());
   EXPECT_TRUE(has(page(), "10.0 % below the dense model"));
+}
+
+TEST_F(ReportTest, ShowsTasksModelByModel) {
+  write_complete_run();
+  EXPECT_FALSE(has(page(), "id=\"tasks\""));
+  write("tasks.json", tasks().dump());
+  std::string html = page();
+  EXPECT_TRUE(has(html,
+                  "<th scope=\"row\">copa</th><td class=\"num\">20</td><td>acc</td>"
+                  "<td class=\"num\">0.6250&nbsp;± 0.0312</td>"
+                  "<td class=\"num\">0.5000&nbsp;± 0.0312</td>"));
+  EXPECT_TRUE(has(html, "<td>acc_norm</td><td class=\"num\">0.6350</td>"));
+  EXPECT_TRUE(has(html, "<tr><th scope=\"row\">pairs</th>"));
+  EXPECT_TRUE(has(html, "<tr class=\"part\"><th scope=\"row\">pairs_a</th>"));
+  EXPECT_TRUE(has(html, "width:75.0%\" title=\"expert 0: 75.0 %\""));
+
+  json odd = tasks();
+  odd["models"]["<b>"] = odd["models"]["dense"];
+  odd["models"]["dense"]["results"] = 7;
+  odd["models"]["mixture"]["results"]["<i>/x"] = odd["models"]["mixture"]["results"]["copa"];
+  odd["models"]["mixture"]["expert_shares"] = {{"copa", {"most", -1}}};
+  write("tasks.json", odd.dump());
+  html = page();
+  EXPECT_TRUE(has(html, "&lt;b&gt;"));
+  EXPECT_TRUE(has(html, "&lt;i&gt;/x"));
+  write("tasks.json", "{");
+  EXPECT_TRUE(has(page(), "tasks.json cannot be read"));
+}
+
+// A run whose test text can be read: each document one sequence, which tries to break the page.
+class ReportExamplesTest : public ReportTest {
+ protected:
+  static constexpr int64_t kSequences = 9;
+  static constexpr int64_t kLength = 200;
+
+  void SetUp() override {
+    std::string all;
+    for (int64_t i = 0; i < kSequences; ++i) all += text_of(i) + "\n";
+    write("text.txt", all);
+    train_tokenizer({(run_ / "text.txt").string()}, 300, 1'000'000,
+                    run_ / "tokens/tokenizer.model");
+    const Tokenizer tokenizer(run_ / "tokens/tokenizer.model");
+    TokenFileInfo info;
+    info.num_tokens = kSequences * kLength + 1;
+    info.num_documents = kSequences + 1;
+    info.vocab_size = tokenizer.vocab_size();
+    info.tokenizer_hash = tokenizer.hash();
+    const auto file = run_ / "tokens/test.h5";
+    TokenWriter writer(file, file, info, {"unknown", "<domain>"});
+    for (int64_t i = 0; i <= kSequences; ++i) {
+      const auto ids = tokenizer.encode(text_of(i));
+      ASSERT_GE(std::ssize(ids), kLength);
+      const size_t length = i < kSequences ? kLength : 1;
+      std::vector<uint32_t> tokens(ids.begin(), ids.begin() + static_cast<int64_t>(length) - 1);
+      tokens.push_back(kEndToken);
+      writer.add_tokens(tokens);
+      const auto end = static_cast<uint64_t>(std::min(i * kLength + kLength, info.num_tokens));
+      const uint16_t domain = i % 2 == 0 ? 0 : 1;
+      writer.add_documents({&end, 1}, {&domain, 1});
+    }
+    writer.finish();
+    write_complete_run();
+    json value = results();
+    value["seq_length"] = kLength;
+    value["prefix_tokens"] = kLength;
+    write_results(value);
+    write_router_scores(TokenFile(file).info().content_hash);
+  }
+  // Of two bytes a letter behind a beginning that is longer from text to text.
+  static std::string text_of(int64_t i) {
+    std::string text = "<script>alert('x')</script>\x01" + std::string(static_cast<size_t>(i), 'a');
+    for (int k = 0; k < 5000; ++k) text += k % 2 == 0 ? "é" : "ü";
+    return text;
+  }
+  // The last goes to expert 1, the others to expert 0, the earlier the clearer; a tie among them.
+  void write_router_scores(const std::string& tokens) const {
+    ScoreMatrix scores(kSequences, 2);
+    for (int64_t i = 0; i + 1 < kSequences; ++i) {
+      scores.row(i)[0] = static_cast<float>(kSequences - 2 - i);
+    }
+    scores.row(kSequences - 1)[1] = 3;
+    std::filesystem::create_directories(run_ / "evaluation/test");
+    std::filesystem::remove(run_ / "evaluation/test/routers.h5");
+    write_scores(run_ / "evaluation/test/routers.h5", scores, {{"tokens", tokens}});
+  }
+};
+
+TEST_F(ReportExamplesTest, ShowsWhatARouterLikesAndTheCloseCalls) {
+  const std::string html = page();
+  EXPECT_TRUE(has(html, "<b>Expert 0</b>, 8 of 9 test sequences"));
+  EXPECT_TRUE(has(html, "<b>Expert 1</b>, 1 of 9 test sequences"));
+  size_t at = 0;
+  for (const char* expected :
+       {"<b>Clearest</b> · 7.00&nbsp;nats before <span class=\"key e1\"></span>1 · sequence 0<",
+        "<b>Clearest</b> · &lt;domain&gt; · 6.00&nbsp;nats before ", "· sequence 2<",
+        "<b>Middle</b> · 3.00&nbsp;", "<b>Closest</b> · 1.00&nbsp;",
+        "<b>Closest</b> · &lt;domain&gt; · 0&nbsp;", "<b>Expert 1</b>",
+        "<b>Clearest</b> · 3.00&nbsp;"}) {
+    at = html.find(expected, at);
+    ASSERT_NE(at, std::string::npos) << expected;
+  }
+  EXPECT_FALSE(has(html, "<script>alert"));
+  EXPECT_TRUE(has(html, "<q>&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; é"));
+  EXPECT_FALSE(has(html, "\x01"));
+  EXPECT_FALSE(has(html, "class=\"missing\""));  // anywhere: all files of a run are there
+  // Shortened, never inside of a letter.
+  EXPECT_TRUE(has(html, "é…</q>") || has(html, "ü…</q>"));
+  EXPECT_FALSE(has(html, "\xc3…"));
+}
+
+TEST_F(ReportExamplesTest, ShowsNoTextThatTheScoresAreNotOf) {
+  write_router_scores("of another file");
+  EXPECT_TRUE(has(page(), "scores are not of the text in test.h5"));
+  write("evaluation/test/routers.h5", "no HDF5");
+  EXPECT_TRUE(has(page(), "routers.h5"));
+  std::filesystem::remove(run_ / "evaluation/test/routers.h5");
+  EXPECT_TRUE(has(page(), "scores in evaluation/test are missing"));
+}
+
+TEST_F(ReportTest, SweepShowsEachRowBesideItsReference) {
+  json value = sweep();
+  value["tables"][0]["rows"][2]["label"] = "**the other**";
+  write("sweep.json", value.dump());
+  write("runs/base-seed-1/report.html", "");
+  write_report(run_.path());
+  const std::string html = read_text(run_ / "report.html");
+  EXPECT_EQ(unbalanced(html), "");
+  EXPECT_TRUE(has(html, "<h1>4 runs, 1 table</h1>"));
+  EXPECT_TRUE(has(html, "Which is best?"));
+  EXPECT_TRUE(has(html, "640 test sequences of 37 documents, means over 2 seeds"));
+  EXPECT_TRUE(has(html, "<b>30.00</b><small>29.00 to 31.00</small>"));
+  EXPECT_TRUE(has(html, "-10.00&nbsp;(-10.90&nbsp;to&nbsp;-9.10)&nbsp;%"));
+  // The range is [log(0.9) - 0.02, log(1.1) + 0.02]; places are of 92 % behind a margin of 4 %.
+  EXPECT_TRUE(has(html, "class=\"interval better\""));
+  EXPECT_TRUE(has(html, "class=\"zero\" x1=\"51.9%\""));
+  EXPECT_TRUE(has(html, "cx=\"11.6%\" cy=\"50%\" r=\"4.5\""));
+  EXPECT_TRUE(has(html, "class=\"interval worse\""));
+  EXPECT_TRUE(has(html, "</span>base: Mixture<small>routers, 16 tokens</small>"));
+  EXPECT_TRUE(has(html, "</span>the other<small>"));
+  EXPECT_TRUE(has(html, "<a href=\"runs/base-seed-1/report.html\">1</a> 2 "));
+  EXPECT_FALSE(has(html, "href=\"runs/other"));
+
+  write("experiment.toml", "");  // a run, whatever else lies there
+  write_report(run_.path());
+  EXPECT_FALSE(has(read_text(run_ / "report.html"), "Which is best?"));
+}
+
+TEST_F(ReportTest, SweepSurvivesOddAndHostileFiles) {
+  const auto page_of = [&](const std::string& text) {
+    write("sweep.json", text);
+    std::string html = render_sweep(run_.path());
+    EXPECT_EQ(unbalanced(html), "") << text;
+    return html;
+  };
+  EXPECT_TRUE(has(page_of("{"), "sweep.json cannot be read"));
+  EXPECT_TRUE(has(page_of("{\"tables\": 3}"), "sweep.json has no tables"));
+  EXPECT_TRUE(has(page_of("{\"tables\": [7, {\"rows\": 1, \"seeds\": {\"a\": []}}]}"),
+                  "This table has no rows."));
+  const std::string evil = "\"><script>alert('x')</script>&";
+  json value = sweep();
+  for (const char* key : {"name", "title"}) value["tables"][0][key] = evil;
+  for (const char* key : {"run", "model", "rule", "verdict"}) {
+    value["tables"][0]["rows"][1][key] = evil;
+  }
+  value["tables"][0]["rows"][2]["label"] = evil;
+  value["tables"][0]["seeds"][1] = evil;
+  value["tables"][0]["rows"][2]["perplexity_by_seed"] = "none";
+  EXPECT_FALSE(has(page_of(value.dump()), "<script>alert"));
 }
 
 TEST_F(ReportTest, WritesBesideTheRunOrWhereItIsTold) {

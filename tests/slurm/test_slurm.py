@@ -226,6 +226,53 @@ class SlurmTest(unittest.TestCase):
         self.assert_undisturbed_bytes()
         self.assertIn("goes on from step", self.log_of("train"))
 
+    def test_signals(self):
+        """Both that Slurm may send to the ranks as a warning: route by the one, then an expert by
+        the other."""
+        self.begin("signals", ["routers", "rounds", "routing.jsonl", "shards*", "random_shards.h5",
+                               "sharding.json", "scores", "experts/0", "evaluation/*/experts-0.h5"])
+        self.submit("signals")
+        stops = {"route": lambda: self.stop_in_the_middle("route", "rounds/round-003.h5",
+                                                          "rounds/round-060.h5"),
+                 "train": self.stop_expert}
+        for (stage, stop), signal_name in zip(stops.items(), ("USR1", "USR2")):
+            job = stop()
+            self.slurm.run("scancel", "--signal=" + signal_name, job)
+            self.slurm.run("scancel", "--signal=CONT", job)
+            self.wait_for(lambda: "requeueing job " + job in self.log_of(stage), "the requeue")
+        self.assert_undisturbed_bytes()
+        self.assertIn("everything is saved", self.log_of("route"))
+        self.assertIn("goes on from step", self.log_of("train"))
+
+    def test_sweep(self):
+        """Runs of a sweep as an array: the tables are those of one process."""
+        with open(os.path.join(self.folder, "sweep.toml"), "w") as file:
+            file.write("""\
+experiment = "experiment.toml"
+set = ["expert.train_steps=50", "mixture.rounds=3", "baselines.random_shards=false"]
+[[run]]
+name = "two"
+set = ["baselines.dense=true"]
+[[run]]
+name = "three"
+set = ["mixture.experts=3"]
+[[table]]
+name = "all"
+rows = [{ run = ["two", "three"] }]
+reference = { run = "two", model = "dense" }
+""")
+        batch = [os.path.join(os.path.dirname(SUBMIT), "sweep.sbatch"), "sweep.toml", "array"]
+        def sbatch(*options):
+            return self.slurm.run("sbatch", "--parsable", "--output=sweep-%j.out", *options, *batch,
+                                  cwd=self.folder,
+                                  env={"SMALLTALK_SLURM": os.path.dirname(SUBMIT)}).strip()
+        runs = sbatch("--array=0-1")
+        sbatch("--dependency=afterok:" + runs)
+        self.wait_for_queue()
+        self.slurm.run(os.environ["SMALLTALK_BINARY"], "sweep", "sweep.toml", "--out", "alone",
+                       cwd=self.folder)
+        self.assertEqual(*(read(self.path("sweep.json", run=run)) for run in ("array", "alone")))
+
     def test_preemption(self):
         self.begin_before_expert("preemption")
         self.submit("preemption")

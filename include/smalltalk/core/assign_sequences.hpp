@@ -27,7 +27,8 @@ struct AssignmentOutcome {
   double bound = 0;
 };
 
-// Collective, with the REQUIREs of balanced_rule() and optimal_assignment(). Throws Stopped, on all
+// Collective, with the REQUIREs of balanced_rule() and optimal_assignment(). Argmax does without
+// the capacities. Throws Stopped, on all
 // ranks, if any of them was asked to stop.
 template <typename Score>
 AssignmentOutcome assign_sequences(const LocalScores<Score>& scores,

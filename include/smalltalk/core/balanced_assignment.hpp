@@ -30,6 +30,7 @@ enum class AssignmentMethod {
   greedy,   // in the order of the best score (the paper's)
   margin,   // in the order of best minus second best score, largest first
   optimal,  // largest total score, within a stated epsilon
+  argmax,   // each to its best expert, not balanced: what balance costs
   random,   // knows nothing
 };
 std::string to_string(AssignmentMethod method);
@@ -51,6 +52,7 @@ struct Closing {
 // All that decides an assignment besides the scores. Greedy and margin: sequence i takes its best
 // expert among those without an entry in the closing table and those with key_i <= their entry; an
 // expert of capacity 0 takes nobody. Optimal: the prices prove how good it is.
+// Argmax: the capacities are what came of it.
 struct AssignmentRule {
   AssignmentMethod method = AssignmentMethod::greedy;
   std::vector<int64_t> capacities;  // [E]
@@ -70,6 +72,9 @@ std::vector<int64_t> shared_capacities(int64_t num_sequences, int64_t num_expert
 // What is left of the capacities beside sequences that keep their experts: counts [E] of them.
 // Error naming an expert that keeps more than its capacity.
 std::vector<int64_t> room_beside(std::span<const int64_t> counts, std::vector<int64_t> capacities);
+
+// Error if an expert has no sequence, which happens only without balance.
+void require_no_empty_shard(std::span<const int64_t> counts, const std::string& where);
 
 // What an assignment did to the sequences of all ranks. The same bits whatever ranks and threads:
 // sums are taken in integers (of 2^-24 nats).

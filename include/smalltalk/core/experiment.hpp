@@ -107,6 +107,7 @@ struct BaselineConfig {
   bool dense = true;                // batch as one expert, steps x E
   bool dense_large_batch = false;   // batch x E, steps as one expert (the paper's first rows)
   bool random_shards = true;        // the same experts on random shards
+  bool tfidf_shards = false;        // the same experts on shards by the words of the text
   double dense_lr = 0;              // 0: the expert's
   double dense_large_batch_lr = 0;  // 0: the expert's
 };

@@ -78,7 +78,8 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("mixture.sequences_per_round"), e.mixture.sequences_per_round,
     "N, new sequences of a round, over all routers");
   f(std::string("mixture.assignment"), e.mixture.assignment,
-    "who chooses first: greedy (best score, the paper's), margin, or optimal (largest total)");
+    "who chooses first: greedy (best score, the paper's), margin, or optimal (largest total); "
+    "argmax: not balanced");
   f(std::string("mixture.group_size"), e.mixture.group_size,
     "ranks that train one expert; 0: as many as the world gives");
 
@@ -94,6 +95,8 @@ void visit_fields(Experiment& e, F&& f) {
     "dense model: batch x E, the expert's steps");
   f(std::string("baselines.random_shards"), e.baselines.random_shards,
     "control: the same experts on random shards");
+  f(std::string("baselines.tfidf_shards"), e.baselines.tfidf_shards,
+    "control: the same experts on shards by TF-IDF, SVD and balanced k-means");
   f(std::string("baselines.dense_lr"), e.baselines.dense_lr, "0: the expert's");
   f(std::string("baselines.dense_large_batch_lr"), e.baselines.dense_large_batch_lr,
     "0: the expert's");

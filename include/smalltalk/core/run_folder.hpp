@@ -69,9 +69,11 @@ bool claim(const std::filesystem::path& path, std::string_view owner);
 // pass, with a warning.
 class WriteLock {
  public:
-  // Takes the lock file `path`, creating it; waits a moment for a holder that is on its way out.
-  // Error: somebody holds it; names `what`, who that is and since when.
-  WriteLock(const std::filesystem::path& path, const std::string& what);
+  // Takes the lock file `path`, creating it; waits a moment, as a batch system may start a job
+  // again while the last processes of its former life still end. Error: somebody holds it; names
+  // `what`, who that is and since when. Throws Stopped if this process is asked to stop meanwhile.
+  WriteLock(const std::filesystem::path& path, const std::string& what,
+            double patience_seconds = 3);
   ~WriteLock();
   WriteLock(const WriteLock&) = delete;
   WriteLock& operator=(const WriteLock&) = delete;

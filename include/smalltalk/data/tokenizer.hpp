@@ -31,7 +31,7 @@ class Tokenizer {
 };
 
 // The texts of tokenizer.json and tokenizer_config.json, with which Hugging Face's transformers
-// gives the same ids and needs no SentencePiece.
+// gives the same ids and needs no SentencePiece. Error: a tokenizer of another recipe.
 std::string tokenizer_json(const std::filesystem::path& model);
 std::string tokenizer_config_json(int64_t seq_length);
 

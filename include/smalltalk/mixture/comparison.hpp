@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,18 +43,35 @@ struct ComparedRow {
   Interval difference = {};       // of nats per token, from the reference
 };
 
+// What one run has to compare, with all that a difference from a row of any other run needs.
+struct RunRows {
+  std::vector<ComparedRow> rows;                     // without differences
+  std::vector<std::vector<double>> log_likelihoods;  // [rows][N] of a sequence's S targets, nats
+  std::vector<uint64_t> documents;                   // [N] a sequence's, of its first token
+  int64_t seq_length = 0;                            // S
+  std::string tokens;                                // hash of the split's text
+};
+
+// REQUIRES the cells to be complete. Rules: the routers and the experts themselves (argmax over
+// prefixes), the best expert in hindsight, sequences in turn, domain labels (the expert that is
+// best on the domain in the validation split), and ensembles: of all with equal weights, and of the
+// k that the routers' posterior at M prefers, k = 2, 4, ... E. Error: the mixture does not belong
+// together, an option that makes no sense.
+RunRows compared_rows(const Experiment& experiment, const RunLayout& layout,
+                      const std::vector<TrainUnit>& units, const CompareOptions& options);
+
+// Nats per token by which the one loses more than the other on the sequences of `run`, and the
+// interval when its documents are drawn anew.
+Interval difference_of(std::span<const double> log_likelihoods, std::span<const double> reference,
+                       const RunRows& run, int64_t resamples, uint64_t seed);
+
 struct Comparison {
   std::string split, reference;
   int64_t num_sequences = 0, num_documents = 0;
   std::vector<ComparedRow> rows;
 };
 
-// REQUIRES the cells to be complete. Rules: the routers and the experts themselves (argmax over
-// prefixes), the best expert in hindsight, sequences in turn, domain labels (the expert that is
-// best on the domain in the validation split), and ensembles: of all with equal weights, and of the
-// k that the routers' posterior at M prefers, k = 2, 4, ... E. The bootstrap draws documents; a
-// sequence belongs to the one that its first token lies in. Error: the mixture does not belong
-// together, an option that makes no sense.
+// The rows with their differences from the reference. The bootstrap draws documents.
 Comparison compare(const Experiment& experiment, const RunLayout& layout,
                    const std::vector<TrainUnit>& units, const CompareOptions& options);
 

@@ -8,14 +8,18 @@
 //   routers/<e>/                    config.json, model.safetensors, metrics.jsonl, checkpoints/
 //   scores/                         routers' scores of the training text, see score_store.hpp
 //   shards/<hash>.h5                shard files; none is ever written again
-//   shards.h5  random_shards.h5     links to the current ones of the experts and of the control
+//   shards.h5  random_shards.h5  tfidf_shards.h5   links to the current ones of the experts and of
+//                                   the controls
+//   tfidf/<hash>.safetensors        the clusters behind tfidf_shards.h5, see tfidf.hpp
 //   sharding.json                   what the assignment did
 //   experts/<e>/                    config.json, model.safetensors, metrics.jsonl, training.json,
 //                                   tensorboard/ and trace.json if asked for,
 //                                   checkpoints/step-<n>.safetensors and a link latest,
 //                                   shards.txt (content hash of the shards that it began with)
-//   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/   the same files
+//   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/
+//   baselines/tfidf_kmeans/<e>/     the same files
 //   evaluation/<split>/*.h5         log-likelihoods per token of each model, routers' scores
+//   tasks/<task>-<hash>/*.json      log-likelihoods of a task's choices under each model
 //   scoring/                        scores of work that was stopped in the middle
 //   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
 //   queue/<start>/                  claims of work after the shards, one folder per start of
@@ -24,7 +28,7 @@
 //   locks/                          who writes what at the moment (see WriteLock)
 //   stop                            made by a person: every job on this run saves and ends
 //   seconds.json                    wall time of the stages
-//   results.json  report.html  comparison-<split>.json
+//   results.json  report.html  comparison-<split>.json  tasks.json
 #pragma once
 
 #include <filesystem>
@@ -50,6 +54,10 @@ struct RunLayout {
   }
   std::filesystem::path shards() const { return root / "shards.h5"; }  // a link to the current one
   std::filesystem::path random_shards() const { return root / "random_shards.h5"; }
+  std::filesystem::path tfidf_shards() const { return root / "tfidf_shards.h5"; }
+  std::filesystem::path tfidf_clusters(const std::string& name) const {
+    return root / "tfidf" / (name + ".safetensors");
+  }
   std::filesystem::path sharding_report() const { return root / "sharding.json"; }
   std::filesystem::path model(const std::string& unit) const { return root / unit; }
   // Written last: says that the model is trained to its end.
@@ -57,6 +65,7 @@ struct RunLayout {
     return model(unit) / "training.json";
   }
   std::filesystem::path evaluation(const std::string& split, const std::string& cell) const;
+  std::filesystem::path task_scores(const std::string& task, const std::string& model) const;
   std::filesystem::path scoring_notes(const std::string& work) const;
   std::filesystem::path lock(const std::string& what) const;
   std::filesystem::path stop_file() const { return root / "stop"; }
@@ -66,6 +75,7 @@ struct RunLayout {
   std::filesystem::path comparison(const std::string& split) const {
     return root / ("comparison-" + split + ".json");
   }
+  std::filesystem::path task_results() const { return root / "tasks.json"; }
   std::filesystem::path report() const { return root / "report.html"; }
 };
 

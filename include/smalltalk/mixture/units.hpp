@@ -1,6 +1,6 @@
 // The models that a run trains after its shards are written, as values: which sequences, how many
-// steps, which seeds, which folder. Experts, the dense baselines and the random-shards control all
-// go through one function.
+// steps, which seeds, which folder. Experts, the dense baselines and the controls (the same experts
+// on other shards) all go through one function.
 #pragma once
 
 #include <cstdint>
@@ -19,12 +19,12 @@
 
 namespace smalltalk {
 
-enum class Rows { shard, random_shard, all };
+enum class Rows { shard, random_shard, tfidf_shard, all };
 
 struct TrainUnit {
   std::string name;   // its folder below the run: "experts/2", "baselines/dense"
   std::string model;  // whose results it counts for: "mixture", "dense", ...
-  int expert = -1;    // which shard, for Rows::shard and Rows::random_shard
+  int expert = -1;    // which shard, unless Rows::all
   Rows rows = Rows::all;
   TrainConfig train;  // steps, batch and learning rate of this unit
 };

@@ -1,0 +1,230 @@
+// sweep: many runs that differ in some keys, and tables that set them side by side. A run is
+// trained by one rank, alone from tokens to results, so that what comes out does not depend on how
+// many ranks share the runs.
+#include "smalltalk/core/sweep.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <iostream>
+
+#include "jobs.hpp"
+#include "pipeline.hpp"
+#include "smalltalk/comm/ledger.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/mixture/comparison.hpp"
+#include "smalltalk/mixture/report.hpp"
+#include "smalltalk/mixture/sweep_tables.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+struct SweepJob {
+  std::string file, out;
+  StopOptions stop;
+  WorkPart part;
+  bool list = false;
+};
+
+// One run with one seed: what `launch` would be told.
+struct Member {
+  std::string run;
+  uint64_t seed = 0;
+  RunOptions options;
+  std::vector<TrainUnit> units;
+  double cost = 0;  // FLOPs, roughly: before there are tokens
+
+  std::string name() const { return fmt::format("{}-seed-{}", run, seed); }
+  RunLayout layout() const { return {options.out}; }
+  // The comparison is written last; a model that was asked for later makes it incomplete again.
+  bool complete() const {
+    const auto trained = [this](const TrainUnit& unit) { return unit_complete(layout(), unit); };
+    return std::ranges::all_of(units, trained) && fs::exists(layout().comparison("test"));
+  }
+};
+
+std::vector<Member> members_of(const Sweep& sweep, const fs::path& out) {
+  std::vector<Member> members;
+  for (const SweepRun& run : sweep.runs) {
+    for (const uint64_t seed : run.seeds) {
+      Member member;
+      member.run = run.name;
+      member.seed = seed;
+      member.options.experiment = sweep.experiment.string();
+      member.options.overrides = run.overrides;
+      member.options.overrides.push_back(fmt::format("seed={}", seed));
+      member.options.out = (out / "runs" / member.name()).string();
+      try {
+        // What is wrong is not found out after hours.
+        Experiment experiment = read_run(member.options, {0}).experiment;
+        for (ModelConfig* model : {&experiment.router_model, &experiment.expert_model}) {
+          model->vocab_size = experiment.data.vocab_size;
+        }
+        member.units = train_units(experiment, experiment.mixture.experts);
+        for (const TrainUnit& unit : member.units) member.cost += unit_flops(experiment, unit);
+      } catch (const Error& error) {
+        throw Error(fmt::format("run {}: {}", run.name, error.what()));
+      }
+      members.push_back(member);
+    }
+  }
+  return members;
+}
+
+void print_members(const std::vector<Member>& members) {
+  for (const Member& member : members) {
+    std::string command = fmt::format("smalltalk launch {}", member.options.experiment);
+    for (const std::string& text : member.options.overrides) command += " --set '" + text + "'";
+    std::cout << fmt::format("{:8} {} --out {}\n", member.complete() ? "done" : "", command,
+                             member.options.out);
+  }
+  std::cout << std::flush;
+}
+
+// All that tokens are made of.
+std::string token_key(const DataConfig& data) {
+  return hash_text(fmt::format("{} | {} | {} | {} {} {} {}", fmt::join(data.train, " "),
+                               fmt::join(data.validation, " "), fmt::join(data.test, " "),
+                               data.tokenizer, data.vocab_size, data.tokenizer_sample_bytes,
+                               data.max_bad_fraction));
+}
+
+// Makes the tokens of all runs, those of the same text once, and links them into the runs' folders.
+// Collective.
+void prepare_tokens(const std::vector<Member>& members, const fs::path& out, Communicator& world) {
+  for (const Member& member : members) {
+    Run run = read_run(member.options, {0});
+    const RunLayout its = run.layout;
+    run.layout.root = out / "tokens" / token_key(run.experiment.data);
+    // Elements of an array begin together: all but one wait for that one.
+    const auto lock = lock_stages(run, world, 3600);
+    prepare_tokens_of(run, world);
+    world.barrier();
+    if (world.rank() != 0) continue;
+    create_folder(its.tokenizer().parent_path());
+    for (const fs::path& file :
+         {its.tokenizer(), its.tokens("train"), its.tokens("validation"), its.tokens("test")}) {
+      if (fs::exists(file)) continue;
+      write_atomically(file, [&](const fs::path& temporary) {
+        const fs::path from = run.layout.tokenizer().parent_path() / file.filename();
+        std::error_code error;
+        fs::remove(temporary, error);
+        fs::create_hard_link(from, temporary, error);
+        if (error) fs::copy_file(from, temporary);
+      });
+    }
+  }
+  world.barrier();
+}
+
+TrainedRun trained_run(const Member& member) {
+  Run run = read_run(member.options, {0});
+  open_tokens(run);
+  return {member.run, member.seed, run.experiment, run.layout, units_of(run)};
+}
+
+// From tokens to the run's own comparison and page.
+void complete_run(const Member& member, Session& session, Communicator& alone,
+                  const std::string& start) {
+  clear_ledger();
+  Run run = read_run(member.options, {0});
+  configure_runtime(run.experiment.device, session.local_rank());
+  claim_run_folder(run, alone);
+  const auto lock = lock_stages(run, alone);
+  std::string own_group;
+  count_in_ledger(run.layout, start, 0, own_group,
+                  [&] { run_stages(run, alone, start, own_group); });
+  const std::vector<TrainUnit> units = units_of(run);
+  const CompareOptions options;
+  compute_cells(run, start + "-compare", compare_cells(run.experiment, units, options));
+  const Comparison comparison = compare(run.experiment, run.layout, units, options);
+  write_text_atomically(run.layout.comparison("test"), comparison_json(comparison));
+  write_report(run.layout.root);
+}
+
+void write_tables(const Sweep& sweep, const std::vector<Member>& members, const fs::path& out) {
+  std::vector<TrainedRun> runs;
+  for (const Member& member : members) runs.push_back(trained_run(member));
+  const std::vector<FilledTable> tables = fill_tables(sweep, runs);
+  write_text_atomically(out / "sweep.json", sweep_json(tables));
+  write_text_atomically(out / "sweep.md", sweep_markdown(tables));
+  std::cout << sweep_markdown(tables) << std::flush;
+  log_info(fmt::format("wrote {0}/sweep.json, {0}/sweep.md and {1}", out.string(),
+                       write_report(out).string()));
+}
+
+int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
+  require_part(job.part);
+  const Sweep sweep = load_sweep(job.file);
+  const fs::path out = job.out;
+  std::vector<Member> members = members_of(sweep, out);
+  Communicator& world = session.world();
+  if (job.list) {
+    if (world.rank() == 0) print_members(members);
+    return kExitDone;
+  }
+  require_writable(out);
+  set_ledger_phase("prepare");
+  prepare_tokens(members, out, world);
+  // Longest first, so that the last ones are short.
+  std::ranges::stable_sort(members, std::greater(), &Member::cost);
+
+  // From here on nobody talks to anybody.
+  Communicator alone = world.split(world.rank(), 0, "run");
+  set_log_muted(false);
+  std::vector<Work> work;
+  for (const Member& member : members) {
+    const auto complete = [&] {
+      set_log_prefix("sweep " + member.name());
+      complete_run(member, session, alone, start);
+      const auto done = std::ranges::count_if(members, &Member::complete);
+      log_info(fmt::format("{} of {} runs are complete", done, members.size()));
+    };
+    work.push_back({member.name(), [&] { return member.complete(); }, complete});
+  }
+  const bool last = work_off(RunLayout{out}, start, work, job.part);
+  set_log_prefix("sweep");
+  if (last) write_tables(sweep, members, out);
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_sweep_job(CLI::App& app, JobRun& run) {
+  auto* sub = app.add_subcommand(
+      "sweep", "Train and compare many runs: one file of runs and tables, one page of answers");
+  auto job = std::make_shared<SweepJob>();
+  sub->add_option("file", job->file, "Sweep file (TOML): an experiment, what varies, the tables")
+      ->required();
+  sub->add_option("--out", job->out, "Folder of the sweep; the same folder again continues it")
+      ->required();
+  sub->add_flag("--list", job->list,
+                "Print the runs, which are done, and the launch command of each; compute nothing");
+  add_part_options(*sub, job->part, "tables");
+  add_stop_options(*sub, job->stop);
+  sub->footer(
+      "Each run lies in OUT/runs/NAME-seed-SEED, a run folder like those of launch, and is "
+      "trained\n"
+      "by one rank; tokens of the same text are made once. A run too large for one rank may be\n"
+      "launched before, by the command that --list prints. When all runs are complete the tables\n"
+      "are printed and written to OUT/sweep.md, sweep.json and report.html, the same for any\n"
+      "number of ranks and parts.\n"
+      "  mpirun -n 2 smalltalk sweep jobs/sweep-small.toml --out runs/sweep-small");
+  sub->callback([&run, job] {
+    run = [job] {
+      return run_watched(job->stop, "sweep", job->list ? "" : job->out,
+                         [&](Session& session, const std::string& start) {
+                           return run_sweep(*job, session, start);
+                         });
+    };
+  });
+}
+
+}  // namespace smalltalk

@@ -1,0 +1,100 @@
+#include "smalltalk/core/sweep.hpp"
+
+#include <gtest/gtest.h>
+
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+class SweepFile : public ::testing::Test {
+ protected:
+  void TearDown() override { fs::remove(path_); }
+  Sweep load(const std::string& text) const {
+    write_text_atomically(path_, text);
+    return load_sweep(path_);
+  }
+  std::string complaint(const std::string& text) const {
+    try {
+      load(text);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "none";
+  }
+  const fs::path path_ =
+      fs::temp_directory_path() / ("sweep-" + std::to_string(getpid()) + ".toml");
+  const std::string good_ = R"(
+experiment = "a.toml"
+set = "seed=3"
+seeds = [1, 2, 3]
+[[run]]
+name = "a"
+[[run]]
+name = "b"
+set = ["mixture.experts=8", "expert.lr=1e-2"]
+seeds = [4, 3, 2]
+[[table]]
+name = "t"
+title = "A question?"
+rows = [{ run = ["a", "b"], model = "mixture", prefix = [16, 8] }, { run = "b", label = "B" }]
+reference = { run = "a", model = "dense", prefix = 32 }
+)";
+  std::string with(const std::string& old, const std::string& text) const {
+    std::string changed = good_;
+    return changed.replace(changed.find(old), old.size(), text);
+  }
+};
+
+TEST_F(SweepFile, IsReadAsItSays) {
+  const Sweep sweep = load(good_);
+  EXPECT_EQ(sweep.experiment, "a.toml");
+  ASSERT_EQ(sweep.runs.size(), 2U);
+  EXPECT_EQ(sweep.runs[0].overrides, (std::vector<std::string>{"seed=3"}));
+  EXPECT_EQ(sweep.runs[0].seeds, (std::vector<uint64_t>{1, 2, 3}));
+  EXPECT_EQ(sweep.runs[1].overrides,
+            (std::vector<std::string>{"seed=3", "mixture.experts=8", "expert.lr=1e-2"}));
+  EXPECT_EQ(sweep.runs[1].seeds, (std::vector<uint64_t>{4, 3, 2}));
+  ASSERT_EQ(sweep.tables.size(), 1U);
+  const SweepTable& table = sweep.tables[0];
+  EXPECT_EQ(table.title, "A question?");
+  EXPECT_EQ(table.seeds, (std::vector<uint64_t>{2, 3}));  // those of both runs
+  ASSERT_EQ(table.rows.size(), 2U);
+  EXPECT_EQ(table.rows[0].runs, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(table.rows[0].models, (std::vector<std::string>{"mixture"}));
+  EXPECT_TRUE(table.rows[0].rules.empty());
+  EXPECT_EQ(table.rows[1].label, "B");
+  EXPECT_EQ(table.reference.models, (std::vector<std::string>{"dense"}));
+  EXPECT_EQ(sweep.prefixes(), (std::vector<int64_t>{8, 16, 32}));
+}
+
+TEST_F(SweepFile, SaysWhatIsWrongAndWhere) {
+  for (const auto& [text, expected] : std::vector<std::pair<std::string, std::string>>{
+           {with("seeds = [1, 2, 3]", "seed = 1"), "seed is unknown here"},
+           {with("experiment = \"a.toml\"\n", ""), "experiment must be there"},
+           {with("seeds = [1, 2, 3]", "seeds = [1, -2]"), "must not be negative"},
+           {with("seeds = [1, 2, 3]", "seeds = [1, 1]"), "has one twice"},
+           {with("seeds = [1, 2, 3]", "seeds = 1.5"), "must be an integer, or a list"},
+           {with("seeds = [1, 2, 3]", "seeds = []"), "must not be empty"},
+           {with("name = \"b\"", "name = \"a\""), "'a' is there twice"},
+           {with("name = \"b\"", "name = \"../b\""), "must be of letters"},
+           {with("run = \"b\", label", "run = \"c\", label"), "'c' is no [[run]]"},
+           {with("run = \"b\", label", "model = \"b\", label"), "run must be there"},
+           {with("prefix = 32", "prefix = \"32\""), "prefix must be an integer"},
+           {with("seeds = [4, 3, 2]", "seeds = 9"), "no seed in common"},
+           {with("reference = {", "# {"), "reference must be there"},
+           {with("rows = [{", "rows = [3, {"), "rows must be there"},
+           {with("[[table]]", "[table]"), "table must be there"},
+           {"experiment = \"a.toml\"", "run must be there"},
+           {"experiment = ", "1"}}) {
+    const std::string said = complaint(text);
+    EXPECT_NE(said.find(expected), std::string::npos) << said << "\n" << text;
+    EXPECT_EQ(said.find(path_.string()), 0U) << said;
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk

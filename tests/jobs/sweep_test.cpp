@@ -1,0 +1,119 @@
+// A sweep: the same tables from any number of ranks and from parts, and what they say is what the
+// runs say.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "job_runner.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+class SweepJob : public JobTest {
+ protected:
+  void SetUp() override {
+    JobTest::SetUp();
+    write_sweep("main", "");
+  }
+  void write_sweep(const std::string& reference, const std::string& more) const {
+    std::ofstream(folder_ / "sweep.toml")
+        << "experiment = \"" << experiment().string() << "\"\n"
+        << "set = [\"expert.train_steps=20\", \"baselines.dense_large_batch=false\"]\n"
+           "seeds = [1, 2]\n"
+           "[[run]]\nname = \"main\"\n"
+           "[[run]]\nname = \"two\"\nset = [\"mixture.experts=2\", \"mixture.assignment=argmax\", "
+           "\"baselines.dense=false\", \"baselines.random_shards=false\"]\n"
+           "[[table]]\nname = \"all\"\ntitle = \"Which?\"\n"
+           "rows = [{ run = [\"main\", \"two\"] }, { run = \"main\", model = \"mixture\", "
+           "rule = \"routers\", prefix = 16, label = \"longer\" }]\n"
+           "reference = { run = \""
+        << reference << "\", model = \"dense\" }\n"
+        << more;
+  }
+  std::string sweep(const std::string& out, const std::string& more = "") const {
+    return "sweep " + (folder_ / "sweep.toml").string() + " --out " + (folder_ / out).string() +
+           " " + more;
+  }
+  std::string tables(const std::string& out) const {
+    return read_text(folder_ / out / "sweep.json");
+  }
+  nlohmann::json results_of(const std::string& run) const {
+    return nlohmann::json::parse(read_text(folder_ / "a/runs" / run / "results.json"));
+  }
+};
+
+TEST_F(SweepJob, IsTheSameForAnyRanksAndParts) {
+  Outcome outcome = run_job(1, sweep("a"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "**Which?**"), 1) << outcome.output;
+  outcome = run_job(4, sweep("b"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(tables("b"), tables("a"));
+
+  // Two elements of an array at once; the tables come when both are done.
+  outcome = run_command("(" + command(1, sweep("c", "--part 0 --parts 2")) + " & " +
+                        command(1, sweep("c", "--part 1 --parts 2")) + "; wait %1)");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_FALSE(fs::exists(folder_ / "c/sweep.json"));
+  outcome = run_job(2, sweep("c"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "evaluated"), 0) << outcome.output;
+  EXPECT_EQ(tables("c"), tables("a"));
+
+  const std::string page = read_text(folder_ / "c/report.html");
+  EXPECT_EQ(count_of(page, "Which?</h2>"), 1);
+  EXPECT_GT(count_of(page, "href=\"runs/two-seed-2/report.html\""), 0);
+
+  const auto table = nlohmann::json::parse(tables("a")).at("tables").at(0);
+  EXPECT_EQ(table.at("seeds"), (std::vector<int>{1, 2}));
+  const auto& rows = table.at("rows");
+  ASSERT_EQ(rows.size(), 5U);
+  const auto perplexity = [&](const std::string& run, const char* model) {
+    return results_of(run).at("models").at(model).at("perplexity").at("all").get<double>();
+  };
+  for (const auto& row : rows) {
+    if (row.at("label") == "longer") continue;
+    const std::string run = row.at("run");
+    const std::string model = row.at("model");
+    double loss = 0, dense = 0;
+    for (const std::string seed : {"-seed-1", "-seed-2"}) {
+      loss += std::log(perplexity(run + seed, model.c_str())) / 2;
+      dense += std::log(perplexity("main" + seed, "dense")) / 2;
+      EXPECT_EQ(row.at("train_flops"),
+                results_of(run + seed).at("models").at(model).at("train_flops"));
+    }
+    EXPECT_NEAR(row.at("perplexity").get<double>() / std::exp(loss), 1, 1e-6) << row.dump();
+    EXPECT_NEAR(row.at("difference_nats_per_token").get<double>(), loss - dense, 1e-6);
+    EXPECT_EQ(row.at("reference").get<bool>(), run == "main" && model == "dense");
+  }
+
+  // A model that is asked for later is trained, and nothing else.
+  write_sweep("main", "");
+  std::string text = read_text(folder_ / "sweep.toml");
+  const std::string off = "\"baselines.dense_large_batch=false\"";
+  text.replace(text.find(off), off.size(), "\"baselines.dense_large_batch=true\"");
+  write_text_atomically(folder_ / "sweep.toml", text);
+  outcome = run_job(2, sweep("a"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "main: dense_large_batch"), 1) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "evaluated"), 8) << outcome.output;  // 4 runs, 2 splits
+}
+
+TEST_F(SweepJob, RefusesWhatItCannotCompareBeforeItComputes) {
+  const auto refused = [&](const std::string& complaint) {
+    const Outcome outcome = run_job(2, sweep("x"));
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+    EXPECT_EQ(count_of(outcome.output, complaint), 1) << outcome.output;
+    EXPECT_FALSE(fs::exists(folder_ / "x/runs")) << complaint;
+  };
+  write_sweep("nobody", "");
+  refused("'nobody' is no [[run]]");
+  write_sweep("main", "[[run]]\nname = \"odd\"\nset = \"mixture.prefix_tokens=999\"\n");
+  refused("run odd: ");
+}
+
+}  // namespace
+}  // namespace smalltalk

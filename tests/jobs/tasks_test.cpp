@@ -1,0 +1,132 @@
+// Tasks of a trained run. That their figures are right is told by test_peer_lm_eval.py.
+#include "smalltalk/mixture/tasks.hpp"
+
+#include <gtest/gtest.h>
+
+#include "job_runner.hpp"
+#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/stop.hpp"
+
+namespace smalltalk {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Tasks : public JobTest {
+ protected:
+  void SetUp() override {
+    JobTest::SetUp();
+    ASSERT_EQ(run_job(2, launch("run")).exit_code, 0);
+    std::ofstream quiz(quiz_file());
+    for (int i = 0; i < 200; ++i) {
+      const auto word = [i](const std::string& purpose) {
+        return std::string(3, static_cast<char>('a' + derive_seed(1, purpose, i) % 26));
+      };
+      quiz << nlohmann::json{{"context", word("context")},
+                             {"choices", {word("first"), word("second"), word("third")}},
+                             {"answer", i % 3}}
+                  .dump()
+           << "\n";
+    }
+  }
+
+  fs::path run() const { return folder_ / "run"; }
+  fs::path quiz_file() const { return folder_ / "quiz.jsonl"; }
+  std::string arguments(const std::string& more = "") const {
+    return "tasks " + experiment().string() + " --out " + run().string() + " --task " +
+           quiz_file().string() + " " + more;
+  }
+  // Without mpirun, which takes longer to start than the work does.
+  static Outcome run_alone(const std::string& job) {
+    return run_command("timeout 120 env OMPI_MCA_ess_singleton_isolated=1 " +
+                       from_environment("SMALLTALK_BINARY") + " " + job);
+  }
+  Outcome tasks(const std::string& more = "") const { return run_alone(arguments(more)); }
+  // How many cells a job computed.
+  static int computed(const Outcome& outcome) { return count_of(outcome.output, " choices, "); }
+  std::string written() const { return read_text(run() / "tasks.json"); }
+  void expect_refused(const Outcome& outcome, const std::string& reason) const {
+    EXPECT_EQ(outcome.exit_code, kExitFailure) << outcome.output;
+    EXPECT_EQ(count_of(outcome.output, reason), 1) << outcome.output;
+  }
+};
+
+TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
+  constexpr int kModels = 4 + 4 + 2;  // experts, routers, dense models; not the control
+  const RunLayout layout{run()};
+  const Experiment experiment = load_experiment(layout.experiment(), {});
+  configure_runtime(experiment.device, 0);
+  std::vector<TrainUnit> units = units_of(experiment, layout);
+  std::erase_if(units, [](const TrainUnit& unit) { return unit.rows == Rows::random_shard; });
+  {
+    const TaskEvaluation evaluation(experiment, layout, units, {read_task(quiz_file(), "plain")});
+    ASSERT_EQ(evaluation.num_cells(), static_cast<size_t>(kModels));
+    evaluation.compute(0);
+    watch_for_stop({{}, {}, now_seconds()});
+    EXPECT_THROW(evaluation.compute(1), Stopped);
+    EXPECT_TRUE(fs::exists(layout.scoring_notes("tasks-" + evaluation.name(1))));
+    watch_for_stop({});
+  }
+  const Outcome first = tasks();
+  ASSERT_EQ(first.exit_code, 0) << first.output;
+  EXPECT_EQ(computed(first), kModels - 1);
+  EXPECT_TRUE(fs::is_empty(layout.scoring_notes("").parent_path()));
+  EXPECT_EQ(count_of(first.output, "quiz  200    acc "), 1) << first.output;
+
+  const std::string results = written();
+  const auto models = nlohmann::json::parse(results).at("models");
+  EXPECT_EQ(models.size(), 3u);
+  double total = 0;
+  for (const double share : models["mixture"]["expert_shares"]["quiz"]) total += share;
+  EXPECT_NEAR(total, 1, 1e-12);
+  EXPECT_EQ(models["dense"]["n-samples"]["quiz"]["effective"], 200);
+
+  const Outcome again = tasks();
+  EXPECT_EQ(computed(again), 0) << again.output;
+  EXPECT_EQ(written(), results);
+
+  // A damaged cell and one of other weights are scored anew, the others are not.
+  std::vector<fs::path> cells;
+  for (const auto& entry : fs::recursive_directory_iterator(run() / "tasks")) {
+    if (entry.path().extension() == ".json") cells.push_back(entry.path());
+  }
+  ASSERT_EQ(cells.size(), static_cast<size_t>(kModels));
+  const std::string damaged = read_text(cells[0]);
+  write_text_atomically(cells[0], damaged.substr(0, damaged.size() / 2));
+  auto other = nlohmann::json::parse(read_text(cells[1]));
+  other["weights"] = "0123456789abcdef";
+  write_text_atomically(cells[1], other.dump());
+  const Outcome repaired = tasks();
+  EXPECT_EQ(computed(repaired), 2) << repaired.output;
+  EXPECT_EQ(written(), results);
+
+  // Two ranks share the work, and one of them tells of it.
+  fs::remove_all(run() / "tasks");
+  fs::remove(run() / "tasks.json");
+  const Outcome shared = run_job(2, arguments());
+  EXPECT_EQ(shared.exit_code, 0);
+  EXPECT_EQ(count_of(shared.output, "metric"), 1) << shared.output;
+  EXPECT_EQ(written(), results);
+  // Other requests are other work.
+  EXPECT_EQ(computed(tasks("--prompt question")), kModels);
+
+  EXPECT_EQ(tasks("--prompt poem").exit_code, kExitUsage);
+  EXPECT_EQ(tasks((folder_ / "absent.jsonl").string()).exit_code, kExitUsage);
+  fs::create_directory(folder_ / "again");
+  fs::copy_file(quiz_file(), folder_ / "again" / "quiz.jsonl");
+  expect_refused(tasks((folder_ / "again/quiz.jsonl").string()), "two tasks are called quiz");
+  std::ofstream(folder_ / "bad.jsonl") << "{\"context\": \"a\"}\n";
+  expect_refused(tasks((folder_ / "bad.jsonl").string()), "bad.jsonl:1: it has no \"choices\"");
+  fs::remove(layout.trained_mark("experts/1"));
+  expect_refused(tasks(), "experts/1 is not trained yet");
+  // A router of another run: no mixture.
+  fs::copy_file(run() / "routers/0/model.safetensors", run() / "routers/1/model.safetensors",
+                fs::copy_options::overwrite_existing);
+  expect_refused(run_alone("export " + run().string() + " --out " + (folder_ / "out").string()),
+                 "does not belong to this mixture");
+  EXPECT_FALSE(fs::exists(folder_ / "out.partial"));
+}
+
+}  // namespace
+}  // namespace smalltalk
