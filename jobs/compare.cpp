@@ -6,9 +6,7 @@
 #include "jobs.hpp"
 #include "pipeline.hpp"
 #include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/mixture/comparison.hpp"
-#include "smalltalk/mixture/report.hpp"
 
 namespace smalltalk {
 
@@ -54,11 +52,7 @@ void add_compare_job(CLI::App& app, JobRun& run) {
             require_trained(opened, units);
             const auto cells = compare_cells(opened.experiment, units, settings->options);
             if (!compute_cells(opened, start, cells, settings->part)) return;
-            const Comparison comparison =
-                compare(opened.experiment, opened.layout, units, settings->options);
-            write_text_atomically(opened.layout.comparison(comparison.split),
-                                  comparison_json(comparison));
-            write_report(opened.layout.root);
+            const Comparison comparison = write_comparison(opened, units, settings->options);
             std::cout << fmt::format("{}: {} sequences of {} documents; intervals of 95 %\n\n{}",
                                      comparison.split, comparison.num_sequences,
                                      comparison.num_documents,

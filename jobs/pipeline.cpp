@@ -370,6 +370,14 @@ bool evaluate_from_queue(const Run& run, const std::string& start, WorkPart part
   return true;
 }
 
+Comparison write_comparison(const Run& run, const std::vector<TrainUnit>& units,
+                            const CompareOptions& options) {
+  Comparison comparison = compare(run.experiment, run.layout, units, options);
+  write_text_atomically(run.layout.comparison(comparison.split), comparison_json(comparison));
+  write_report(run.layout.root);
+  return comparison;
+}
+
 void record_seconds(const RunLayout& layout, const std::string& stage, double seconds) {
   const fs::path file = layout.root / "seconds.json";
   json all = fs::exists(file) ? parse_json(read_text(file), file.string()) : json::object();

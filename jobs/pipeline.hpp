@@ -14,6 +14,7 @@
 #include "smalltalk/core/experiment.hpp"
 #include "smalltalk/core/run_folder.hpp"
 #include "smalltalk/data/token_file.hpp"
+#include "smalltalk/mixture/comparison.hpp"
 #include "smalltalk/mixture/evaluation.hpp"
 #include "smalltalk/mixture/router_em.hpp"
 #include "smalltalk/mixture/run_layout.hpp"
@@ -115,6 +116,10 @@ bool compute_cells(const Run& run, const std::string& start, const std::vector<E
 // missing and all cells were asked for. Needs no other rank. Returns true if this process wrote
 // them.
 bool evaluate_from_queue(const Run& run, const std::string& start, WorkPart part = {});
+
+// Compares, writes RUN/comparison-SPLIT.json and renews the page. REQUIRES compare_cells().
+Comparison write_comparison(const Run& run, const std::vector<TrainUnit>& units,
+                            const CompareOptions& options);
 
 // Appends the seconds of a stage to seconds.json.
 void record_seconds(const RunLayout& layout, const std::string& stage, double seconds);

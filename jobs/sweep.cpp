@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <set>
 
 #include "jobs.hpp"
 #include "pipeline.hpp"
@@ -98,15 +99,19 @@ std::string token_key(const DataConfig& data) {
 
 // Makes the tokens of all runs, those of the same text once, and links them into the runs' folders.
 // Collective.
-void prepare_tokens(const std::vector<Member>& members, const fs::path& out, Communicator& world) {
+void share_tokens(const std::vector<Member>& members, const fs::path& out, Communicator& world) {
+  std::set<std::string> prepared;
   for (const Member& member : members) {
     Run run = read_run(member.options, {0});
     const RunLayout its = run.layout;
-    run.layout.root = out / "tokens" / token_key(run.experiment.data);
-    // Elements of an array begin together: all but one wait for that one.
-    const auto lock = lock_stages(run, world, 3600);
-    prepare_tokens_of(run, world);
-    world.barrier();
+    const std::string key = token_key(run.experiment.data);
+    run.layout.root = out / "tokens" / key;
+    if (prepared.insert(key).second) {
+      // Elements of an array begin together: all but one wait for that one.
+      const auto lock = lock_stages(run, world, 3600);
+      prepare_tokens_of(run, world);
+      world.barrier();
+    }
     if (world.rank() != 0) continue;
     create_folder(its.tokenizer().parent_path());
     for (const fs::path& file :
@@ -144,9 +149,7 @@ void complete_run(const Member& member, Session& session, Communicator& alone,
   const std::vector<TrainUnit> units = units_of(run);
   const CompareOptions options;
   compute_cells(run, start + "-compare", compare_cells(run.experiment, units, options));
-  const Comparison comparison = compare(run.experiment, run.layout, units, options);
-  write_text_atomically(run.layout.comparison("test"), comparison_json(comparison));
-  write_report(run.layout.root);
+  write_comparison(run, units, options);
 }
 
 void write_tables(const Sweep& sweep, const std::vector<Member>& members, const fs::path& out) {
@@ -172,7 +175,7 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   }
   require_writable(out);
   set_ledger_phase("prepare");
-  prepare_tokens(members, out, world);
+  share_tokens(members, out, world);
   // Longest first, so that the last ones are short.
   std::ranges::stable_sort(members, std::greater(), &Member::cost);
 

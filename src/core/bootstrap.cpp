@@ -3,12 +3,17 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <unordered_map>
 
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/random.hpp"
 
 namespace smalltalk {
+
+double mean(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
 
 Interval bootstrap_ratio(std::span<const double> values, std::span<const double> weights,
                          std::span<const uint64_t> of_item, int64_t resamples, uint64_t seed) {

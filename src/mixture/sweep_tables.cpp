@@ -7,7 +7,6 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <set>
 
 #include "comparison_text.hpp"
@@ -25,10 +24,6 @@ constexpr uint64_t kBootstrapSeed = 1;
 template <typename T>
 bool holds(const std::vector<T>& list, const T& value) {
   return std::find(list.begin(), list.end(), value) != list.end();
-}
-
-double mean(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 // What one (run, seed) has.
@@ -90,13 +85,12 @@ Filler::Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs) {
   for (const TrainedRun& run : runs) {
     if (!needed.contains({run.name, run.seed})) continue;
     CompareOptions options;
-    options.prefixes = default_prefixes(run.experiment);
+    const std::vector<int64_t> usual = default_prefixes(run.experiment);
+    std::set<int64_t> prefixes(usual.begin(), usual.end());
     for (const int64_t prefix : sweep.prefixes()) {
-      if (prefix <= run.experiment.data.seq_length) options.prefixes.push_back(prefix);
+      if (prefix <= run.experiment.data.seq_length) prefixes.insert(prefix);
     }
-    std::sort(options.prefixes.begin(), options.prefixes.end());
-    options.prefixes.erase(std::unique(options.prefixes.begin(), options.prefixes.end()),
-                           options.prefixes.end());
+    options.prefixes.assign(prefixes.begin(), prefixes.end());
     Measured& measured = measured_[{run.name, run.seed}];
     measured.run = &run;
     measured.rows = compared_rows(run.experiment, run.layout, run.units, options);
@@ -114,14 +108,13 @@ std::vector<RowPlace> Filler::chosen(const SweepTable& table, const RowChoice& c
   for (const std::string& run : choice.runs) {
     const Measured& measured = this->measured(run, table.seeds[0]);
     const int64_t own_prefix = measured.run->experiment.mixture.prefix_tokens;
-    const int64_t length = measured.rows.seq_length;
     const auto agrees = [&](const ComparedRow& row) {
       const bool as_trained = row.model != "mixture" || row.rule == "routers";
       // Without a prefix, or with all of the sequence for one, there is nothing to choose.
       const bool has_prefix = row.prefix > 0 && row.rule != "best in hindsight";
       return (choice.models.empty() || holds(choice.models, row.model)) &&
              (choice.rules.empty() ? as_trained : holds(choice.rules, row.rule)) &&
-             (!has_prefix || (choice.prefixes.empty() ? row.prefix == std::min(own_prefix, length)
+             (!has_prefix || (choice.prefixes.empty() ? row.prefix == own_prefix
                                                       : holds(choice.prefixes, row.prefix)));
     };
     for (size_t r = 0; r < measured.rows.rows.size(); ++r) {

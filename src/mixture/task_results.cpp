@@ -5,8 +5,8 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
+#include "smalltalk/core/bootstrap.hpp"
 #include "smalltalk/core/log.hpp"
 #include "smalltalk/core/utf8.hpp"
 #include "smalltalk/mixture/tasks.hpp"
@@ -20,10 +20,6 @@ namespace {
 // len() of Python.
 int64_t count_characters(std::string_view text) {
   return std::ranges::count_if(text, [](char c) { return !continues_character(c); });
-}
-
-double mean(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 // Nothing can be said from one value.

@@ -10,6 +10,8 @@
 
 namespace smalltalk {
 
+double mean(std::span<const double> values);  // REQUIRES one at least
+
 struct Interval {
   double mean = 0;
   double low = 0, high = 0;  // 95 % of the resamples lie between them
