@@ -4,8 +4,10 @@
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 bash ci/setup.sh
-bash ci/setup.sh --fuzz || echo "clang could not be installed: fuzzing will be skipped"
-bash ci/setup.sh --peers || echo "not all peers could be installed: their tests will be skipped"
+{  # needed by tests only: comes while the build runs
+  bash ci/setup.sh --fuzz || echo "clang could not be installed: fuzzing will be skipped"
+  bash ci/setup.sh --peers || echo "not all peers could be installed: their tests will be skipped"
+} &
 
 cmake -S . -B build/core -G Ninja -DSMALLTALK_LIBRARIES=core >build/core.log || { cat build/core.log; exit 1; }
 cmake --build build/core -j "$cores"
@@ -14,6 +16,7 @@ ctest --test-dir build/core -j "$cores" --output-on-failure -Q -R '^core/' ||
 
 configure
 compile
+wait
 status=0
 read -ra arguments <<<"${SMALLTALK_CTEST_ARGS:-}"
 ctest --test-dir "$build" -j "$cores" --output-on-failure --output-junit tests.xml --test-output-size-passed 100000 \

@@ -58,7 +58,10 @@ int fail(Session& session, const std::string& how, const std::string& what) {
   }
   if (world.rank() == last) {
     if (how == "watched-hang") sleep_for_ever();
-    if (how == "watched-stop") raise(SIGSTOP);
+    if (how == "watched-stop") {
+      raise(SIGSTOP);
+      sleep_for_ever();  // mpirun wakes it before it kills it
+    }
     if (how == "last") throw Error(what);
     if (how == "memory") throw std::bad_alloc();
     if (how == "unknown") throw 42;
