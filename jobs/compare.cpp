@@ -14,6 +14,7 @@ void add_compare_job(CLI::App& app, JobRun& run) {
   struct CompareJob {
     RunOptions run;
     CompareOptions options;
+    std::vector<std::string> text;
     WorkPart part;
     bool markdown = false;
   };
@@ -22,12 +23,21 @@ void add_compare_job(CLI::App& app, JobRun& run) {
   auto settings = std::make_shared<CompareJob>();
   CompareOptions& options = settings->options;
   add_run_options(*job, settings->run);
-  job->add_option("--split", options.split, "validation or test")->capture_default_str();
+  job->add_option("--data", options.split, "validation, test, or a name for the text of --text")
+      ->capture_default_str();
+  job->add_option(
+      "--text", settings->text,
+      "Files, folders or globs of other text to compare on (as data.test); their tokens "
+      "are kept under the name of --data");
   job->add_option("--reference", options.reference,
                   "Differences are from this model: dense (the default), mixture, ...");
   job->add_option("--prefixes", options.prefixes,
                   "Route on so many tokens, as in 8,16,32; default: 8, 16, 32, ... and the "
                   "routers' own")
+      ->delimiter(',');
+  job->add_option("--steps", options.steps,
+                  "Compare checkpoints of these steps, too, as in 500,1000: those that "
+                  "expert.keep_every has kept")
       ->delimiter(',');
   job->add_option("--temperatures", options.temperatures,
                   "Of the routers' posterior, by which ensembles are weighted")
@@ -38,7 +48,7 @@ void add_compare_job(CLI::App& app, JobRun& run) {
   add_part_options(*job, settings->part, "table");
   job->add_flag("--markdown", settings->markdown, "Print the table as Markdown");
   job->footer(
-      "Writes RUN/comparison-SPLIT.json, prints the table and renews the report. Any number of "
+      "Writes RUN/comparison-DATA.json, prints the table and renews the report. Any number of "
       "ranks score what\n"
       "evaluate has not scored yet; after that it is arithmetic, and takes seconds.\n"
       "  mpirun -n 4 smalltalk compare jobs/tiny.toml --out RUN --prefixes 8,16,32");
@@ -46,8 +56,11 @@ void add_compare_job(CLI::App& app, JobRun& run) {
     run = [settings] {
       return run_stage(
           settings->run, "compare", true,
-          [&](Run& opened, Communicator&, const std::string& start) {
+          [&](Run& opened, Communicator& world, const std::string& start) {
             require_part(settings->part);
+            const std::string& data = settings->options.split;
+            if (!settings->text.empty()) prepare_text(opened, data, settings->text, world);
+            require_split(opened, data);
             const std::vector<TrainUnit> units = units_of(opened);
             require_trained(opened, units);
             const auto cells = compare_cells(opened.experiment, units, settings->options);

@@ -187,6 +187,36 @@ std::unique_ptr<WriteLock> lock_stages(const Run& run, Communicator& world,
   return lock;
 }
 
+namespace {
+
+void prepare_split(const Run& run, const std::string& split, const std::vector<std::string>& inputs,
+                   Communicator& world) {
+  PrepareOptions options;
+  options.inputs = inputs;
+  options.tokenizer = run.layout.tokenizer();
+  options.out = run.layout.tokens(split);
+  options.max_bad_fraction = run.experiment.data.max_bad_fraction;
+  options.ranks = host_collectives(world);
+  const PrepareReport report = prepare_tokens(options);
+  if (report.already_complete) return;
+  log_info(fmt::format("{}: {} documents, {} tokens, {} tokens/s", split, report.info.num_documents,
+                       human_count(static_cast<double>(report.info.num_tokens)),
+                       human_count(static_cast<double>(report.info.num_tokens) / report.seconds)));
+}
+
+}  // namespace
+
+void prepare_text(const Run& run, const std::string& name, const std::vector<std::string>& files,
+                  Communicator& world) {
+  if (!is_plain_name(name) || name == "train" || name == "validation" || name == "test") {
+    throw Error(fmt::format(
+        "'{}' is no name for other text: it is of letters, digits, '-', '_' and '.', and none of "
+        "train, validation, test",
+        printable(name)));
+  }
+  prepare_split(run, name, files, world);
+}
+
 void prepare_tokens_of(const Run& run, Communicator& world) {
   const double start = now_seconds();
   const DataConfig& data = run.experiment.data;
@@ -205,42 +235,33 @@ void prepare_tokens_of(const Run& run, Communicator& world) {
   });
   const std::vector<std::pair<std::string, const std::vector<std::string>*>> splits = {
       {"train", &data.train}, {"validation", &data.validation}, {"test", &data.test}};
-  for (const auto& [split, inputs] : splits) {
-    PrepareOptions options;
-    options.inputs = *inputs;
-    options.tokenizer = tokenizer;
-    options.out = run.layout.tokens(split);
-    options.max_bad_fraction = data.max_bad_fraction;
-    options.ranks = ranks;
-    const PrepareReport report = prepare_tokens(options);
-    if (report.already_complete) continue;
-    log_info(
-        fmt::format("{}: {} documents, {} tokens, {} tokens/s", split, report.info.num_documents,
-                    human_count(static_cast<double>(report.info.num_tokens)),
-                    human_count(static_cast<double>(report.info.num_tokens) / report.seconds)));
-  }
+  for (const auto& [split, inputs] : splits) prepare_split(run, split, *inputs, world);
   if (world.rank() == 0 && missing) {
     record_seconds(run.layout, "prepare", now_seconds() - start);
   }
 }
 
+void require_split(const Run& run, const std::string& split) {
+  const TokenFile file(run.layout.tokens(split));
+  const std::string tokenizer = Tokenizer(run.layout.tokenizer()).hash();
+  if (file.info().tokenizer_hash != tokenizer) {
+    throw Error(
+        fmt::format("{} was made with another tokenizer ({}) than {} ({}): delete it and "
+                    "run prepare again",
+                    file.path().string(), file.info().tokenizer_hash,
+                    run.layout.tokenizer().string(), tokenizer));
+  }
+  const int64_t length = run.experiment.data.seq_length;
+  if (split != "train" && file.num_sequences(length) < 1) {
+    throw Error(
+        fmt::format("{} holds less than one sequence of {} tokens", file.path().string(), length));
+  }
+}
+
 void open_tokens(Run& run) {
   Experiment& experiment = run.experiment;
+  for (const std::string split : {"train", "validation", "test"}) require_split(run, split);
   const Tokenizer tokenizer(run.layout.tokenizer());
-  for (const std::string split : {"train", "validation", "test"}) {
-    const TokenFile file(run.layout.tokens(split));
-    if (file.info().tokenizer_hash != tokenizer.hash()) {
-      throw Error(
-          fmt::format("{} was made with another tokenizer ({}) than {} ({}): delete it and "
-                      "run prepare again",
-                      file.path().string(), file.info().tokenizer_hash,
-                      run.layout.tokenizer().string(), tokenizer.hash()));
-    }
-    if (split != "train" && file.num_sequences(experiment.data.seq_length) < 1) {
-      throw Error(fmt::format("{} holds less than one sequence of {} tokens", file.path().string(),
-                              experiment.data.seq_length));
-    }
-  }
   run.tokens = std::make_shared<TokenFile>(run.layout.tokens("train"));
   const int64_t num_sequences = run.tokens->num_sequences(experiment.data.seq_length);
   if (num_sequences < experiment.mixture.experts) {
@@ -304,8 +325,13 @@ ShardOptions shard_options(const Run& run) {
 
 void shard(const Run& run, Communicator& world, const ShardOptions& options) {
   if (run.experiment.baselines.tfidf_shards) {  // first: with shards.h5 the stage is complete
+    const double start = now_seconds();
+    const bool complete = fs::exists(run.layout.tfidf_shards());
     publish_tfidf_shards(run.experiment, *run.tokens, run.layout, host_collectives(world),
                          options.assign, run.provenance);
+    if (world.rank() == 0 && !complete) {
+      record_seconds(run.layout, "tfidf", now_seconds() - start);
+    }
   }
   const double start = now_seconds();
   const bool complete = fs::exists(run.layout.sharding_report());
@@ -350,7 +376,7 @@ bool compute_cells(const Run& run, const std::string& start, const std::vector<E
                    WorkPart part) {
   std::vector<Work> pieces;
   for (const EvalCell& cell : cells) {
-    pieces.push_back({cell.split + "-" + cell.unit, [&] { return cell_complete(run.layout, cell); },
+    pieces.push_back({cell.name(), [&] { return cell_complete(run.layout, cell); },
                       [&] { evaluate_cell(run.experiment, run.layout, cell); },
                       // A model that is still in training is left to the group that trains it,
                       // which comes here next: nobody waits for anybody.
@@ -379,7 +405,7 @@ Comparison write_comparison(const Run& run, const std::vector<TrainUnit>& units,
 }
 
 void record_seconds(const RunLayout& layout, const std::string& stage, double seconds) {
-  const fs::path file = layout.root / "seconds.json";
+  const fs::path file = layout.seconds();
   json all = fs::exists(file) ? parse_json(read_text(file), file.string()) : json::object();
   all[stage] = seconds;
   write_text_atomically(file, all.dump(2) + "\n");

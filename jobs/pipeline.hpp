@@ -85,6 +85,12 @@ std::unique_ptr<WriteLock> lock_stages(const Run& run, Communicator& world,
 
 // Tokenizer and the three token files, those that are missing. Collective.
 void prepare_tokens_of(const Run& run, Communicator& world);
+// Tokens of other text, RUN/tokens/NAME.h5, for models to be compared on. Collective. Error: a name
+// that is no good for a file, or one of the three splits; the tokens there are of other text.
+void prepare_text(const Run& run, const std::string& name, const std::vector<std::string>& files,
+                  Communicator& world);
+// Error: the split's tokens are not there, of another tokenizer, or less than one sequence.
+void require_split(const Run& run, const std::string& split);
 // Opens the training tokens, checks that all token files are of one tokenizer and that the corpus
 // is large enough; sets vocab_size and provenance.
 void open_tokens(Run& run);

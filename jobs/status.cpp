@@ -243,10 +243,9 @@ std::vector<Element> elements_of(const Run& run, const std::vector<TrainUnit>& u
     Element element{"evaluate", part, fmt::format("part {} of {}", part, parts), {}, {}};
     for (auto cell = static_cast<size_t>(part); cell < cells.size();
          cell += static_cast<size_t>(parts)) {
-      const auto& [split, unit] = cells[cell];
-      element.marks.push_back(layout.evaluation(split, unit));
+      element.marks.push_back(cells[cell].file(layout));
       element.files.push_back(element.marks.back());
-      element.files.push_back(layout.scoring_notes(split + "-" + unit));
+      element.files.push_back(layout.scoring_notes(cells[cell].name()));
     }
     elements.push_back(element);
   }

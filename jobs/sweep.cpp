@@ -41,15 +41,41 @@ struct Member {
   RunOptions options;
   std::vector<TrainUnit> units;
   double cost = 0;  // FLOPs, roughly: before there are tokens
+  Sweep::Needs needs;
 
   std::string name() const { return fmt::format("{}-seed-{}", run, seed); }
   RunLayout layout() const { return {options.out}; }
-  // The comparison is written last; a model that was asked for later makes it incomplete again.
+  // Comparisons are written last; what was asked for later makes it incomplete again.
   bool complete() const {
-    const auto trained = [this](const TrainUnit& unit) { return unit_complete(layout(), unit); };
-    return std::ranges::all_of(units, trained) && fs::exists(layout().comparison("test"));
+    for (const TrainUnit& unit : units) {
+      if (!unit_complete(layout(), unit)) return false;
+    }
+    for (const auto& [data, steps] : needs.data) {
+      if (!fs::exists(layout().comparison(data))) return false;
+      for (const EvalCell& cell : checkpoint_cells(units, data, steps)) {
+        if (!fs::exists(cell.file(layout()))) return false;
+      }
+    }
+    return true;
   }
 };
+
+// A checkpoint that nobody keeps is not found out after hours.
+void require_kept_steps(const Member& member, const TrainConfig& train) {
+  std::set<int64_t> shown;
+  for (const auto& [data, steps] : member.needs.data) shown.insert(steps.begin(), steps.end());
+  for (const int64_t step : shown) {
+    const bool some = std::ranges::any_of(
+        member.units, [&](const TrainUnit& unit) { return step < unit.train.steps; });
+    const bool kept = step > 0 && train.keep_every > 0 && step % train.keep_every == 0 &&
+                      step % train.save_interval == 0;
+    if (some && kept) continue;
+    throw Error(
+        fmt::format("a table shows its step {}, which is no checkpoint: expert.keep_every "
+                    "is {}, expert.save_interval {}, and training must go on behind it",
+                    step, train.keep_every, train.save_interval));
+  }
+}
 
 std::vector<Member> members_of(const Sweep& sweep, const fs::path& out) {
   std::vector<Member> members;
@@ -58,6 +84,8 @@ std::vector<Member> members_of(const Sweep& sweep, const fs::path& out) {
       Member member;
       member.run = run.name;
       member.seed = seed;
+      member.needs = sweep.needs_of(run.name);
+      member.needs.data["test"];  // of every run's own page
       member.options.experiment = sweep.experiment.string();
       member.options.overrides = run.overrides;
       member.options.overrides.push_back(fmt::format("seed={}", seed));
@@ -70,6 +98,7 @@ std::vector<Member> members_of(const Sweep& sweep, const fs::path& out) {
         }
         member.units = train_units(experiment, experiment.mixture.experts);
         for (const TrainUnit& unit : member.units) member.cost += unit_flops(experiment, unit);
+        require_kept_steps(member, experiment.expert_train);
       } catch (const Error& error) {
         throw Error(fmt::format("run {}: {}", run.name, error.what()));
       }
@@ -99,7 +128,8 @@ std::string token_key(const DataConfig& data) {
 
 // Makes the tokens of all runs, those of the same text once, and links them into the runs' folders.
 // Collective.
-void share_tokens(const std::vector<Member>& members, const fs::path& out, Communicator& world) {
+void share_tokens(const Sweep& sweep, const std::vector<Member>& members, const fs::path& out,
+                  Communicator& world) {
   std::set<std::string> prepared;
   for (const Member& member : members) {
     Run run = read_run(member.options, {0});
@@ -110,12 +140,15 @@ void share_tokens(const std::vector<Member>& members, const fs::path& out, Commu
       // Elements of an array begin together: all but one wait for that one.
       const auto lock = lock_stages(run, world, 3600);
       prepare_tokens_of(run, world);
+      for (const SweepData& data : sweep.data) prepare_text(run, data.name, data.files, world);
       world.barrier();
     }
     if (world.rank() != 0) continue;
     create_folder(its.tokenizer().parent_path());
-    for (const fs::path& file :
-         {its.tokenizer(), its.tokens("train"), its.tokens("validation"), its.tokens("test")}) {
+    std::vector<fs::path> files = {its.tokenizer(), its.tokens("train"), its.tokens("validation"),
+                                   its.tokens("test")};
+    for (const SweepData& data : sweep.data) files.push_back(its.tokens(data.name));
+    for (const fs::path& file : files) {
       if (fs::exists(file)) continue;
       write_atomically(file, [&](const fs::path& temporary) {
         const fs::path from = run.layout.tokenizer().parent_path() / file.filename();
@@ -135,8 +168,8 @@ TrainedRun trained_run(const Member& member) {
   return {member.run, member.seed, run.experiment, run.layout, units_of(run)};
 }
 
-// From tokens to the run's own comparison and page.
-void complete_run(const Member& member, Session& session, Communicator& alone,
+// From tokens to the run's own comparisons and page.
+void complete_run(const Sweep& sweep, const Member& member, Session& session, Communicator& alone,
                   const std::string& start) {
   clear_ledger();
   Run run = read_run(member.options, {0});
@@ -146,10 +179,14 @@ void complete_run(const Member& member, Session& session, Communicator& alone,
   std::string own_group;
   count_in_ledger(run.layout, start, 0, own_group,
                   [&] { run_stages(run, alone, start, own_group); });
-  const std::vector<TrainUnit> units = units_of(run);
-  const CompareOptions options;
-  compute_cells(run, start + "-compare", compare_cells(run.experiment, units, options));
-  write_comparison(run, units, options);
+  const TrainedRun trained = trained_run(member);
+  for (const auto& [data, steps] : member.needs.data) {
+    require_split(run, data);
+    const CompareOptions options = sweep_comparison(sweep, trained, data);
+    const auto cells = compare_cells(run.experiment, trained.units, options);
+    compute_cells(run, fmt::format("{}-{}", start, data), cells);
+    write_comparison(run, trained.units, options);
+  }
 }
 
 void write_tables(const Sweep& sweep, const std::vector<Member>& members, const fs::path& out) {
@@ -158,6 +195,7 @@ void write_tables(const Sweep& sweep, const std::vector<Member>& members, const 
   const std::vector<FilledTable> tables = fill_tables(sweep, runs);
   write_text_atomically(out / "sweep.json", sweep_json(tables));
   write_text_atomically(out / "sweep.md", sweep_markdown(tables));
+  write_text_atomically(out / "seconds.json", sweep_seconds(runs));
   std::cout << sweep_markdown(tables) << std::flush;
   log_info(fmt::format("wrote {0}/sweep.json, {0}/sweep.md and {1}", out.string(),
                        write_report(out).string()));
@@ -175,7 +213,7 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   }
   require_writable(out);
   set_ledger_phase("prepare");
-  share_tokens(members, out, world);
+  share_tokens(sweep, members, out, world);
   // Longest first, so that the last ones are short.
   std::ranges::stable_sort(members, std::greater(), &Member::cost);
 
@@ -186,7 +224,7 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   for (const Member& member : members) {
     const auto complete = [&] {
       set_log_prefix("sweep " + member.name());
-      complete_run(member, session, alone, start);
+      complete_run(sweep, member, session, alone, start);
       const auto done = std::ranges::count_if(members, &Member::complete);
       log_info(fmt::format("{} of {} runs are complete", done, members.size()));
     };

@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cctype>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -83,6 +85,13 @@ void create_folder(const fs::path& folder) {
   fs::create_directories(folder, error);
   if (error) throw_system_error("create the folder", folder, error.value());
   if (!fs::is_directory(folder)) throw_system_error("create the folder", folder, ENOTDIR);
+}
+
+bool is_plain_name(std::string_view name) {
+  const bool good = std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
+  });
+  return good && !name.empty() && name.front() != '.';
 }
 
 void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/run_folder.hpp"
 #include "toml_file.hpp"
 
 namespace smalltalk {
@@ -94,19 +95,16 @@ std::vector<uint64_t> seeds_of(const Keys& keys, const std::vector<uint64_t>& ot
 
 // Becomes part of a file's name and of a heading.
 void check_name(const Keys& keys, const std::string& name) {
-  const bool good = std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
-  });
-  if (!good || name.front() == '.') {
+  if (!is_plain_name(name)) {
     keys.fail("name",
               fmt::format("'{}' must be of letters, digits, '-', '_' and '.'", printable(name)));
   }
 }
 
 RowChoice row_choice(const toml::table& table, const std::string& place, const Sweep& sweep) {
-  const Keys keys(table, place, {"run", "model", "rule", "prefix", "label"});
-  RowChoice choice{keys.texts("run"), keys.texts("model"), keys.texts("rule"),
-                   keys.integers("prefix"), keys.text_or("label", "")};
+  const Keys keys(table, place, {"run", "model", "rule", "prefix", "step", "label"});
+  RowChoice choice{keys.texts("run"),       keys.texts("model"),   keys.texts("rule"),
+                   keys.integers("prefix"), keys.integers("step"), keys.text_or("label", "")};
   if (choice.runs.empty()) keys.fail("run", "must be there");
   for (const std::string& name : choice.runs) {
     const bool known = std::any_of(sweep.runs.begin(), sweep.runs.end(),
@@ -138,21 +136,24 @@ std::vector<uint64_t> common_seeds(const Sweep& sweep, const SweepTable& table,
 
 }  // namespace
 
-std::vector<int64_t> Sweep::prefixes() const {
-  std::set<int64_t> all;
+Sweep::Needs Sweep::needs_of(const std::string& run) const {
+  Needs needs;
   for (const SweepTable& table : tables) {
-    for (const RowChoice& choice : table.rows) {
-      all.insert(choice.prefixes.begin(), choice.prefixes.end());
-    }
-    all.insert(table.reference.prefixes.begin(), table.reference.prefixes.end());
+    const auto add = [&](const RowChoice& choice) {
+      if (std::find(choice.runs.begin(), choice.runs.end(), run) == choice.runs.end()) return;
+      needs.data[table.data].insert(choice.steps.begin(), choice.steps.end());
+      needs.prefixes.insert(choice.prefixes.begin(), choice.prefixes.end());
+    };
+    std::for_each(table.rows.begin(), table.rows.end(), add);
+    add(table.reference);
   }
-  return {all.begin(), all.end()};
+  return needs;
 }
 
 Sweep load_sweep(const std::filesystem::path& file) {
   const std::string name = file.string();
   const toml::table root = read_toml(file);
-  const Keys keys(root, name, {"experiment", "set", "seeds", "run", "table"});
+  const Keys keys(root, name, {"experiment", "set", "seeds", "run", "data", "table"});
   Sweep sweep;
   sweep.experiment = keys.text("experiment");
   const std::vector<std::string> of_all = keys.texts("set");
@@ -169,9 +170,25 @@ Sweep load_sweep(const std::filesystem::path& file) {
     }
     sweep.runs.push_back(run);
   });
+  names = {"train", "validation", "test"};
+  if (keys.has("data")) {
+    keys.for_each("data", [&](const toml::table& table) {
+      const Keys of_data(table, name + ": [[data]]", {"name", "files"});
+      SweepData data{of_data.text("name"), of_data.texts("files")};
+      check_name(of_data, data.name);
+      if (!names.insert(data.name).second) {
+        of_data.fail("name", fmt::format("'{}' is there twice", data.name));
+      }
+      if (data.files.empty()) of_data.fail("files", "must be there");
+      sweep.data.push_back(data);
+    });
+  }
+  names.erase("train");
+  const std::set<std::string> known_data = std::move(names);
   names.clear();
   keys.for_each("table", [&](const toml::table& table) {
-    const Keys of_table(table, name + ": [[table]]", {"name", "title", "rows", "reference"});
+    const Keys of_table(table, name + ": [[table]]",
+                        {"name", "title", "data", "rows", "reference"});
     SweepTable wanted;
     wanted.name = of_table.text("name");
     check_name(of_table, wanted.name);
@@ -180,6 +197,11 @@ Sweep load_sweep(const std::filesystem::path& file) {
     }
     const std::string place = fmt::format("{}: table {}", name, wanted.name);
     wanted.title = of_table.text_or("title", wanted.name);
+    wanted.data = of_table.text_or("data", wanted.data);
+    if (!known_data.contains(wanted.data)) {
+      of_table.fail("data", fmt::format("'{}' is neither test nor validation nor a [[data]]",
+                                        printable(wanted.data)));
+    }
     of_table.for_each("rows", [&](const toml::table& rows) {
       wanted.rows.push_back(row_choice(rows, place + ": rows", sweep));
     });

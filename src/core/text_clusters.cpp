@@ -224,6 +224,24 @@ TextClusters cluster_texts(const ReadSequence& read, int64_t num_sequences, int6
   return clusters;
 }
 
+double cluster_flops(int64_t num_sequences, int64_t seq_length, const TextClusterOptions& options) {
+  const auto sample = static_cast<double>(std::min(num_sequences, options.max_sample));
+  const auto vocab = static_cast<double>(options.vocab_size);
+  const auto width =
+      static_cast<double>(std::min(options.vocab_size, options.dimensions + kOversampling));
+  const auto terms = static_cast<double>(std::min(seq_length, options.vocab_size));
+  // Each pass: A times the basis, A^T times that, and a QR decomposition with its Q formed.
+  const double pass = 4 * sample * terms * width + 4 * vocab * width * width;
+  const double kmeans = 2 * sample * static_cast<double>(options.dimensions) *
+                        static_cast<double>(options.num_clusters * options.iterations);
+  return (kPowerIterations + 2) * pass + 2 * sample * terms * width + kmeans;
+}
+
+double choice_flops(const TextClusters& clusters, int64_t num_tokens) {
+  return 2 * static_cast<double>(clusters.dimensions()) *
+         static_cast<double>(num_tokens + clusters.num_clusters());
+}
+
 TextVector tfidf(std::span<const int64_t> tokens, std::span<const float> idf) {
   TextVector text = count_terms(tokens, std::ssize(idf));
   weigh(text, idf);

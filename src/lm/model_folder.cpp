@@ -1,5 +1,6 @@
 // Model folders as transformers reads and writes them: config.json and model.safetensors of
 // LlamaForCausalLM (SwiGLU) or ArceeForCausalLM (squared ReLU).
+#include "checkpoint_folder.hpp"
 #include "model_config_file.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/run_folder.hpp"
@@ -20,6 +21,11 @@ ParameterLayout layout_of_file(const ModelConfig& config, const std::filesystem:
 
 }  // namespace
 
+std::filesystem::path weights_file(const std::filesystem::path& folder, int64_t step) {
+  if (step == 0) return folder / "model.safetensors";
+  return CheckpointFolder(folder / "checkpoints", 1, 0).file(step);
+}
+
 void Transformer::save(const std::filesystem::path& folder,
                        const std::map<std::string, std::string>& metadata) const {
   const at::Tensor host = impl_->host_parameters();
@@ -30,13 +36,14 @@ void Transformer::save(const std::filesystem::path& folder,
   }
   // The weights last: a folder with weights is a whole one.
   write_text_atomically(folder / "config.json", model_config_text(impl_->config, metadata));
-  write_safetensors(folder / "model.safetensors", tensors, metadata);
+  write_safetensors(weights_file(folder), tensors, metadata);
 }
 
-Transformer Transformer::load(const std::filesystem::path& folder, const DeviceConfig& device) {
+Transformer Transformer::load(const std::filesystem::path& folder, const DeviceConfig& device,
+                              int64_t step) {
   const std::filesystem::path config_file = folder / "config.json";
   const ModelConfig config = read_model_config(config_file);
-  const std::filesystem::path weights = folder / "model.safetensors";
+  const std::filesystem::path weights = weights_file(folder, step);
   const SafetensorsFile file = read_safetensors(weights);
   // Looked at before anything of the model's size is allocated.
   for (const ParameterSpec& spec : layout_of_file(config, config_file).specs) {

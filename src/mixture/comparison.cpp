@@ -54,10 +54,18 @@ class RowFinder {
   RunRows find();
 
  private:
-  std::vector<TokenLikelihoods> read(const std::string& model, const std::string& split) const;
+  std::vector<TokenLikelihoods> read(const std::string& model, const std::string& split,
+                                     int64_t step = 0) const;
   void add(ComparedRow row, std::vector<double> log_likelihoods);
   void add_rules(const std::vector<TokenLikelihoods>& experts);
-  void add_clusters(const std::vector<TokenLikelihoods>& experts);
+  void add_clusters(const std::vector<TokenLikelihoods>& experts, int64_t step,
+                    std::span<const int64_t> prefixes);
+  void add_model(const std::string& model, int64_t step);
+  void add_routed(const std::vector<TokenLikelihoods>& experts, int64_t step,
+                  std::span<const int64_t> prefixes);
+  double scoring_flops(const ModelConfig& model, int64_t prefix) const {
+    return static_cast<double>(experiment_.mixture.experts) * forward_flops(model, 1, prefix);
+  }
   Assignment by_domain(const std::vector<TokenLikelihoods>& experts) const;
 
   const Experiment& experiment_;
@@ -66,14 +74,16 @@ class RowFinder {
   std::map<std::string, std::vector<const TrainUnit*>> models_;
   TokenFile tokens_;
   int64_t length_;
+  double one_ = 0;                         // FLOPs of one expert
+  std::vector<TokenLikelihoods> routers_;  // [E]
   RunRows result_;
 };
 
-std::vector<TokenLikelihoods> RowFinder::read(const std::string& model,
-                                              const std::string& split) const {
+std::vector<TokenLikelihoods> RowFinder::read(const std::string& model, const std::string& split,
+                                              int64_t step) const {
   std::vector<TokenLikelihoods> cells;
   for (const TrainUnit* unit : models_.at(model)) {
-    cells.push_back(read_cell(layout_, {split, unit->name}));
+    cells.push_back(read_cell(layout_, {split, unit->name, step}));
   }
   return cells;
 }
@@ -104,16 +114,19 @@ Assignment RowFinder::by_domain(const std::vector<TokenLikelihoods>& experts) co
   return assignment;
 }
 
+// As the mixture is trained to be used.
+void RowFinder::add_routed(const std::vector<TokenLikelihoods>& experts, int64_t step,
+                           std::span<const int64_t> prefixes) {
+  for (const int64_t prefix : prefixes) {
+    ComparedRow row{"mixture", "routers", prefix};
+    row.step = step;
+    row.flops_per_sequence = one_ + scoring_flops(experiment_.router_model, prefix);
+    add(row, under_assignment(experts, argmax_assignment(prefix_scores(routers_, prefix))));
+  }
+}
+
 void RowFinder::add_rules(const std::vector<TokenLikelihoods>& experts) {
   const auto count = std::ssize(experts);
-  std::vector<TokenLikelihoods> routers;
-  for (const EvalCell& cell : router_cells(options_.split, count)) {
-    routers.push_back(read_cell(layout_, cell));
-  }
-  const double one = forward_flops(experiment_.expert_model, 1, length_);
-  const auto scoring = [&](const ModelConfig& model, int64_t prefix) {
-    return static_cast<double>(count) * forward_flops(model, 1, prefix);
-  };
   const auto add_assignment = [&](const std::string& rule, int64_t prefix, double flops,
                                   const Assignment& assignment) {
     ComparedRow row{"mixture", rule, prefix};
@@ -121,29 +134,26 @@ void RowFinder::add_rules(const std::vector<TokenLikelihoods>& experts) {
     add(row, under_assignment(experts, assignment));
   };
   for (const int64_t prefix : options_.prefixes) {
-    add_assignment("routers", prefix, one + scoring(experiment_.router_model, prefix),
-                   argmax_assignment(prefix_scores(routers, prefix)));
-  }
-  for (const int64_t prefix : options_.prefixes) {
-    add_assignment("experts as routers", prefix, one + scoring(experiment_.expert_model, prefix),
+    add_assignment("experts as routers", prefix,
+                   one_ + scoring_flops(experiment_.expert_model, prefix),
                    argmax_assignment(prefix_scores(experts, prefix)));
   }
-  add_assignment("domain label", 0, one, by_domain(experts));
-  add_assignment("in turn", 0, one, round_robin(experts[0].num_sequences(), count));
-  add_assignment("best in hindsight", length_, static_cast<double>(count) * one,
+  add_assignment("domain label", 0, one_, by_domain(experts));
+  add_assignment("in turn", 0, one_, round_robin(experts[0].num_sequences(), count));
+  add_assignment("best in hindsight", length_, static_cast<double>(count) * one_,
                  argmax_assignment(prefix_scores(experts, length_ + 1)));
   const auto add_ensemble = [&](ComparedRow row, double routing, const ScoreMatrix& weights) {
     row.model = "mixture";
-    row.flops_per_sequence = static_cast<double>(row.experts) * one + routing;
+    row.flops_per_sequence = static_cast<double>(row.experts) * one_ + routing;
     add(row, under_ensemble(experts, weights));
   };
   const int64_t prefix = experiment_.mixture.prefix_tokens;
-  const ScoreMatrix scores = prefix_scores(routers, prefix);
+  const ScoreMatrix scores = prefix_scores(routers_, prefix);
   for (const double temperature : options_.temperatures) {
     for (int64_t top = 2; top < 2 * count; top *= 2) {
       const int64_t size = std::min<int64_t>(top, count);
       ComparedRow row{"", "ensemble by posterior", prefix, size, temperature};
-      add_ensemble(row, scoring(experiment_.router_model, prefix),
+      add_ensemble(row, scoring_flops(experiment_.router_model, prefix),
                    posterior(scores, size, temperature));
     }
   }
@@ -152,36 +162,58 @@ void RowFinder::add_rules(const std::vector<TokenLikelihoods>& experts) {
 }
 
 // The control by its own way to choose.
-void RowFinder::add_clusters(const std::vector<TokenLikelihoods>& experts) {
+void RowFinder::add_clusters(const std::vector<TokenLikelihoods>& experts, int64_t step,
+                             std::span<const int64_t> prefixes) {
   const TextClusters clusters = clusters_of_control(experiment_, layout_);
-  for (const int64_t prefix : options_.prefixes) {
+  for (const int64_t prefix : prefixes) {
     ComparedRow row{"tfidf_kmeans", "TF-IDF", prefix};
-    row.flops_per_sequence = forward_flops(experiment_.expert_model, 1, length_);
+    row.step = step;
+    row.flops_per_sequence = one_ + choice_flops(clusters, prefix);
     add(row, under_assignment(experts, nearest_clusters(clusters, tokens_, length_, prefix)));
   }
 }
 
-RunRows RowFinder::find() {
-  for (const auto& [model, members] : models_) {
-    if (model == "mixture") continue;
-    const std::vector<TokenLikelihoods> cells = read(model, options_.split);
-    if (model == "tfidf_kmeans") {
-      add_clusters(cells);
-      continue;
-    }
-    const Assignment turns = round_robin(cells[0].num_sequences(), std::ssize(cells));
-    ComparedRow row{model, members.size() > 1 ? "in turn" : ""};
-    row.flops_per_sequence = forward_flops(experiment_.expert_model, 1, length_);
-    add(row, under_assignment(cells, turns));
+// One row for what has no rules to choose by, or is a checkpoint.
+void RowFinder::add_model(const std::string& model, int64_t step) {
+  const std::vector<TokenLikelihoods> cells = read(model, options_.split, step);
+  const int64_t own_prefix[] = {experiment_.mixture.prefix_tokens};
+  const std::span<const int64_t> prefixes =
+      step > 0 ? std::span<const int64_t>(own_prefix) : options_.prefixes;
+  if (model == "mixture") {
+    add_routed(cells, step, prefixes);
+    if (step == 0) add_rules(cells);
+  } else if (model == "tfidf_kmeans") {
+    add_clusters(cells, step, prefixes);
+  } else {
+    ComparedRow row{model, cells.size() > 1 ? "in turn" : ""};
+    row.step = step;
+    row.flops_per_sequence = one_;
+    add(row, under_assignment(cells, round_robin(cells[0].num_sequences(), std::ssize(cells))));
   }
-  add_rules(read("mixture", options_.split));
+}
+
+RunRows RowFinder::find() {
+  one_ = forward_flops(experiment_.expert_model, 1, length_);
+  for (const EvalCell& cell : router_cells(options_.split, experiment_.mixture.experts)) {
+    routers_.push_back(read_cell(layout_, cell));
+  }
+  for (const auto& [model, members] : models_) {
+    if (model != "mixture") add_model(model, 0);
+  }
+  add_model("mixture", 0);
+  for (const auto& [model, members] : models_) {
+    for (const int64_t step : options_.steps) {
+      if (step < members[0]->train.steps) add_model(model, step);
+    }
+  }
   result_.documents = documents_of(tokens_, std::ssize(result_.log_likelihoods[0]), length_);
   result_.seq_length = length_;
   result_.tokens = tokens_.info().content_hash;
   return std::move(result_);
 }
 
-// Of a model that has one row, that; of those that choose by a prefix, the one by M tokens.
+// Of a model that has one row, that; of those that choose by a prefix, the one by M tokens. The
+// rule that a model is trained for comes first.
 size_t reference_row(const RunRows& run, const std::string& model, int64_t prefix_tokens) {
   std::set<std::string> known;
   for (size_t r = 0; r < run.rows.size(); ++r) {
@@ -195,12 +227,13 @@ size_t reference_row(const RunRows& run, const std::string& model, int64_t prefi
 
 std::vector<std::string> cells_of(const ComparedRow& row, const Comparison& comparison) {
   const Interval& d = row.difference;
-  const bool reference = d.low == 0 && d.high == 0 && row.model == comparison.reference;
+  const bool reference =
+      d.low == 0 && d.high == 0 && row.model == comparison.reference && row.step == 0;
   std::string rule = row.rule;
   if (row.temperature > 0 && row.temperature != 1) {
     rule += fmt::format(", T = {:g}", row.temperature);
   }
-  return {row.model,
+  return {model_name(row),
           rule,
           row.prefix > 0 ? std::to_string(row.prefix) : "",
           std::to_string(row.experts),
@@ -219,6 +252,7 @@ nlohmann::ordered_json row_json(const ComparedRow& row) {
           {"prefix_tokens", row.prefix},
           {"experts", row.experts},
           {"temperature", row.temperature},
+          {"step", row.step},
           {"nats_per_token", row.nats_per_token},
           {"perplexity", row.perplexity},
           {"bits_per_byte", row.bits_per_byte},
@@ -226,6 +260,10 @@ nlohmann::ordered_json row_json(const ComparedRow& row) {
           {"difference_nats_per_token", row.difference.mean},
           {"difference_95_percent", {row.difference.low, row.difference.high}},
           {"verdict", verdict(row.difference)}};
+}
+
+std::string model_name(const ComparedRow& row) {
+  return row.step == 0 ? row.model : fmt::format("{}, step {}", row.model, row.step);
 }
 
 double percent_of(double nats) { return 100 * std::expm1(nats); }
@@ -262,21 +300,42 @@ std::vector<EvalCell> compare_cells(const Experiment& experiment,
   for (const EvalCell& cell : router_cells(options.split, experiment.mixture.experts)) {
     cells.push_back(cell);
   }
+  const bool other_text = options.split != "validation" && options.split != "test";
+  for (const TrainUnit& unit : units) {
+    if (other_text) cells.push_back({options.split, unit.name});
+  }
+  std::ranges::copy(checkpoint_cells(units, options.split, options.steps),
+                    std::back_inserter(cells));
+  return cells;
+}
+
+std::vector<EvalCell> checkpoint_cells(const std::vector<TrainUnit>& units,
+                                       const std::string& split, const std::set<int64_t>& steps) {
+  std::vector<EvalCell> cells;
+  for (const TrainUnit& unit : units) {
+    for (const int64_t step : steps) {
+      if (step < unit.train.steps) cells.push_back({split, unit.name, step});
+    }
+  }
   return cells;
 }
 
 RunRows compared_rows(const Experiment& experiment, const RunLayout& layout,
                       const std::vector<TrainUnit>& units, const CompareOptions& options) {
-  if (options.split != "validation" && options.split != "test") {
-    throw Error(fmt::format("the split must be validation or test, is '{}'", options.split));
-  }
   CompareOptions chosen = options;
   if (chosen.prefixes.empty()) chosen.prefixes = default_prefixes(experiment);
+  // What the mixture is trained for is never left out.
+  std::set<int64_t> prefixes(chosen.prefixes.begin(), chosen.prefixes.end());
+  prefixes.insert(experiment.mixture.prefix_tokens);
+  chosen.prefixes.assign(prefixes.begin(), prefixes.end());
   for (const int64_t prefix : chosen.prefixes) {
     if (prefix < 2 || prefix > experiment.data.seq_length) {
       throw Error(fmt::format("a prefix must have 2 to {} tokens, not {}",
                               experiment.data.seq_length, prefix));
     }
+  }
+  for (const int64_t step : chosen.steps) {
+    if (step < 1) throw Error(fmt::format("there is no checkpoint of step {}", step));
   }
   for (const double temperature : chosen.temperatures) {
     if (!(temperature > 0)) throw Error("the temperature of an ensemble must be above 0");

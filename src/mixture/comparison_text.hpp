@@ -8,6 +8,7 @@
 
 namespace smalltalk {
 
+std::string model_name(const ComparedRow& row);  // with the step, if it is a checkpoint
 nlohmann::ordered_json row_json(const ComparedRow& row);
 // Of a difference in nats per token: by how many per cent the perplexity is above the other.
 double percent_of(double nats);

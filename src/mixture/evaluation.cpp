@@ -25,7 +25,7 @@ namespace {
 std::vector<fs::path> models_of(const RunLayout& layout, const EvalCell& cell) {
   if (cell.unit != "routers") return {layout.model(cell.unit)};
   std::vector<fs::path> routers;
-  for (int64_t e = 0; fs::exists(layout.router(e) / "model.safetensors"); ++e) {
+  for (int64_t e = 0; fs::exists(weights_file(layout.router(e))); ++e) {
     routers.push_back(layout.router(e));
   }
   return routers;
@@ -36,9 +36,9 @@ std::string cell_values(const EvalCell& cell) {
 }
 
 // The weights that the scores of a cell follow from.
-std::string weights_of(std::span<const fs::path> models) {
+std::string weights_of(std::span<const fs::path> models, int64_t step) {
   std::string hashes;
-  for (const fs::path& model : models) hashes.append(weights_hash(model)).append(" ");
+  for (const fs::path& model : models) hashes.append(weights_hash(model, step)).append(" ");
   return hash_text(hashes);
 }
 
@@ -60,7 +60,7 @@ ScoreMatrix score_by_routers(const Experiment& experiment, std::span<const fs::p
   return scores;
 }
 
-TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& folder,
+TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& folder, int64_t step,
                                 const std::shared_ptr<const TokenFile>& tokens,
                                 ScoringNotes& notes) {
   const int64_t length = experiment.data.seq_length;
@@ -68,7 +68,7 @@ TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& fo
   std::vector<int64_t> prefixes(static_cast<size_t>(length));
   std::iota(prefixes.begin(), prefixes.end(), 2);
   const std::vector<double> sums =
-      score_rows(Transformer::load(folder, experiment.device),
+      score_rows(Transformer::load(folder, experiment.device, step),
                  ordered_rows(tokens, {}, length, length + 1), n, prefixes, &notes);
   TokenLikelihoods scores(n, length);
   for (int64_t i = 0; i < n; ++i) {
@@ -83,6 +83,14 @@ TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& fo
 }
 
 }  // namespace
+
+std::string EvalCell::model() const {
+  return step == 0 ? unit : fmt::format("{}-step-{}", unit, step);
+}
+
+std::string EvalCell::name() const { return split + "-" + model(); }
+
+fs::path EvalCell::file(const RunLayout& layout) const { return layout.evaluation(split, model()); }
 
 std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
   std::vector<EvalCell> cells;
@@ -100,40 +108,42 @@ std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts
 }
 
 TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell) {
-  return read_scores(layout.evaluation(cell.split, cell.unit));
+  return read_scores(cell.file(layout));
 }
 
 bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
-  const fs::path file = layout.evaluation(cell.split, cell.unit);
+  const fs::path file = cell.file(layout);
   if (!fs::exists(file)) return false;
   const std::vector<fs::path> models = models_of(layout, cell);
   for (const fs::path& model : models) {  // one that was removed is trained anew
-    if (!fs::exists(model / "model.safetensors")) return false;
+    if (!fs::exists(weights_file(model, cell.step))) return false;
   }
   Provenance made_from = ScoreFile(file).provenance();
-  return made_from["values"] == cell_values(cell) && made_from["weights"] == weights_of(models);
+  return made_from["values"] == cell_values(cell) &&
+         made_from["weights"] == weights_of(models, cell.step);
 }
 
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell) {
   if (cell_complete(layout, cell)) return;
   const auto tokens = std::make_shared<const TokenFile>(layout.tokens(cell.split));
   const std::vector<fs::path> models = models_of(layout, cell);
-  const std::string weights = weights_of(models);
+  if (cell.step > 0) require_checkpoint(models[0], cell.step);
+  const std::string weights = weights_of(models, cell.step);
   ScoringNotes notes(
-      layout.scoring_notes(cell.split + "-" + cell.unit),
+      layout.scoring_notes(cell.name()),
       fmt::format("{} {} {} {} {}", cell.unit, tokens->info().content_hash,
                   experiment.data.seq_length, experiment.mixture.prefix_tokens, weights));
-  const TokenLikelihoods scores = cell.unit == "routers"
-                                      ? score_by_routers(experiment, models, tokens, notes)
-                                      : score_by_model(experiment, models[0], tokens, notes);
-  write_scores(layout.evaluation(cell.split, cell.unit), scores,
+  const TokenLikelihoods scores =
+      cell.unit == "routers" ? score_by_routers(experiment, models, tokens, notes)
+                             : score_by_model(experiment, models[0], cell.step, tokens, notes);
+  write_scores(cell.file(layout), scores,
                {{"tokens", tokens->info().content_hash},
                 {"experiment", experiment_hash(experiment)},
                 {"unit", cell.unit},
                 {"values", cell_values(cell)},
                 {"weights", weights}});
   notes.remove();
-  log_info(fmt::format("evaluated {} on {}", cell.unit, cell.split));
+  log_info(fmt::format("evaluated {} on {}", cell.model(), cell.split));
 }
 
 double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info) {

@@ -8,6 +8,7 @@
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/safetensors.hpp"
+#include "smalltalk/lm/transformer.hpp"
 #include "smalltalk/mixture/sharding.hpp"
 
 namespace smalltalk {
@@ -33,10 +34,26 @@ void require(const fs::path& part, const Metadata& metadata, const std::string& 
 
 }  // namespace
 
-std::string weights_hash(const fs::path& model) {
-  const fs::path file = model / "model.safetensors";
+std::string weights_hash(const fs::path& model, int64_t step) {
+  const fs::path file = weights_file(model, step);
   const std::string named = value_of(read_safetensors_metadata(file), "xxh3");
   return named.empty() ? hash_file(file) : named;
+}
+
+void require_checkpoint(const fs::path& model, int64_t step) {
+  const fs::path file = weights_file(model, step);
+  if (!fs::exists(file)) {
+    throw Error(
+        fmt::format("{} is not there: checkpoints of all steps that are multiples of "
+                    "expert.keep_every are kept, if it is set while a model is trained",
+                    file.string()));
+  }
+  const Metadata of_model = read_safetensors_metadata(weights_file(model));
+  const Metadata of_file = read_safetensors_metadata(file);
+  for (const std::string key : {"experiment", "unit", "seed", "shards"}) {
+    const std::string named = value_of(of_file, "provenance." + key);
+    require(file, {{key, named}}, key, value_of(of_model, key), weights_file(model).string());
+  }
 }
 
 std::string routers_hash(const RunLayout& layout, int64_t num_experts) {
@@ -52,14 +69,14 @@ MixtureParts require_one_mixture(const Experiment& experiment, const RunLayout& 
   parts.tokens = TokenFile(layout.tokens("train")).info().content_hash;
   parts.routers = routers_hash(layout, experiment.mixture.experts);
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
-    const fs::path router = layout.router(e) / "model.safetensors";
+    const fs::path router = weights_file(layout.router(e));
     const Metadata metadata = read_safetensors_metadata(router);
     require(router, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(router, metadata, "routing", routing_hash(experiment), run);
     require(router, metadata, "router", std::to_string(e), "its folder");
   }
   for (const TrainUnit& unit : units) {
-    const fs::path model = layout.model(unit.name) / "model.safetensors";
+    const fs::path model = weights_file(layout.model(unit.name));
     const Metadata metadata = read_safetensors_metadata(model);
     require(model, metadata, "experiment", parts.experiment, run);
     require(model, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());

@@ -109,7 +109,7 @@ RunData load_run(const fs::path& run) {
   data.folder = run;
   data.results = read_json(layout.results(), data.problems);
   data.sharding = read_json(layout.sharding_report(), data.problems);
-  data.seconds = read_json(layout.root / "seconds.json", data.problems);
+  data.seconds = read_json(layout.seconds(), data.problems);
   data.comparison = read_json(layout.comparison("test"), data.problems);
   data.tasks = read_json(layout.task_results(), data.problems);
   for (auto& [round, row] : read_rows(layout.routing_log(), "round", data.problems)) {

@@ -131,4 +131,11 @@ std::string model_label(const std::string& model) {
   return found == kLabels.end() ? model : found->second;
 }
 
+double checkpoint_step(const nlohmann::json& row) { return number_at(row, "step").value_or(0); }
+
+std::string step_text(const nlohmann::json& row) {
+  const double step = checkpoint_step(row);
+  return step > 0 ? ", step " + whole(step) : "";
+}
+
 }  // namespace smalltalk::report

@@ -32,6 +32,10 @@ std::optional<Interval> difference_of(const nlohmann::json& row);
 // "-19.61 (-20.10 to -19.12) %" of perplexity, with spaces that do not break.
 std::string interval_text(const std::optional<Interval>& difference);
 
+// Of a row about a checkpoint; 0 if its models are trained to the end.
+double checkpoint_step(const nlohmann::json& row);
+std::string step_text(const nlohmann::json& row);  // ", step 500", or nothing
+
 // f(value) or a dash for what is not there.
 template <typename F>
 std::string or_dash(const std::optional<double>& value, F&& f) {

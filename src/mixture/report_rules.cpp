@@ -17,6 +17,7 @@ std::vector<Point> curve_of(const RunData& data, const std::string& rule) {
   std::vector<Point> points;
   for (const json& row : rows_of(data)) {
     const auto prefix = number_at(row, "prefix_tokens"), value = number_at(row, "perplexity");
+    if (checkpoint_step(row) > 0) continue;
     if (text_at(row, "rule") == rule && prefix && value) points.push_back({*prefix, *value});
   }
   return points;
@@ -53,13 +54,14 @@ std::string rules_table(const RunData& data) {
     if (temperature && *temperature > 0 && *temperature != 1) {
       rule += fmt::format(", T = {:g}", *temperature);
     }
-    rows.rows.push_back({"",
-                         {model_key(model), rule, prefix && *prefix > 0 ? whole(*prefix) : "",
-                          or_dash(number_at(row, "experts"), whole),
-                          "<b>" + or_dash(number_at(row, "perplexity"), figure) + "</b>",
-                          or_dash(number_at(row, "bits_per_byte"), figure),
-                          interval_text(difference_of(row)), escape_html(text_at(row, "verdict")),
-                          or_dash(number_at(row, "inference_flops_per_sequence"), power_of_ten)}});
+    rows.rows.push_back(
+        {"",
+         {model_key(model) + step_text(row), rule, prefix && *prefix > 0 ? whole(*prefix) : "",
+          or_dash(number_at(row, "experts"), whole),
+          "<b>" + or_dash(number_at(row, "perplexity"), figure) + "</b>",
+          or_dash(number_at(row, "bits_per_byte"), figure), interval_text(difference_of(row)),
+          escape_html(text_at(row, "verdict")),
+          or_dash(number_at(row, "inference_flops_per_sequence"), power_of_ten)}});
   }
   return table(rows);
 }

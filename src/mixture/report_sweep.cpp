@@ -9,6 +9,7 @@
 #include "report_format.hpp"
 #include "report_sections.hpp"
 #include "smalltalk/core/error.hpp"
+#include "smalltalk/core/log.hpp"
 #include "smalltalk/mixture/report.hpp"
 
 namespace smalltalk {
@@ -77,6 +78,17 @@ std::string perplexity_cell(const json& row) {
   return with_note(mean, figure(low) + " to " + figure(high));
 }
 
+// The row that all others are compared with, if it is one.
+std::string compared_with(const json& rows) {
+  std::string common;
+  for (const json& row : rows) {
+    const std::string one = text_at(row, "compared_with");
+    if (!common.empty() && one != common) return "the reference";
+    common = one;
+  }
+  return common.empty() ? "the reference" : common;
+}
+
 std::string difference_cell(const json& row) {
   if (is_reference(row)) return "reference";
   return with_note(escape_html(text_at(row, "verdict")), interval_text(difference_of(row)));
@@ -105,6 +117,7 @@ std::string model_cell(const json& row) {
   std::string rule = escape_html(text_at(row, "rule"));
   if (experts && *experts > 1) rule += " of " + whole(*experts);
   if (prefix && *prefix > 0) rule += ", " + whole(*prefix) + " tokens";
+  rule += step_text(row);
   return with_note(
       fmt::format(
           "<span class=\"key {}\"></span>{}", model_style(model),
@@ -112,7 +125,15 @@ std::string model_cell(const json& row) {
       rule);
 }
 
-std::string table_section(const fs::path& folder, const std::string& id, const json& filled) {
+// Of the whole training: a checkpoint has no time of its own.
+std::string seconds_cell(const json& row, const json& seconds) {
+  if (checkpoint_step(row) > 0) return "–";
+  const json& of_run = at(seconds, text_at(row, "run"));
+  return or_dash(number_at(of_run, text_at(row, "model")), human_duration);
+}
+
+std::string table_section(const fs::path& folder, const std::string& id, const json& filled,
+                          const json& seconds) {
   const json& rows = at(filled, "rows");
   const json& seeds = at(filled, "seeds");
   const Differences differences(rows);
@@ -124,6 +145,7 @@ std::string table_section(const fs::path& folder, const std::string& id, const j
                  {"perplexity differs by"},
                  {"logarithmic scale", false},
                  {"Training FLOPs"},
+                 {"Training time"},
                  {"FLOPs per sequence"},
                  {"Seeds", false}};
   for (const json& row : rows) {
@@ -132,19 +154,20 @@ std::string table_section(const fs::path& folder, const std::string& id, const j
         {is_reference(row) ? "own" : "",
          {model_cell(row), perplexity_cell(row), or_dash(number_at(row, "bits_per_byte"), figure),
           difference_cell(row), differences.chart(row),
-          or_dash(number_at(row, "train_flops"), power_of_ten),
+          or_dash(number_at(row, "train_flops"), power_of_ten), seconds_cell(row, seconds),
           or_dash(number_at(row, "inference_flops_per_sequence"), power_of_ten),
           pages_cell(folder, text_at(row, "run"), seeds)}});
   }
   const std::string lede = fmt::format(
-      "{} test sequences of {} documents, {}. Differences are from the reference; 95&nbsp;% of the "
+      "{}: {} sequences of {} documents, {}. Differences are from {}; 95&nbsp;% of the "
       "resamples of a paired bootstrap over documents lie in the interval.",
-      or_dash(number_at(filled, "sequences"), whole),
+      escape_html(text_at(filled, "data")), or_dash(number_at(filled, "sequences"), whole),
       or_dash(number_at(filled, "documents"), whole),
       seeds.size() == 1 ? "one seed"
                         : fmt::format("means over {} seeds, which the small dots and the ranges "
                                       "show one by one",
-                                      seeds.size()));
+                                      seeds.size()),
+      escape_html(compared_with(rows)));
   return section(id, out.caption, lede,
                  out.rows.empty() ? missing("This table has no rows.") : table(out));
 }
@@ -157,6 +180,7 @@ std::string render_sweep(const fs::path& folder) {
   if (!fs::is_directory(folder)) throw Error(folder.string() + ": not a folder");
   std::vector<std::string> problems;
   const json sweep = read_json(folder / "sweep.json", problems);
+  const json seconds = read_json(folder / "seconds.json", problems);
   const json& tables = at(sweep, "tables");
   std::string links, main;
   std::set<std::pair<std::string, std::string>> runs;  // and seeds
@@ -169,7 +193,7 @@ std::string render_sweep(const fs::path& folder) {
   for (const json& table : tables) {
     const std::string id = fmt::format("table-{}", sections++);
     links += fmt::format("<a href=\"#{}\">{}</a>", id, escape_html(text_at(table, "name")));
-    main += table_section(folder, id, table);
+    main += table_section(folder, id, table, seconds);
     for (const json& row : at(table, "rows")) {
       for (const json& seed : at(table, "seeds")) runs.emplace(text_at(row, "run"), seed.dump());
     }

@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "provenance_json.hpp"
@@ -229,6 +230,9 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
     by_model[unit.model].push_back(&unit);
   }
 
+  std::optional<TextClusters> clusters;
+  if (by_model.contains("tfidf_kmeans")) clusters = clusters_of_control(experiment, layout);
+
   json models = json::object();
   std::map<std::string, Likelihood> test_likelihood;
   for (const std::string& name : names) {
@@ -238,9 +242,8 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
       // These experts have no router that knows their shards: sequences go round them.
       if (name == "random_shards") return round_robin(split.num_sequences, std::ssize(members));
       if (name != "tfidf_kmeans") return split.route;
-      return nearest_clusters(clusters_of_control(experiment, layout),
-                              TokenFile(layout.tokens(split.name)), experiment.data.seq_length,
-                              experiment.mixture.prefix_tokens);
+      return nearest_clusters(*clusters, TokenFile(layout.tokens(split.name)),
+                              experiment.data.seq_length, experiment.mixture.prefix_tokens);
     };
     const auto likelihood_on = [&](const Split& split, Likelihood* best) {
       std::vector<Likelihood> parts;
@@ -269,7 +272,14 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
     }
     const bool mixture = name == "mixture";
     const double router_flops = mixture ? flops.router_train_upper + flops.router_scoring : 0.0;
-    const double sharding_flops = mixture ? flops.sharding : 0.0;
+    const bool clustered = name == "tfidf_kmeans";
+    const double assigning = mixture     ? flops.sharding
+                             : clustered ? sharding_flops(experiment, *clusters, train_sequences)
+                                         : 0.0;
+    const double inference =
+        mixture     ? flops.inference_per_sequence
+        : clustered ? one_sequence + choice_flops(*clusters, experiment.mixture.prefix_tokens)
+                    : one_sequence;
     models[name] = {
         {"perplexity", arithmetic.perplexity(on_test)},
         {"validation_perplexity", arithmetic.perplexity(likelihood_on(validation, nullptr))},
@@ -283,10 +293,10 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
         {"batch_size", members[0]->train.batch_size},
         {"lr", members[0]->train.lr},
         {"train_tokens", tokens},
-        {"train_flops", train_total + router_flops + sharding_flops},
+        {"train_flops", train_total + router_flops + assigning},
         {"router_flops", router_flops},
-        {"sharding_flops", sharding_flops},
-        {"inference_flops_per_sequence", mixture ? flops.inference_per_sequence : one_sequence}};
+        {"sharding_flops", assigning},
+        {"inference_flops_per_sequence", inference}};
     if (mixture) models[name]["oracle_perplexity"] = arithmetic.perplexity(best);
   }
 
@@ -324,7 +334,7 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
                         {"routing", routing_of_domains(test, experts)},
                         {"communication", communication(experiment, layout)},
                         {"provenance", provenance_json(made_of)},
-                        {"seconds", read_json_or(layout.root / "seconds.json", json::object())}};
+                        {"seconds", read_json_or(layout.seconds(), json::object())}};
   write_text_atomically(layout.results(), results.dump(2) + "\n");
 }
 

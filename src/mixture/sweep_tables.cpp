@@ -30,8 +30,21 @@ bool holds(const std::vector<T>& list, const T& value) {
 struct Measured {
   const TrainedRun* run = nullptr;
   RunRows rows;
-  std::map<std::string, double> train_flops;  // of each model
+  nlohmann::json models;  // of results.json
+
+  double train_flops(const ComparedRow& row) const;
 };
+
+// A checkpoint has taken its share of the steps, and all of the routing.
+double Measured::train_flops(const ComparedRow& row) const {
+  const nlohmann::json& model = models.at(row.model);
+  const double all = model.at("train_flops").get<double>();
+  if (row.step == 0) return all;
+  const double routing =
+      model.at("router_flops").get<double>() + model.at("sharding_flops").get<double>();
+  const double share = static_cast<double>(row.step) / model.at("steps").get<double>();
+  return routing + share * (all - routing);
+}
 
 // A row of a run, of which each seed has one.
 struct RowPlace {
@@ -42,15 +55,23 @@ struct RowPlace {
 
 std::string describe(const RowChoice& choice) {
   return fmt::format(
-      "run {}, model {}, rule {}, prefix {}", fmt::join(choice.runs, " or "),
+      "run {}, model {}, rule {}, prefix {}, step {}", fmt::join(choice.runs, " or "),
       choice.models.empty() ? "any" : fmt::format("{}", fmt::join(choice.models, " or ")),
       choice.rules.empty() ? "as trained" : fmt::format("{}", fmt::join(choice.rules, " or ")),
-      choice.prefixes.empty() ? "its own" : fmt::format("{}", fmt::join(choice.prefixes, " or ")));
+      choice.prefixes.empty() ? "its own" : fmt::format("{}", fmt::join(choice.prefixes, " or ")),
+      choice.steps.empty() ? "the last" : fmt::format("{}", fmt::join(choice.steps, " or ")));
+}
+
+std::string full_name(const std::string& run, const ComparedRow& row) {
+  const bool chosen = row.prefix > 0 && row.rule != "best in hindsight";
+  return fmt::format("{}: {}{}", run, model_name(row),
+                     chosen ? fmt::format(" by {} tokens", row.prefix) : "");
 }
 
 class Filler {
  public:
-  Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs);
+  // For the tables of that data.
+  Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs, const std::string& data);
   FilledTable fill(const SweepTable& table) const;
 
  private:
@@ -70,9 +91,10 @@ class Filler {
   std::map<std::pair<std::string, uint64_t>, Measured> measured_;
 };
 
-Filler::Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs) {
+Filler::Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs, const std::string& data) {
   std::set<std::pair<std::string, uint64_t>> needed;
   for (const SweepTable& table : sweep.tables) {
+    if (table.data != data) continue;
     const auto need = [&](const RowChoice& choice) {
       for (const std::string& run : choice.runs) {
         for (const uint64_t seed : table.seeds) needed.insert({run, seed});
@@ -81,24 +103,15 @@ Filler::Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs) {
     std::for_each(table.rows.begin(), table.rows.end(), need);
     need(table.reference);
   }
-  Progress progress("comparing", std::ssize(needed), "runs");
+  Progress progress("comparing on " + data, std::ssize(needed), "runs");
   for (const TrainedRun& run : runs) {
     if (!needed.contains({run.name, run.seed})) continue;
-    CompareOptions options;
-    const std::vector<int64_t> usual = default_prefixes(run.experiment);
-    std::set<int64_t> prefixes(usual.begin(), usual.end());
-    for (const int64_t prefix : sweep.prefixes()) {
-      if (prefix <= run.experiment.data.seq_length) prefixes.insert(prefix);
-    }
-    options.prefixes.assign(prefixes.begin(), prefixes.end());
     Measured& measured = measured_[{run.name, run.seed}];
     measured.run = &run;
-    measured.rows = compared_rows(run.experiment, run.layout, run.units, options);
+    measured.rows =
+        compared_rows(run.experiment, run.layout, run.units, sweep_comparison(sweep, run, data));
     const std::string results = run.layout.results().string();
-    const nlohmann::json models = parse_json(read_text(results), results).at("models");
-    for (const auto& [model, figures] : models.items()) {
-      measured.train_flops[model] = figures.at("train_flops").get<double>();
-    }
+    measured.models = parse_json(read_text(results), results).at("models");
     progress.update(std::ssize(measured_));
   }
 }
@@ -114,6 +127,7 @@ std::vector<RowPlace> Filler::chosen(const SweepTable& table, const RowChoice& c
       const bool has_prefix = row.prefix > 0 && row.rule != "best in hindsight";
       return (choice.models.empty() || holds(choice.models, row.model)) &&
              (choice.rules.empty() ? as_trained : holds(choice.rules, row.rule)) &&
+             (choice.steps.empty() ? row.step == 0 : holds(choice.steps, row.step)) &&
              (!has_prefix || (choice.prefixes.empty() ? row.prefix == own_prefix
                                                       : holds(choice.prefixes, row.prefix)));
     };
@@ -134,9 +148,11 @@ RowPlace Filler::reference_of(const SweepTable& table, const RowPlace& place) co
     std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(preferred), test);
     if (!preferred.empty()) candidates = preferred;
   };
-  const int64_t prefix = row(place, table.seeds[0]).prefix;
+  const uint64_t seed = table.seeds[0];
+  const ComparedRow& own = row(place, seed);
   prefer([&](const RowPlace& other) { return other.run == place.run; });
-  prefer([&](const RowPlace& other) { return row(other, table.seeds[0]).prefix == prefix; });
+  prefer([&](const RowPlace& other) { return row(other, seed).prefix == own.prefix; });
+  prefer([&](const RowPlace& other) { return row(other, seed).step == own.step; });
   if (candidates.size() != 1) {
     throw Error(fmt::format("table {}: {} rows are the reference ({}) of a row of run {}",
                             table.name, candidates.size(), describe(table.reference), place.run));
@@ -178,7 +194,8 @@ SweepRow Filler::figures(const SweepTable& table, const RowPlace& place) const {
   filled.run = place.run;
   filled.figures = row(place, table.seeds[0]);
   filled.is_reference = place == reference;
-  filled.train_flops = measured(place.run, table.seeds[0]).train_flops.at(filled.figures.model);
+  filled.reference = full_name(reference.run, row(reference, table.seeds[0]));
+  filled.train_flops = measured(place.run, table.seeds[0]).train_flops(filled.figures);
   std::vector<double> nats, bits;
   for (const uint64_t seed : table.seeds) {
     const ComparedRow& of_seed = row(place, seed);
@@ -214,6 +231,14 @@ FilledTable Filler::fill(const SweepTable& table) const {
   return filled;
 }
 
+// What all rows are compared with, if that is one row.
+std::string common_reference(const FilledTable& filled) {
+  for (const SweepRow& row : filled.rows) {
+    if (row.reference != filled.rows[0].reference) return "the reference";
+  }
+  return filled.rows[0].reference;
+}
+
 std::string spread(const std::vector<double>& values, double middle) {
   if (values.size() < 2) return fmt::format("{:.2f}", middle);
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
@@ -221,12 +246,12 @@ std::string spread(const std::vector<double>& values, double middle) {
 }
 
 std::string markdown_of(const FilledTable& filled) {
-  std::vector<std::vector<std::string>> lines = {{"model", "chosen by", "prefix", "perplexity",
-                                                  "bits/byte", "against the reference", "verdict",
-                                                  "training FLOPs", "FLOPs/sequence"}};
+  std::vector<std::vector<std::string>> lines = {
+      {"model", "chosen by", "prefix", "perplexity", "bits/byte",
+       "against " + common_reference(filled), "verdict", "training FLOPs", "FLOPs/sequence"}};
   for (const SweepRow& row : filled.rows) {
     const ComparedRow& figures = row.figures;
-    lines.push_back({row.label.empty() ? row.run + ": " + figures.model : row.label,
+    lines.push_back({row.label.empty() ? row.run + ": " + model_name(figures) : row.label,
                      figures.experts > 1 ? fmt::format("{} of {}", figures.rule, figures.experts)
                                          : figures.rule,
                      figures.prefix > 0 ? std::to_string(figures.prefix) : "",
@@ -239,8 +264,9 @@ std::string markdown_of(const FilledTable& filled) {
   }
   const std::vector<uint64_t>& seeds = filled.table.seeds;
   return fmt::format(
-      "**{}**\n\n{}\n{} sequences of {} documents; {}; intervals of 95 % over documents.\n",
-      filled.table.title, markdown_table(lines), filled.num_sequences, filled.num_documents,
+      "**{}**\n\n{}\n{}: {} sequences of {} documents; {}; intervals of 95 % over documents.\n",
+      filled.table.title, markdown_table(lines), filled.table.data, filled.num_sequences,
+      filled.num_documents,
       seeds.size() == 1 ? fmt::format("seed {}", seeds[0])
                         : fmt::format("means over seeds {} (perplexity: lowest to highest)",
                                       fmt::join(seeds, ", ")));
@@ -249,10 +275,52 @@ std::string markdown_of(const FilledTable& filled) {
 }  // namespace
 
 std::vector<FilledTable> fill_tables(const Sweep& sweep, const std::vector<TrainedRun>& runs) {
-  const Filler filler(sweep, runs);
+  std::map<std::string, Filler> fillers;  // by data
   std::vector<FilledTable> tables;
-  for (const SweepTable& table : sweep.tables) tables.push_back(filler.fill(table));
+  for (const SweepTable& table : sweep.tables) {
+    if (!fillers.contains(table.data)) {
+      fillers.emplace(table.data, Filler(sweep, runs, table.data));
+    }
+    tables.push_back(fillers.at(table.data).fill(table));
+  }
   return tables;
+}
+
+CompareOptions sweep_comparison(const Sweep& sweep, const TrainedRun& run,
+                                const std::string& data) {
+  const Sweep::Needs needs = sweep.needs_of(run.name);
+  const std::vector<int64_t> usual = default_prefixes(run.experiment);
+  std::set<int64_t> prefixes(usual.begin(), usual.end());
+  for (const int64_t prefix : needs.prefixes) {
+    if (prefix <= run.experiment.data.seq_length) prefixes.insert(prefix);
+  }
+  CompareOptions options;
+  options.split = data;
+  options.prefixes.assign(prefixes.begin(), prefixes.end());
+  if (needs.data.contains(data)) options.steps = needs.data.at(data);
+  return options;
+}
+
+std::string sweep_seconds(const std::vector<TrainedRun>& runs) {
+  const auto read = [](const std::filesystem::path& file) {
+    return parse_json(read_text(file), file.string());
+  };
+  std::map<std::string, std::map<std::string, std::vector<double>>> all;
+  for (const TrainedRun& run : runs) {
+    std::map<std::string, double> models;
+    for (const TrainUnit& unit : run.units) {
+      models[unit.model] += read(run.layout.trained_mark(unit.name)).at("seconds").get<double>();
+    }
+    const nlohmann::json stages = read(run.layout.seconds());
+    models["mixture"] += stages.value("route", 0.0) + stages.value("shard", 0.0);
+    if (models.contains("tfidf_kmeans")) models["tfidf_kmeans"] += stages.value("tfidf", 0.0);
+    for (const auto& [model, seconds] : models) all[run.name][model].push_back(seconds);
+  }
+  nlohmann::json means;
+  for (const auto& [run, models] : all) {
+    for (const auto& [model, seconds] : models) means[run][model] = mean(seconds);
+  }
+  return means.dump(2) + "\n";
 }
 
 std::string sweep_json(const std::vector<FilledTable>& tables) {
@@ -263,6 +331,7 @@ std::string sweep_json(const std::vector<FilledTable>& tables) {
       nlohmann::ordered_json json = {{"run", row.run}, {"label", row.label}};
       json.update(row_json(row.figures));
       json["reference"] = row.is_reference;
+      json["compared_with"] = row.reference;
       json["train_flops"] = row.train_flops;
       json["perplexity_by_seed"] = row.perplexities;
       json["difference_by_seed"] = row.seed_differences;
@@ -270,6 +339,7 @@ std::string sweep_json(const std::vector<FilledTable>& tables) {
     }
     all.push_back({{"name", filled.table.name},
                    {"title", filled.table.title},
+                   {"data", filled.table.data},
                    {"seeds", filled.table.seeds},
                    {"sequences", filled.num_sequences},
                    {"documents", filled.num_documents},

@@ -51,21 +51,26 @@ std::string hash_of_clusters(const fs::path& path) {
   return read_safetensors_metadata(path)["xxh3"];
 }
 
+TextClusterOptions cluster_options(const Experiment& experiment, int64_t vocab_size) {
+  TextClusterOptions options;
+  options.vocab_size = vocab_size;
+  options.num_clusters = experiment.mixture.experts;
+  options.seed = derive_seed(experiment.seed, "text clusters");
+  options.threads = static_cast<int>(experiment.device.threads);
+  return options;
+}
+
 // Rank 0's work, for which the others wait.
 void find_clusters(const Experiment& experiment, const TokenFile& tokens, const fs::path& path,
                    const Provenance& made_from) {
   const double start = now_seconds();
   const int64_t seq_length = experiment.data.seq_length;
-  TextClusterOptions options;
-  options.vocab_size = tokens.info().vocab_size;
-  options.num_clusters = experiment.mixture.experts;
-  options.seed = derive_seed(experiment.seed, "text clusters");
-  options.threads = static_cast<int>(experiment.device.threads);
   const auto read = [&](uint64_t sequence, std::span<int64_t> out) {
     tokens.read(static_cast<int64_t>(sequence) * seq_length, out);
   };
   const TextClusters clusters =
-      cluster_texts(read, tokens.num_sequences(seq_length), seq_length, options);
+      cluster_texts(read, tokens.num_sequences(seq_length), seq_length,
+                    cluster_options(experiment, tokens.info().vocab_size));
   save_clusters(path, clusters, made_from);
   log_info(fmt::format("found {} clusters of the text by TF-IDF in {} dimensions, in {:.1f} s",
                        clusters.num_clusters(), clusters.dimensions(), now_seconds() - start));
@@ -164,6 +169,13 @@ TextClusters clusters_of_control(const Experiment& experiment, const RunLayout& 
                             file.string()));
   }
   return load_clusters(saved);
+}
+
+double sharding_flops(const Experiment& experiment, const TextClusters& clusters,
+                      int64_t num_sequences) {
+  const int64_t length = experiment.data.seq_length;
+  return cluster_flops(num_sequences, length, cluster_options(experiment, clusters.vocab_size())) +
+         static_cast<double>(num_sequences) * choice_flops(clusters, length);
 }
 
 Assignment nearest_clusters(const TextClusters& clusters, const TokenFile& tokens,

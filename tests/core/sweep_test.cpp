@@ -37,11 +37,19 @@ name = "a"
 name = "b"
 set = ["mixture.experts=8", "expert.lr=1e-2"]
 seeds = [4, 3, 2]
+[[data]]
+name = "news"
+files = "news.jsonl"
 [[table]]
 name = "t"
 title = "A question?"
 rows = [{ run = ["a", "b"], model = "mixture", prefix = [16, 8] }, { run = "b", label = "B" }]
 reference = { run = "a", model = "dense", prefix = 32 }
+[[table]]
+name = "u"
+data = "news"
+rows = [{ run = "b", step = [20, 10] }]
+reference = { run = "b", model = "dense" }
 )";
   std::string with(const std::string& old, const std::string& text) const {
     std::string changed = good_;
@@ -58,7 +66,7 @@ TEST_F(SweepFile, IsReadAsItSays) {
   EXPECT_EQ(sweep.runs[1].overrides,
             (std::vector<std::string>{"seed=3", "mixture.experts=8", "expert.lr=1e-2"}));
   EXPECT_EQ(sweep.runs[1].seeds, (std::vector<uint64_t>{4, 3, 2}));
-  ASSERT_EQ(sweep.tables.size(), 1U);
+  ASSERT_EQ(sweep.tables.size(), 2U);
   const SweepTable& table = sweep.tables[0];
   EXPECT_EQ(table.title, "A question?");
   EXPECT_EQ(table.seeds, (std::vector<uint64_t>{2, 3}));  // those of both runs
@@ -68,7 +76,15 @@ TEST_F(SweepFile, IsReadAsItSays) {
   EXPECT_TRUE(table.rows[0].rules.empty());
   EXPECT_EQ(table.rows[1].label, "B");
   EXPECT_EQ(table.reference.models, (std::vector<std::string>{"dense"}));
-  EXPECT_EQ(sweep.prefixes(), (std::vector<int64_t>{8, 16, 32}));
+  EXPECT_EQ(table.data, "test");
+  EXPECT_EQ(sweep.tables[1].data, "news");
+  ASSERT_EQ(sweep.data.size(), 1U);
+  EXPECT_EQ(sweep.data[0].files, (std::vector<std::string>{"news.jsonl"}));
+  const Sweep::Needs a = sweep.needs_of("a"), b = sweep.needs_of("b");
+  EXPECT_EQ(a.prefixes, (std::set<int64_t>{8, 16, 32}));
+  EXPECT_EQ(a.data, (std::map<std::string, std::set<int64_t>>{{"test", {}}}));
+  EXPECT_EQ(b.prefixes, (std::set<int64_t>{8, 16}));
+  EXPECT_EQ(b.data, (std::map<std::string, std::set<int64_t>>{{"news", {10, 20}}, {"test", {}}}));
 }
 
 TEST_F(SweepFile, SaysWhatIsWrongAndWhere) {
@@ -87,7 +103,11 @@ TEST_F(SweepFile, SaysWhatIsWrongAndWhere) {
            {with("seeds = [4, 3, 2]", "seeds = 9"), "no seed in common"},
            {with("reference = {", "# {"), "reference must be there"},
            {with("rows = [{", "rows = [3, {"), "rows must be there"},
-           {with("[[table]]", "[table]"), "table must be there"},
+           {with("data = \"news\"", "data = \"old\""), "'old' is neither test nor validation"},
+           {with("name = \"news\"", "name = \"test\""), "'test' is there twice"},
+           {with("files = \"news.jsonl\"", "files = []"), "files must not be empty"},
+           {with("step = [20, 10]", "step = 0.5"), "step must be an integer"},
+           {with("[[table]]\nname = \"t\"", "[[run]]\nname = \"t\""), "reference is unknown here"},
            {"experiment = \"a.toml\"", "run must be there"},
            {"experiment = ", "1"}}) {
     const std::string said = complaint(text);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "job_runner.hpp"
 
@@ -77,6 +78,13 @@ TEST_F(Compare, AgreesWithTheResultsWhateverTheRanks) {
   };
   EXPECT_NEAR(difference(mixture),
               std::log(perplexity_of("mixture")) - std::log(perplexity_of("dense")), 1e-6);
+  std::set<std::string> rows;
+  for (const auto& row : comparison.at("rows")) {
+    const auto place =
+        nlohmann::json{row.at("model"),   row.at("rule"),        row.at("prefix_tokens"),
+                       row.at("experts"), row.at("temperature"), row.at("step")};
+    EXPECT_TRUE(rows.insert(place.dump()).second) << row.dump();
+  }
   int ensembles = 0;
   for (const auto& row : comparison.at("rows")) {
     // No single expert a sequence does better than the best in hindsight.
@@ -90,8 +98,21 @@ TEST_F(Compare, AgreesWithTheResultsWhateverTheRanks) {
   }
   EXPECT_EQ(ensembles, 4);  // 2 and 4 experts, two temperatures
 
+  // The same text under another name says the same, and the routers' own prefix is always there.
+  fs::copy_file(folder_ / "heldout.jsonl", folder_ / "copy.jsonl");
+  const std::string copied =
+      "--data copy --text " + (folder_ / "copy.jsonl").string() + " --temperatures 1,8";
+  ASSERT_EQ(run_job(2, compare(copied + " --prefixes 4,16,32")).exit_code, 0);
+  const auto copy = nlohmann::json::parse(read_text(folder_ / "run/comparison-copy.json"));
+  EXPECT_EQ(copy.at("split"), "copy");
+  EXPECT_EQ(copy.at("rows"), comparison.at("rows"));
+
   for (const auto& [more, complaint] : std::vector<std::pair<std::string, std::string>>{
-           {"--split train", "validation or test"},
+           {"--data nowhere", "run/tokens/nowhere.h5"},
+           {"--data test --text " + experiment().string(), "'test' is no name for other text"},
+           {"--data ../x --text " + experiment().string(), "'../x' is no name for other text"},
+           {"--steps 20", "step-00000020.safetensors is not there"},
+           {"--steps 0", "no checkpoint of step 0"},
            {"--reference nobody", "there is no model nobody"},
            {"--prefixes 33", "2 to 32 tokens, not 33"},
            {"--temperatures 0", "temperature"}}) {
@@ -99,6 +120,45 @@ TEST_F(Compare, AgreesWithTheResultsWhateverTheRanks) {
     EXPECT_EQ(refused.exit_code, 1) << refused.output;
     EXPECT_EQ(count_of(refused.output, complaint), 1) << refused.output;
   }
+}
+
+// Under a constant rate, what a long training has done by a step is what one of that length does.
+TEST_F(Compare, CheckpointsAreWhatAShorterTrainingGives) {
+  const std::string settings = "--set expert.lr_decay=constant --set expert.keep_every=20";
+  ASSERT_EQ(run_job(2, launch("long", settings)).exit_code, 0);
+  ASSERT_EQ(run_job(2, launch("short", settings + " --set expert.train_steps=20")).exit_code, 0);
+  const auto compared = [&](const std::string& run, const std::string& more) {
+    const Outcome outcome = run_job(2, "compare " + experiment().string() + " --out " +
+                                           (folder_ / run).string() + " " + settings + more);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return nlohmann::json::parse(read_text(folder_ / run / "comparison-test.json"));
+  };
+  const auto all = compared("long", " --steps 20,100");
+  const auto shorter = compared("short", " --set expert.train_steps=20");
+  std::set<std::string> models;
+  for (const auto& row : all.at("rows")) {
+    if (row.at("step") != 20) continue;
+    const std::string model = row.at("model");
+    if (model.starts_with("dense")) continue;  // its steps are others
+    models.insert(model);
+    EXPECT_EQ(row.at("perplexity"),
+              row_of(shorter, model, row.at("rule"), row.at("prefix_tokens")).at("perplexity"));
+  }
+  EXPECT_EQ(models, (std::set<std::string>{"mixture", "random_shards", "tfidf_kmeans"}));
+  int dense = 0;  // of which only one is trained for so long
+  for (const auto& row : all.at("rows")) dense += row.at("step") == 100;
+  EXPECT_EQ(dense, 1);
+
+  // A checkpoint of another training is not taken for the model's.
+  fs::copy_file(folder_ / "long/experts/1/checkpoints/step-00000020.safetensors",
+                folder_ / "long/experts/0/checkpoints/step-00000020.safetensors",
+                fs::copy_options::overwrite_existing);
+  const Outcome refused =
+      run_job(2, "compare " + experiment().string() + " --out " + (folder_ / "long").string() +
+                     " " + settings + " --steps 20");
+  EXPECT_EQ(refused.exit_code, 1) << refused.output;
+  EXPECT_GE(count_of(refused.output, "does not belong to this mixture: its unit is experts/1"), 1)
+      << refused.output;
 }
 
 }  // namespace

@@ -21,16 +21,24 @@ class SweepJob : public JobTest {
   void write_sweep(const std::string& reference, const std::string& more) const {
     std::ofstream(folder_ / "sweep.toml")
         << "experiment = \"" << experiment().string() << "\"\n"
-        << "set = [\"expert.train_steps=20\", \"baselines.dense_large_batch=false\"]\n"
+        << "set = [\"expert.train_steps=20\", \"expert.keep_every=10\", "
+           "\"baselines.dense_large_batch=false\"]\n"
            "seeds = [1, 2]\n"
            "[[run]]\nname = \"main\"\n"
            "[[run]]\nname = \"two\"\nset = [\"mixture.experts=2\", \"mixture.assignment=argmax\", "
            "\"baselines.dense=false\", \"baselines.random_shards=false\"]\n"
-           "[[table]]\nname = \"all\"\ntitle = \"Which?\"\n"
+           "[[data]]\nname = \"again\"\nfiles = \""
+        << (folder_ / "heldout.jsonl").string()
+        << "\"\n[[table]]\nname = \"all\"\ntitle = \"Which?\"\n"
            "rows = [{ run = [\"main\", \"two\"] }, { run = \"main\", model = \"mixture\", "
            "rule = \"routers\", prefix = 16, label = \"longer\" }]\n"
            "reference = { run = \""
-        << reference << "\", model = \"dense\" }\n"
+        << reference
+        << "\", model = \"dense\" }\n"
+           "[[table]]\nname = \"steps\"\ndata = \"again\"\n"
+           "rows = [{ run = \"main\", model = \"mixture\", step = 10 }, "
+           "{ run = [\"main\", \"two\"], model = \"mixture\" }]\n"
+           "reference = { run = \"main\", model = \"dense\" }\n"
         << more;
   }
   std::string sweep(const std::string& out, const std::string& more = "") const {
@@ -49,6 +57,7 @@ TEST_F(SweepJob, IsTheSameForAnyRanksAndParts) {
   Outcome outcome = run_job(1, sweep("a"));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(count_of(outcome.output, "**Which?**"), 1) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "| main: mixture, step 10 |"), 1) << outcome.output;
   outcome = run_job(4, sweep("b"));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(tables("b"), tables("a"));
@@ -70,7 +79,7 @@ TEST_F(SweepJob, IsTheSameForAnyRanksAndParts) {
   const auto table = nlohmann::json::parse(tables("a")).at("tables").at(0);
   EXPECT_EQ(table.at("seeds"), (std::vector<int>{1, 2}));
   const auto& rows = table.at("rows");
-  ASSERT_EQ(rows.size(), 5U);
+  ASSERT_EQ(rows.size(), 5U) << rows.dump(1);
   const auto perplexity = [&](const std::string& run, const char* model) {
     return results_of(run).at("models").at(model).at("perplexity").at("all").get<double>();
   };
@@ -90,6 +99,30 @@ TEST_F(SweepJob, IsTheSameForAnyRanksAndParts) {
     EXPECT_EQ(row.at("reference").get<bool>(), run == "main" && model == "dense");
   }
 
+  // Under another name the same text says the same.
+  const auto again = nlohmann::json::parse(tables("a")).at("tables").at(1);
+  EXPECT_EQ(again.at("data"), "again");
+  ASSERT_EQ(again.at("rows").size(), 3U);
+  for (const auto& row : again.at("rows")) {
+    EXPECT_EQ(row.at("compared_with"), "main: dense");
+    for (const auto& other : rows) {
+      const bool same = other.at("run") == row.at("run") && other.at("model") == "mixture" &&
+                        other.at("label") != "longer";
+      if (same && row.at("step") == 0) {
+        EXPECT_EQ(row.at("perplexity"), other.at("perplexity"));
+      } else if (same && row.at("run") == "main") {  // half of its experts' steps, all its routing
+        const auto model = results_of("main-seed-1").at("models").at("mixture");
+        const double routing =
+            model.at("router_flops").get<double>() + model.at("sharding_flops").get<double>();
+        EXPECT_GT(row.at("perplexity"), other.at("perplexity"));
+        EXPECT_NEAR(row.at("train_flops").get<double>(),
+                    (model.at("train_flops").get<double>() + routing) / 2, 1);
+      }
+    }
+  }
+  const auto seconds = nlohmann::json::parse(read_text(folder_ / "a/seconds.json"));
+  EXPECT_GT(seconds.at("two").at("mixture").get<double>(), 0);
+
   // A model that is asked for later is trained, and nothing else.
   write_sweep("main", "");
   std::string text = read_text(folder_ / "sweep.toml");
@@ -99,7 +132,8 @@ TEST_F(SweepJob, IsTheSameForAnyRanksAndParts) {
   outcome = run_job(2, sweep("a"));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(count_of(outcome.output, "main: dense_large_batch"), 1) << outcome.output;
-  EXPECT_EQ(count_of(outcome.output, "evaluated"), 8) << outcome.output;  // 4 runs, 2 splits
+  // Of 4 runs on 3 texts, and of main's at a checkpoint.
+  EXPECT_EQ(count_of(outcome.output, "evaluated"), 4 * 3 + 2) << outcome.output;
 }
 
 TEST_F(SweepJob, RefusesWhatItCannotCompareBeforeItComputes) {
@@ -113,6 +147,10 @@ TEST_F(SweepJob, RefusesWhatItCannotCompareBeforeItComputes) {
   refused("'nobody' is no [[run]]");
   write_sweep("main", "[[run]]\nname = \"odd\"\nset = \"mixture.prefix_tokens=999\"\n");
   refused("run odd: ");
+  write_sweep("main",
+              "[[table]]\nname = \"odd\"\nrows = [{ run = \"main\", step = 7 }]\n"
+              "reference = { run = \"main\", model = \"dense\" }\n");
+  refused("its step 7, which is no checkpoint");
 }
 
 }  // namespace

@@ -12,6 +12,10 @@
 
 namespace smalltalk {
 
+// Whether a name that a person chose is good for a file or folder: letters, digits, '-', '_' and
+// '.', which it does not begin with.
+bool is_plain_name(std::string_view name);
+
 // Calls write(temporary path), flushes that file and its folder, renames it to `path`. If write
 // throws, the temporary file is removed and `path` is as it was. Creates missing folders.
 // Errors: Error naming the path and the system's reason (read-only folder, no space, ...).

@@ -10,15 +10,22 @@
 //   set = ["mixture.experts=8"]
 //   seeds = [1]                              # in place of those above
 //
+//   [[data]]                                 # beside each run's own validation and test split
+//   name = "news"
+//   files = ["news.jsonl"]
+//
 //   [[table]]
 //   name = "experts"
 //   title = "Does the gain grow with E?"
+//   data = "news"                            # all rows are measured on it; default: test
 //   rows = [{ run = ["main", "e8"], model = ["mixture", "dense"] }]
 //   reference = { run = "main", model = "dense" }
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -30,19 +37,26 @@ struct SweepRun {
   std::vector<uint64_t> seeds;
 };
 
+struct SweepData {
+  std::string name;
+  std::vector<std::string> files;
+};
+
 // Rows of the runs' comparisons: all that agree with one of each list.
 struct RowChoice {
   std::vector<std::string> runs;
   std::vector<std::string> models;  // none: all
   std::vector<std::string> rules;   // none: as the model is trained to be used
   std::vector<int64_t> prefixes;    // none: the run's own
+  std::vector<int64_t> steps;       // of checkpoints; none: the trained models
   std::string label;                // instead of run and model
 };
 
 struct SweepTable {
   std::string name, title;
+  std::string data = "test";  // or "validation" or the name of a SweepData
   std::vector<RowChoice> rows;
-  // Where several rows agree with it, the one of a row's own run and prefix.
+  // Where several rows agree with it, the one of a row's own run, prefix and step.
   RowChoice reference;
   std::vector<uint64_t> seeds;  // that all of its runs have: differences are taken seed by seed
 };
@@ -50,14 +64,19 @@ struct SweepTable {
 struct Sweep {
   std::filesystem::path experiment;
   std::vector<SweepRun> runs;
+  std::vector<SweepData> data;
   std::vector<SweepTable> tables;
 
-  // All prefixes that a table names.
-  std::vector<int64_t> prefixes() const;
+  // What the tables need of a run.
+  struct Needs {
+    std::map<std::string, std::set<int64_t>> data;  // and the checkpoints that are shown on it
+    std::set<int64_t> prefixes;
+  };
+  Needs needs_of(const std::string& run) const;
 };
 
 // Errors name the file and the key: not readable, unknown key, wrong type, a name twice, a table
-// with a run that there is not, or whose runs have no seed in common.
+// of data that there is not, with a run that there is not, or whose runs have no seed in common.
 Sweep load_sweep(const std::filesystem::path& file);
 
 }  // namespace smalltalk

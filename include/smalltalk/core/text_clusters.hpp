@@ -42,11 +42,17 @@ using ReadSequence = std::function<void(uint64_t sequence, std::span<int64_t> to
 
 // Each step of the k-means gives every cluster an equal share of the sample, at the largest total
 // similarity. A function of text, options and seed; threads do not show. Holds of the sample
-// 8 bytes for each term of each sequence and 4 (d + E) a sequence; 24 bytes V (d + 10); no FLOPs of
-// it are billed to anybody. Error: fewer sequences than clusters, a token outside the vocabulary.
-// Throws Stopped if this process is asked to stop; nothing is kept.
+// 8 bytes for each term of each sequence and 4 (d + E) a sequence; 24 bytes V (d + 10). Error:
+// fewer sequences than clusters, a token outside the vocabulary. Throws Stopped if this process is
+// asked to stop; nothing is kept.
 TextClusters cluster_texts(const ReadSequence& read, int64_t num_sequences, int64_t seq_length,
                            const TextClusterOptions& options);
+
+// FLOPs at most: no term of a text twice, no step of the k-means left out. Its assignments, which
+// are comparisons, do not count.
+double cluster_flops(int64_t num_sequences, int64_t seq_length, const TextClusterOptions& options);
+// Of rate_clusters() for a text of so many tokens, at most.
+double choice_flops(const TextClusters& clusters, int64_t num_tokens);
 
 // A text's terms, ascending, and their TF-IDF weights.
 struct TextVector {

@@ -17,6 +17,9 @@
 
 namespace smalltalk {
 
+// The weights in a model's folder: those of its end, or of a checkpoint that it kept.
+std::filesystem::path weights_file(const std::filesystem::path& folder, int64_t step = 0);
+
 class Transformer {
  public:
   // Random weights, a function of `seed` alone (not of ranks, threads or device): matrices from
@@ -27,8 +30,10 @@ class Transformer {
   Transformer(Transformer&&) noexcept;
   Transformer& operator=(Transformer&&) noexcept;
 
-  // From a folder with config.json and model.safetensors, as save() or transformers writes it.
-  static Transformer load(const std::filesystem::path& folder, const DeviceConfig& device);
+  // From a folder with config.json and model.safetensors, as save() or transformers writes it, or
+  // with the weights of its checkpoint at `step`.
+  static Transformer load(const std::filesystem::path& folder, const DeviceConfig& device,
+                          int64_t step = 0);
   // Writes model.safetensors (float32, with `metadata`) and config.json, each atomically. The entry
   // "smalltalk.seq_length" of metadata, if there, becomes max_position_embeddings (else 2048),
   // which evaluators take for the context length.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,10 +17,11 @@
 namespace smalltalk {
 
 struct CompareOptions {
-  std::string split = "test";
+  std::string split = "test";     // or other text whose tokens are there
   std::string reference;          // "dense", "mixture", ...; empty: the first dense model, or the
                                   // mixture where there is none
-  std::vector<int64_t> prefixes;  // tokens; empty: default_prefixes()
+  std::vector<int64_t> prefixes;  // tokens; empty: default_prefixes(); M is always one
+  std::set<int64_t> steps;        // also checkpoints of these, for models that are trained longer
   std::vector<double> temperatures = {1};  // of ensembles
   int64_t resamples = 2000;
 };
@@ -32,12 +34,17 @@ std::vector<EvalCell> compare_cells(const Experiment& experiment,
                                     const std::vector<TrainUnit>& units,
                                     const CompareOptions& options);
 
+// Those of checkpoints: of each unit that is trained beyond the step.
+std::vector<EvalCell> checkpoint_cells(const std::vector<TrainUnit>& units,
+                                       const std::string& split, const std::set<int64_t>& steps);
+
 struct ComparedRow {
   std::string model;       // "mixture", "dense", ...
   std::string rule;        // how the mixture chooses; empty for others
   int64_t prefix = 0;      // tokens that it sees before; 0: none
   int64_t experts = 1;     // that predict the next token together
   double temperature = 0;  // of an ensemble's weights
+  int64_t step = 0;        // of its checkpoints; 0: trained to the end
   double nats_per_token = 0, perplexity = 0, bits_per_byte = 0;
   double flops_per_sequence = 0;  // of inference, choosing included
   Interval difference = {};       // of nats per token, from the reference

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -16,10 +17,15 @@
 namespace smalltalk {
 
 struct EvalCell {
-  std::string split;  // "validation" or "test"
+  std::string split;  // whose tokens: "validation", "test" or the name of other text
   // A model's folder below the run, "routers/3" included; or "routers": the scores of all, by which
   // the mixture routes.
   std::string unit;
+  int64_t step = 0;  // of one of its checkpoints; 0: the trained model
+
+  std::string model() const;  // unit and step
+  std::string name() const;   // that of the cell, all in one
+  std::filesystem::path file(const RunLayout& layout) const;
 };
 
 // All cells of a run: each unit and the routers on both splits.
@@ -28,9 +34,10 @@ std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);
 std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts);
 // Whether a cell is there, computed with the weights that are there.
 bool cell_complete(const RunLayout& layout, const EvalCell& cell);
-// REQUIRES the cell's models to be complete. Writes layout.evaluation(split, unit): log-likelihoods
-// of the targets [N, S], in nats; for "routers", of the first M tokens under each of them [N, E].
-// Throws Stopped if this process is asked to stop; what it has found by then is kept.
+// REQUIRES the cell's models to be complete. Writes its file():
+// log-likelihoods of the targets [N, S], in nats; for "routers", of the first M tokens under each
+// of them [N, E]. Throws Stopped if this process is asked to stop; what it has found by then is
+// kept.
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell);
 TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell);
 

@@ -21,8 +21,11 @@ struct MixtureParts {
   std::map<std::string, std::string> models;  // weights of each unit, by its folder
 };
 
-// The hash of a model's weights as its file names it; of a file by another program, its bytes'.
-std::string weights_hash(const std::filesystem::path& model);
+// The hash of a model's weights, or of its checkpoint at `step`, as the file names it; of a file by
+// another program, its bytes'.
+std::string weights_hash(const std::filesystem::path& model, int64_t step = 0);
+// Error: the checkpoint is not there, or is of another training than the model.
+void require_checkpoint(const std::filesystem::path& model, int64_t step);
 // Of all routers, as shard files name it. Error: one is missing.
 std::string routers_hash(const RunLayout& layout, int64_t num_experts);
 

@@ -71,6 +71,7 @@ struct RunLayout {
   std::filesystem::path stop_file() const { return root / "stop"; }
   std::filesystem::path ledger_folder() const { return root / "ledger"; }
   std::filesystem::path queue(const std::string& start, const std::string& work) const;
+  std::filesystem::path seconds() const { return root / "seconds.json"; }
   std::filesystem::path results() const { return root / "results.json"; }
   std::filesystem::path comparison(const std::string& split) const {
     return root / ("comparison-" + split + ".json");

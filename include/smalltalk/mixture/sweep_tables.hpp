@@ -20,6 +20,9 @@ struct TrainedRun {
   std::vector<TrainUnit> units;
 };
 
+// How each of them is compared on its data: as the tables need it, and as `compare` does by itself.
+CompareOptions sweep_comparison(const Sweep& sweep, const TrainedRun& run, const std::string& data);
+
 struct SweepRow {
   std::string run, label;                // label: empty, or what to show in place of run and model
   ComparedRow figures;                   // means over the seeds; perplexity: exp of the mean loss
@@ -27,6 +30,7 @@ struct SweepRow {
   std::vector<double> perplexities;      // [seeds]
   std::vector<double> seed_differences;  // [seeds] nats per token
   bool is_reference = false;
+  std::string reference;  // the row that it is compared with: "main: dense"
 };
 
 struct FilledTable {
@@ -41,6 +45,8 @@ struct FilledTable {
 // or several.
 std::vector<FilledTable> fill_tables(const Sweep& sweep, const std::vector<TrainedRun>& runs);
 
+// Seconds that training took, routers and sharding included, by run and model: means over seeds.
+std::string sweep_seconds(const std::vector<TrainedRun>& runs);
 std::string sweep_json(const std::vector<FilledTable>& tables);
 std::string sweep_markdown(const std::vector<FilledTable>& tables);
 

@@ -30,6 +30,10 @@ void publish_tfidf_shards(const Experiment& experiment, const TokenFile& tokens,
 // they were trained on different shards; shards or clusters are gone or do not belong together.
 TextClusters clusters_of_control(const Experiment& experiment, const RunLayout& layout);
 
+// What finding `clusters` and assigning all training sequences by them took.
+double sharding_flops(const Experiment& experiment, const TextClusters& clusters,
+                      int64_t num_sequences);
+
 // The nearest cluster of each sequence's first `prefix` tokens, ties by cluster.
 Assignment nearest_clusters(const TextClusters& clusters, const TokenFile& tokens,
                             int64_t seq_length, int64_t prefix);
