@@ -134,9 +134,10 @@ void print_sequence(const Json& about) {
 }
 
 Json explain_text(const ExplainJob& job, const Experiment& experiment, const RunLayout& layout) {
-  std::vector<int64_t> tokens;
-  for (const int32_t token : Tokenizer(layout.tokenizer()).encode(job.text))
+  std::vector<int64_t> tokens = {kEndToken};  // a text begins where another one ended
+  for (const int32_t token : Tokenizer(layout.tokenizer()).encode(job.text)) {
     tokens.push_back(token);
+  }
   if (tokens.size() < 2) throw Error("the text is too short: routers need at least 2 tokens");
   tokens.resize(std::min(tokens.size(), static_cast<size_t>(experiment.mixture.prefix_tokens)));
   const auto length = static_cast<int64_t>(tokens.size());

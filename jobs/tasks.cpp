@@ -6,6 +6,7 @@
 #include "jobs.hpp"
 #include "pipeline.hpp"
 #include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/mixture/report.hpp"
 
 namespace smalltalk {
 
@@ -15,9 +16,11 @@ struct TasksJob {
   RunOptions run;
   std::vector<std::string> files;
   std::string prompt = "plain";
+  WorkPart part;
 };
 
 void score_tasks(const TasksJob& job, const Run& run, const std::string& start) {
+  require_part(job.part);
   std::vector<Task> tasks;
   for (const std::string& file : job.files) tasks.push_back(read_task(file, job.prompt));
   std::vector<TrainUnit> units = units_of(run);
@@ -29,9 +32,10 @@ void score_tasks(const TasksJob& job, const Run& run, const std::string& start) 
     cells.push_back({evaluation.name(cell), [&, cell] { return evaluation.complete(cell); },
                      [&, cell] { evaluation.compute(cell); }});
   }
-  if (!work_off(run.layout, start, cells)) return;
+  if (!work_off(run.layout, start, cells, job.part)) return;
   const TaskReport report = evaluation.report();
   write_text_atomically(run.layout.task_results(), report.json);
+  write_report(run.layout.root);
   std::cout << report.table << std::flush;
 }
 
@@ -48,6 +52,7 @@ void add_tasks_job(CLI::App& app, JobRun& run) {
                   "How a context is asked: plain (as it is) or question (Question: ... Answer:)")
       ->check(CLI::IsMember(prompt_names()))
       ->capture_default_str();
+  add_part_options(*sub, job->part, "table");
   sub->footer(
       "Two kinds of tasks:\n"
       "  {\"context\": \"2 + 2 is\", \"choices\": [\"four\", \"five\"], \"answer\": 0}\n"
@@ -56,8 +61,8 @@ void add_tasks_job(CLI::App& app, JobRun& run) {
       "likeliest per character (acc_norm); of a pair, the likelier sentence. Requests and\n"
       "figures are those of lm-evaluation-harness. The mixture's routers choose one expert an\n"
       "item, by the beginnings of all its choices. Prints a table and writes RUN/tasks.json, for\n"
-      "each model in the layout of lm_eval. Any number of ranks share the work (model x task);\n"
-      "what was scored before is kept in RUN/tasks.\n"
+      "each model in the layout of lm_eval, and renews the report. Any number of ranks share the\n"
+      "work (model x task); what was scored before is kept in RUN/tasks.\n"
       "  mpirun -n 4 smalltalk tasks jobs/tiny.toml --out RUN --task copa.jsonl blimp/items.jsonl");
   sub->callback([&run, job] {
     run = [job] {

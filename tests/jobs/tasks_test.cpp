@@ -108,6 +108,18 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   EXPECT_EQ(shared.exit_code, 0);
   EXPECT_EQ(count_of(shared.output, "metric"), 1) << shared.output;
   EXPECT_EQ(written(), results);
+  // So do the elements of an array, which leave the telling to others.
+  fs::remove_all(run() / "tasks");
+  fs::remove(run() / "tasks.json");
+  int parts = 0;
+  for (const char* part : {"--part 0 --parts 2", "--part 1 --parts 2"})
+    parts += computed(tasks(part));
+  EXPECT_EQ(parts, kModels);
+  EXPECT_FALSE(fs::exists(run() / "tasks.json"));
+  fs::remove(run() / "report.html");
+  EXPECT_EQ(computed(tasks()), 0);
+  EXPECT_EQ(written(), results);
+  EXPECT_GE(count_of(read_text(run() / "report.html"), "quiz"), 1);
   // Other requests are other work.
   EXPECT_EQ(computed(tasks("--prompt question")), kModels);
 
