@@ -60,20 +60,20 @@ struct Member {
   }
 };
 
-// A checkpoint that nobody keeps is not found out after hours.
-void require_kept_steps(const Member& member, const TrainConfig& train) {
-  std::set<int64_t> shown;
-  for (const auto& [data, steps] : member.needs.data) shown.insert(steps.begin(), steps.end());
-  for (const int64_t step : shown) {
-    const bool some = std::ranges::any_of(
-        member.units, [&](const TrainUnit& unit) { return step < unit.train.steps; });
-    const bool kept = step > 0 && train.keep_every > 0 && step % train.keep_every == 0 &&
-                      step % train.save_interval == 0;
-    if (some && kept) continue;
-    throw Error(
-        fmt::format("a table shows its step {}, which is no checkpoint: expert.keep_every "
-                    "is {}, expert.save_interval {}, and training must go on behind it",
-                    step, train.keep_every, train.save_interval));
+// What a table needs and no training gives is not found out after hours.
+void require_steps(const Member& member, const TrainConfig& train) {
+  for (const auto& [data, steps] : member.needs.data) {
+    for (const int64_t step : steps) {
+      const bool reached = std::ranges::any_of(
+          member.units, [&](const TrainUnit& unit) { return step < unit.train.steps; });
+      const bool kept = step > 0 && train.keep_every > 0 && step % train.keep_every == 0 &&
+                        step % train.save_interval == 0;
+      if (reached && kept) continue;
+      throw Error(fmt::format(
+          "run {}: a table shows its step {}, which is no checkpoint: expert.keep_every "
+          "is {}, expert.save_interval {}, and training must go on behind it",
+          member.run, step, train.keep_every, train.save_interval));
+    }
   }
 }
 
@@ -98,7 +98,6 @@ std::vector<Member> members_of(const Sweep& sweep, const fs::path& out) {
         }
         member.units = train_units(experiment, experiment.mixture.experts);
         for (const TrainUnit& unit : member.units) member.cost += unit_flops(experiment, unit);
-        require_kept_steps(member, experiment.expert_train);
       } catch (const Error& error) {
         throw Error(fmt::format("run {}: {}", run.name, error.what()));
       }
@@ -214,6 +213,11 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   require_writable(out);
   set_ledger_phase("prepare");
   share_tokens(sweep, members, out, world);
+  for (Member& member : members) {  // how long dense models are trained follows from the text, too
+    const TrainedRun trained = trained_run(member);
+    member.units = trained.units;
+    require_steps(member, trained.experiment.expert_train);
+  }
   // Longest first, so that the last ones are short.
   std::ranges::stable_sort(members, std::greater(), &Member::cost);
 

@@ -141,7 +141,7 @@ TEST_F(SweepJob, RefusesWhatItCannotCompareBeforeItComputes) {
     const Outcome outcome = run_job(2, sweep("x"));
     EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
     EXPECT_EQ(count_of(outcome.output, complaint), 1) << outcome.output;
-    EXPECT_FALSE(fs::exists(folder_ / "x/runs")) << complaint;
+    EXPECT_FALSE(fs::exists(folder_ / "x/runs/main-seed-1/experiment.toml")) << complaint;
   };
   write_sweep("nobody", "");
   refused("'nobody' is no [[run]]");
