@@ -49,9 +49,10 @@ void add_compare_job(CLI::App& app, JobRun& run) {
   job->add_flag("--markdown", settings->markdown, "Print the table as Markdown");
   job->footer(
       "Writes RUN/comparison-DATA.json, prints the table and renews the report. Any number of "
-      "ranks score what\n"
-      "evaluate has not scored yet; after that it is arithmetic, and takes seconds.\n"
-      "  mpirun -n 4 smalltalk compare jobs/tiny.toml --out RUN --prefixes 8,16,32");
+      "ranks\n"
+      "score what evaluate has not scored yet; after that it is arithmetic, and takes seconds.\n"
+      "  mpirun -n 4 smalltalk compare jobs/tiny.toml --out RUN --prefixes 8,16,32\n"
+      "  mpirun -n 4 smalltalk compare jobs/tiny.toml --out RUN --data news --text news.jsonl.gz");
   job->callback([&run, settings] {
     run = [settings] {
       return run_stage(
@@ -59,7 +60,10 @@ void add_compare_job(CLI::App& app, JobRun& run) {
           [&](Run& opened, Communicator& world, const std::string& start) {
             require_part(settings->part);
             const std::string& data = settings->options.split;
-            if (!settings->text.empty()) prepare_text(opened, data, settings->text, world);
+            if (!settings->text.empty()) {
+              const auto lock = lock_stages(opened, world, 3600);  // others may begin as we do
+              prepare_text(opened, data, settings->text, world);
+            }
             require_split(opened, data);
             const std::vector<TrainUnit> units = units_of(opened);
             require_trained(opened, units);

@@ -159,9 +159,9 @@ std::string table_section(const fs::path& folder, const std::string& id, const j
           pages_cell(folder, text_at(row, "run"), seeds)}});
   }
   const std::string lede = fmt::format(
-      "{}: {} sequences of {} documents, {}. Differences are from {}; 95&nbsp;% of the "
+      "{} {} sequences of {} documents, {}. Differences are from {}; 95&nbsp;% of the "
       "resamples of a paired bootstrap over documents lie in the interval.",
-      escape_html(text_at(filled, "data")), or_dash(number_at(filled, "sequences"), whole),
+      or_dash(number_at(filled, "sequences"), whole), escape_html(text_at(filled, "data")),
       or_dash(number_at(filled, "documents"), whole),
       seeds.size() == 1 ? "one seed"
                         : fmt::format("means over {} seeds, which the small dots and the ranges "

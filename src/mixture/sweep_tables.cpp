@@ -264,8 +264,8 @@ std::string markdown_of(const FilledTable& filled) {
   }
   const std::vector<uint64_t>& seeds = filled.table.seeds;
   return fmt::format(
-      "**{}**\n\n{}\n{}: {} sequences of {} documents; {}; intervals of 95 % over documents.\n",
-      filled.table.title, markdown_table(lines), filled.table.data, filled.num_sequences,
+      "**{}**\n\n{}\n{} {} sequences of {} documents; {}; intervals of 95 % over documents.\n",
+      filled.table.title, markdown_table(lines), filled.num_sequences, filled.table.data,
       filled.num_documents,
       seeds.size() == 1 ? fmt::format("seed {}", seeds[0])
                         : fmt::format("means over seeds {} (perplexity: lowest to highest)",

@@ -160,6 +160,8 @@ json sweep() {
                 {"difference_95_percent", {nats - 0.01, nats + 0.01}},
                 {"verdict", "better"},
                 {"reference", reference},
+                {"compared_with", "base: dense"},
+                {"step", 0},
                 {"train_flops", 1e12},
                 {"inference_flops_per_sequence", 1e7},
                 {"perplexity_by_seed", {29, 31}},
@@ -169,6 +171,7 @@ json sweep() {
           {"tables",
            {{{"name", "first"},
              {"title", "Which is best?"},
+             {"data", "news"},
              {"seeds", {1, 2}},
              {"sequences", 640},
              {"documents", 37},
@@ -482,14 +485,16 @@ TEST_F(ReportExamplesTest, ShowsNoTextThatTheScoresAreNotOf) {
 TEST_F(ReportTest, SweepShowsEachRowBesideItsReference) {
   json value = sweep();
   value["tables"][0]["rows"][2]["label"] = "**the other**";
+  value["tables"][0]["rows"][2]["step"] = 1500;
   write("sweep.json", value.dump());
+  write("seconds.json", R"({"base": {"dense": 90, "mixture": 30}, "other": {"mixture": 7}})");
   write("runs/base-seed-1/report.html", "");
   write_report(run_.path());
   const std::string html = read_text(run_ / "report.html");
   EXPECT_EQ(unbalanced(html), "");
   EXPECT_TRUE(has(html, "<h1>4 runs, 1 table</h1>"));
   EXPECT_TRUE(has(html, "Which is best?"));
-  EXPECT_TRUE(has(html, "640 test sequences of 37 documents, means over 2 seeds"));
+  EXPECT_TRUE(has(html, "640 news sequences of 37 documents, means over 2 seeds"));
   EXPECT_TRUE(has(html, "<b>30.00</b><small>29.00 to 31.00</small>"));
   EXPECT_TRUE(has(html, "-10.00&nbsp;(-10.90&nbsp;to&nbsp;-9.10)&nbsp;%"));
   // The range is [log(0.9) - 0.02, log(1.1) + 0.02]; places are of 92 % behind a margin of 4 %.
@@ -498,7 +503,10 @@ TEST_F(ReportTest, SweepShowsEachRowBesideItsReference) {
   EXPECT_TRUE(has(html, "cx=\"11.6%\" cy=\"50%\" r=\"4.5\""));
   EXPECT_TRUE(has(html, "class=\"interval worse\""));
   EXPECT_TRUE(has(html, "</span>base: Mixture<small>routers, 16 tokens</small>"));
-  EXPECT_TRUE(has(html, "</span>the other<small>"));
+  EXPECT_TRUE(has(html, "</span>the other<small>routers, 16 tokens, step 1,500</small>"));
+  EXPECT_TRUE(has(html, "Differences are from base: dense;"));
+  EXPECT_TRUE(has(html, "1 min 30 s"));
+  EXPECT_FALSE(has(html, "7.0 s"));  // a checkpoint has no time of its own
   EXPECT_TRUE(has(html, "<a href=\"runs/base-seed-1/report.html\">1</a> 2 "));
   EXPECT_FALSE(has(html, "href=\"runs/other"));
 
@@ -521,7 +529,8 @@ TEST_F(ReportTest, SweepSurvivesOddAndHostileFiles) {
   const std::string evil = "\"><script>alert('x')</script>&";
   json value = sweep();
   for (const char* key : {"name", "title"}) value["tables"][0][key] = evil;
-  for (const char* key : {"run", "model", "rule", "verdict"}) {
+  value["tables"][0]["data"] = evil;
+  for (const char* key : {"run", "model", "rule", "verdict", "compared_with", "step"}) {
     value["tables"][0]["rows"][1][key] = evil;
   }
   value["tables"][0]["rows"][2]["label"] = evil;

@@ -20,6 +20,8 @@
 //   data = "news"                            # all rows are measured on it; default: test
 //   rows = [{ run = ["main", "e8"], model = ["mixture", "dense"] }]
 //   reference = { run = "main", model = "dense" }
+//
+// A row may also have rule, prefix, step (of checkpoints, which expert.keep_every keeps) and label.
 #pragma once
 
 #include <cstdint>

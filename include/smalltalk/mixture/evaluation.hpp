@@ -34,10 +34,9 @@ std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);
 std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts);
 // Whether a cell is there, computed with the weights that are there.
 bool cell_complete(const RunLayout& layout, const EvalCell& cell);
-// REQUIRES the cell's models to be complete. Writes its file():
-// log-likelihoods of the targets [N, S], in nats; for "routers", of the first M tokens under each
-// of them [N, E]. Throws Stopped if this process is asked to stop; what it has found by then is
-// kept.
+// REQUIRES the cell's models to be complete. Writes its file(): log-likelihoods of the
+// targets [N, S], in nats; for "routers", of the first M tokens under each of them [N, E]. Throws
+// Stopped if this process is asked to stop; what it has found by then is kept.
 void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell);
 TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell);
 
