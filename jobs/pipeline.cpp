@@ -242,8 +242,8 @@ void prepare_tokens_of(const Run& run, Communicator& world) {
 }
 
 void require_split(const Run& run, const std::string& split) {
-  const TokenFile file(run.layout.tokens(split));
   const std::string tokenizer = Tokenizer(run.layout.tokenizer()).hash();
+  const TokenFile file(run.layout.tokens(split));
   if (file.info().tokenizer_hash != tokenizer) {
     throw Error(
         fmt::format("{} was made with another tokenizer ({}) than {} ({}): delete it and "
