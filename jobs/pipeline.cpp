@@ -241,8 +241,9 @@ void prepare_tokens_of(const Run& run, Communicator& world) {
   }
 }
 
-void require_split(const Run& run, const std::string& split) {
-  const std::string tokenizer = Tokenizer(run.layout.tokenizer()).hash();
+namespace {
+
+void require_split(const Run& run, const std::string& split, const std::string& tokenizer) {
   const TokenFile file(run.layout.tokens(split));
   if (file.info().tokenizer_hash != tokenizer) {
     throw Error(
@@ -258,10 +259,18 @@ void require_split(const Run& run, const std::string& split) {
   }
 }
 
+}  // namespace
+
+void require_split(const Run& run, const std::string& split) {
+  require_split(run, split, Tokenizer(run.layout.tokenizer()).hash());
+}
+
 void open_tokens(Run& run) {
   Experiment& experiment = run.experiment;
-  for (const std::string split : {"train", "validation", "test"}) require_split(run, split);
   const Tokenizer tokenizer(run.layout.tokenizer());
+  for (const std::string split : {"train", "validation", "test"}) {
+    require_split(run, split, tokenizer.hash());
+  }
   run.tokens = std::make_shared<TokenFile>(run.layout.tokens("train"));
   const int64_t num_sequences = run.tokens->num_sequences(experiment.data.seq_length);
   if (num_sequences < experiment.mixture.experts) {

@@ -64,8 +64,7 @@ struct Member {
 void require_steps(const Member& member, const TrainConfig& train) {
   for (const auto& [data, steps] : member.needs.data) {
     for (const int64_t step : steps) {
-      const bool reached = std::ranges::any_of(
-          member.units, [&](const TrainUnit& unit) { return step < unit.train.steps; });
+      const bool reached = !checkpoint_cells(member.units, data, {step}).empty();
       const bool kept = step > 0 && train.keep_every > 0 && step % train.keep_every == 0 &&
                         step % train.save_interval == 0;
       if (reached && kept) continue;
@@ -161,10 +160,15 @@ void share_tokens(const Sweep& sweep, const std::vector<Member>& members, const 
   world.barrier();
 }
 
+// REQUIRES the run's tokens to be open.
+TrainedRun trained_run(const Member& member, const Run& run) {
+  return {member.run, member.seed, run.experiment, run.layout, units_of(run)};
+}
+
 TrainedRun trained_run(const Member& member) {
   Run run = read_run(member.options, {0});
   open_tokens(run);
-  return {member.run, member.seed, run.experiment, run.layout, units_of(run)};
+  return trained_run(member, run);
 }
 
 // From tokens to the run's own comparisons and page.
@@ -178,7 +182,7 @@ void complete_run(const Sweep& sweep, const Member& member, Session& session, Co
   std::string own_group;
   count_in_ledger(run.layout, start, 0, own_group,
                   [&] { run_stages(run, alone, start, own_group); });
-  const TrainedRun trained = trained_run(member);
+  const TrainedRun trained = trained_run(member, run);
   for (const auto& [data, steps] : member.needs.data) {
     require_split(run, data);
     const CompareOptions options = sweep_comparison(sweep, trained, data);

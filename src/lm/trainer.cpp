@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "check_tokens.hpp"
 #include "gemm_rate.hpp"
+#include "smalltalk/core/bootstrap.hpp"
 #include "smalltalk/core/error.hpp"
 #include "smalltalk/core/flops.hpp"
 #include "smalltalk/core/log.hpp"
@@ -37,10 +37,6 @@ TrainingLog::Options log_options(const TrainOptions& options, const TrainConfig&
   log.cuda = device.device == "cuda";
   log.flops_per_second = device_flops_per_second(device);
   return log;
-}
-
-double mean_of(const std::vector<double>& losses) {
-  return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
 }
 
 }  // namespace
@@ -93,7 +89,7 @@ double Trainer::Impl::accumulate(Loop& loop) {
 bool Trainer::Impl::accept(const ShardedAdamW::StepResult& result) {
   if (!result.finite()) return false;
   if (config.outlier_zscore == 0) return true;
-  const double loss = mean_of(result.losses);
+  const double loss = mean(result.losses);
   const OutlierRow row{step + 1,
                        loss,
                        result.gradient_norm,
@@ -220,7 +216,7 @@ bool Trainer::Impl::end_step(Loop& loop, double loss) {
   } else {
     nonfinite_in_a_row = 0;
     ++interval_steps;
-    interval_loss += mean_of(result.losses);
+    interval_loss += mean(result.losses);
     for (const double each : result.losses) interval_max_loss = std::max(interval_max_loss, each);
   }
   ++step;

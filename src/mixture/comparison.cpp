@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "comparison_text.hpp"
@@ -76,6 +77,7 @@ class RowFinder {
   int64_t length_;
   double one_ = 0;                         // FLOPs of one expert
   std::vector<TokenLikelihoods> routers_;  // [E]
+  std::optional<TextClusters> clusters_;   // of the control, if there is one
   RunRows result_;
 };
 
@@ -164,12 +166,12 @@ void RowFinder::add_rules(const std::vector<TokenLikelihoods>& experts) {
 // The control by its own way to choose.
 void RowFinder::add_clusters(const std::vector<TokenLikelihoods>& experts, int64_t step,
                              std::span<const int64_t> prefixes) {
-  const TextClusters clusters = clusters_of_control(experiment_, layout_);
+  if (!clusters_) clusters_ = clusters_of_control(experiment_, layout_);
   for (const int64_t prefix : prefixes) {
     ComparedRow row{"tfidf_kmeans", "TF-IDF", prefix};
     row.step = step;
-    row.flops_per_sequence = one_ + choice_flops(clusters, prefix);
-    add(row, under_assignment(experts, nearest_clusters(clusters, tokens_, length_, prefix)));
+    row.flops_per_sequence = one_ + choice_flops(*clusters_, prefix);
+    add(row, under_assignment(experts, nearest_clusters(*clusters_, tokens_, length_, prefix)));
   }
 }
 
