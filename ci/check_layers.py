@@ -10,14 +10,25 @@ import re
 import sys
 import tempfile
 
-ALLOWED = {  # library -> the libraries whose headers it may include, besides its own
-    "core": set(),
-    "data": {"core"},
-    "comm": {"core"},
-    "lm": {"core"},
-    "mixture": {"core", "data", "lm"},
-    "jobs": {"core", "data", "comm", "lm", "mixture"},
+# Room by room, lowest first: what it may include besides itself. A library's name stands for all of
+# its rooms. A room names only rooms above it in this table, so there is no circle.
+ARROWS = {
+    "core/system":        "",
+    "core/assignment":    "core/system",
+    "core/experiment":    "core/system core/assignment",
+    "data":               "core",
+    "comm":               "core",
+    "lm/model":           "core",
+    "lm/cpu":             "core lm/model",
+    "lm/torch":           "core lm/model lm/cpu",
+    "lm/train":           "core lm/model lm/cpu lm/torch",
+    "mixture/run":        "core data lm",
+    "mixture/routing":    "core data lm mixture/run",
+    "mixture/evaluation": "core data lm mixture/run mixture/routing",
+    "mixture/report":     "core data mixture/run mixture/evaluation",
+    "jobs":               "core data comm lm mixture",
 }
+LIBRARIES = {room.split("/")[0] for room in ARROWS}
 FENCES = [  # (name, included headers, folders that may include them)
     ("MPI", r"mpi(-ext)?\.h$", {"comm"}),
     ("HDF5", r"(hdf5|hdf5_hl|H5[A-Z]\w*)\.h$", {"data"}),
@@ -31,7 +42,8 @@ FENCES = [  # (name, included headers, folders that may include them)
 # Domain labels are for measuring only: nothing that trains or routes may see them.
 DOMAIN_READERS = re.compile(
     r"(include/smalltalk/data/token_file\.hpp|src/data/(domains|describe_hdf5)\.cpp"
-    r"|src/mixture/(evaluation\w*|comparison|report_examples|results)\.cpp|jobs/(evaluate|inspect)\.cpp|tests/.*)$")
+    r"|src/mixture/evaluation/(evaluation\w*|comparison|results)\.cpp"
+    r"|src/mixture/report/examples\.cpp|jobs/(evaluate|inspect)\.cpp|tests/.*)$")
 DOMAIN_CALL = re.compile(r"\b(read_domains|sequence_domains)\s*\(")
 MACHINE_PATH = re.compile(r"(?<![\w.}$:/-])/(" + "root|home|work|Users" + r")/\w")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
@@ -41,23 +53,52 @@ TEXT_SUFFIXES = SOURCE_SUFFIXES | {".py", ".sh", ".sbatch", ".toml", ".json", ".
 SKIPPED_FOLDERS = {"build", "runs", ".git", "__pycache__", ".cache"}
 
 
-def folder_of(path):
-    """The library a file belongs to; a test belongs to the library it tests."""
+def room_of(parts):
+    """The room of a header or source by the parts of its path below src or include/smalltalk."""
+    for length in (2, 1):
+        if "/".join(parts[:length]) in ARROWS and len(parts) > length:
+            return "/".join(parts[:length])
+    return None
+
+
+def place_of(path):
+    """(library, room) of a file; a test belongs to the library that it tests, and to no room."""
     parts = path.parts
-    if parts[:2] == ("include", "smalltalk") or parts[0] in ("src", "tests"):
-        name = parts[2] if parts[0] == "include" else parts[1]
-        return name if name in ALLOWED else None
-    return "jobs" if parts[0] == "jobs" else None
+    if parts[0] == "tests":
+        return ("comm" if path.name == "mpi_test_main.cpp" else parts[1]), None
+    if parts[:2] == ("include", "smalltalk"):
+        parts = parts[1:]
+    elif parts[0] not in ("src", "jobs"):
+        return None, None
+    inside = parts if parts[0] == "jobs" else parts[1:]
+    return inside[0], room_of(inside)
 
 
-def check_include(path, header):
-    library, in_tests = folder_of(path), path.parts[0] == "tests"
-    if str(path) == "tests/mpi_test_main.cpp":
-        library = "comm"
-    ours = re.match(r"smalltalk/(\w+)/", header)
-    if ours and library and not in_tests:
-        if ours[1] != library and ours[1] not in ALLOWED[library]:
-            yield f"{library} may not include {ours[1]} ({header})"
+def check_room(path, library, room, header):
+    """Whether a header of ours may be included from this room."""
+    public = header.startswith("smalltalk/")
+    parts = tuple((header.removeprefix("smalltalk/")).split("/"))
+    if not public and parts[0] not in LIBRARIES:
+        if len(parts) == 1 and "/" in room:
+            yield f"a private header is included by its room's path ({header})"
+        return
+    target = room_of(parts)
+    if target is None:
+        yield f"{header} is in no room"
+    elif target != room and not {target, parts[0]} & set(ARROWS[room].split()):
+        yield f"{room} may not include {target} ({header})"
+    elif not public and parts[0] != library:
+        yield f"{header} is private to {parts[0]}"
+
+
+def check_include(path, quote, header):
+    library, room = place_of(path)
+    in_tests = path.parts[0] == "tests"
+    if quote == '"' and library in LIBRARIES and not in_tests:
+        if room is None:
+            yield f"{path.parent} is no room: the table of arrows has them all"
+        else:
+            yield from check_room(path, library, room, header)
     if header.startswith("../") and not in_tests:
         yield f"includes over a folder's edge ({header})"
     for name, pattern, folders in FENCES:
@@ -78,7 +119,7 @@ def check_file(root, path):
         if is_source:
             include = INCLUDE.match(line)
             if include:
-                found += check_include(path, include[2])
+                found += check_include(path, *include.groups())
             code = line.split("//")[0]
             if DOMAIN_CALL.search(code) and not DOMAIN_READERS.match(path.as_posix()):
                 found.append("domain labels are read by evaluation alone")
@@ -88,8 +129,18 @@ def check_file(root, path):
             yield f"{path}:{number}: {message}"
 
 
+def check_table():
+    above = set()
+    for room, allowed in ARROWS.items():
+        rooms = {other for name in allowed.split() for other in ARROWS
+                 if name in (other, other.split("/")[0])}
+        for other in rooms - above:
+            yield f"the table of arrows: {room} names {other}, which is not above it"
+        above.add(room)
+
+
 def check_tree(root):
-    violations = []
+    violations = list(check_table())
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = sorted(set(subfolders) - SKIPPED_FOLDERS)
         for name in sorted(files):
@@ -101,32 +152,41 @@ def check_tree(root):
 
 def self_test():
     planted = {
-        "include/smalltalk/core/a.hpp": '#include "smalltalk/data/token_file.hpp"',
-        "src/data/b.cpp": '#include "smalltalk/lm/trainer.hpp"',
-        "src/lm/c.cpp": '#include "smalltalk/comm/session.hpp"',
-        "src/mixture/d.cpp": "#include <mpi.h>",
-        "src/lm/e.cpp": "#include <hdf5.h>",
-        "src/mixture/f.cpp": "#include <c10/cuda/CUDAStream.h>",
+        "include/smalltalk/core/system/a.hpp": '#include "smalltalk/data/token_file.hpp"',
+        "src/data/b.cpp": '#include "smalltalk/lm/train/trainer.hpp"',
+        "src/lm/train/c.cpp": '#include "smalltalk/comm/session.hpp"',
+        "src/mixture/run/d.cpp": "#include <mpi.h>",
+        "src/lm/model/e.cpp": "#include <hdf5.h>",
+        "src/mixture/run/f.cpp": "#include <c10/cuda/CUDAStream.h>",
         "jobs/g.cpp": "#  include <nccl.h>",
         "src/data/h.cpp": "#include <torch/types.h>",
-        "src/core/i.cpp": "#include <CLI/CLI.hpp>",
-        "include/smalltalk/lm/j.hpp": "#include <torch/torch.h>",
-        "src/core/k.cpp": '#include "../data/hdf5_file.hpp"',
-        "src/mixture/router_em.cpp": "auto labels = read_domains(path);",
+        "src/core/system/i.cpp": "#include <CLI/CLI.hpp>",
+        "include/smalltalk/lm/model/j.hpp": "#include <torch/torch.h>",
+        "src/core/system/k.cpp": '#include "../data/hdf5_file.hpp"',
+        "src/mixture/routing/router_em.cpp": "auto labels = read_domains(path);",
         "jobs/train.cpp": "auto labels = sequence_domains (domains, n, s);",
         "ci/l.sh": "cd /" + "home/somebody/smalltalk",
         "tests/core/m_test.cpp": "#include <sentencepiece_processor.h>",
         "src/comm/n.cu": "#include <cuda_runtime.h>",
+        "src/core/system/ba.cpp": '#include "smalltalk/core/assignment/score_matrix.hpp"',
+        "src/lm/model/bb.cpp": '#include "lm/cpu/cpu_engine.hpp"',
+        "src/lm/cpu/bc.cpp": '#include "kernels.hpp"',
+        "src/lm/bd.cpp": "#include \"smalltalk/core/system/error.hpp\"",
+        "src/mixture/run/be.cpp": '#include "lm/train/trainer_impl.hpp"',
+        "src/mixture/routing/bf.cpp": '#include "mixture/report/charts.hpp"',
+        "src/mixture/routing/bg.cpp": '#include "smalltalk/mixture/units.hpp"',
     }
     innocent = {
-        "src/mixture/o.cpp": '#include "smalltalk/lm/trainer.hpp"\n#include <ATen/ATen.h>',
-        "src/comm/p.cpp": "#include <mpi.h>\n#include <vector>",
+        "src/mixture/run/o.cpp": '#include "smalltalk/lm/train/trainer.hpp"\n#include <ATen/ATen.h>',
+        "src/comm/p.cpp": '#include <mpi.h>\n#include "waits.hpp"',
         "src/data/q.cpp": "#include <hdf5.h>  // read_domains() is elsewhere",
-        "src/mixture/evaluation_domains.cpp": "auto labels = read_domains(path);",
-        "jobs/r.cpp": '#include <CLI/CLI.hpp>\n#include "smalltalk/comm/session.hpp"',
+        "src/mixture/evaluation/evaluation_domains.cpp": "auto labels = read_domains(path);",
+        "jobs/r.cpp": '#include <CLI/CLI.hpp>\n#include "smalltalk/comm/session.hpp"\n#include "jobs.hpp"',
         "tests/mpi_test_main.cpp": "#include <mpi.h>",
         "tests/data/s_test.cpp": "auto labels = read_domains(path);",
         "ci/t.sh": 'cd "$root/srv/here" && ls build/home/x',
+        "src/lm/cpu/u.cpp": '#include "lm/model/engine.hpp"',
+        "src/mixture/routing/v.cpp": '#include "smalltalk/core/assignment/score_matrix.hpp"',
     }
     failures = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,5 @@
 // smalltalk bench: the speed of this machine on one of the models that matter.
-#include "smalltalk/lm/bench.hpp"
+#include "smalltalk/lm/train/bench.hpp"
 
 #include <cstdio>
 #include <memory>
@@ -7,8 +7,9 @@
 #include <string>
 
 #include "jobs.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
 
 namespace smalltalk {
 namespace {

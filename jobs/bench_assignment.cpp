@@ -17,10 +17,10 @@
 #include "jobs.hpp"
 #include "pipeline.hpp"
 #include "smalltalk/comm/ledger.hpp"
-#include "smalltalk/core/assign_sequences.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/parallel.hpp"
+#include "smalltalk/core/assignment/assign_sequences.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parallel.hpp"
 
 namespace smalltalk {
 

@@ -5,8 +5,8 @@
 
 #include "jobs.hpp"
 #include "pipeline.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/mixture/comparison.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/mixture/evaluation/comparison.hpp"
 
 namespace smalltalk {
 

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/flops.hpp"
-#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/data/documents.hpp"
 
 namespace smalltalk {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "pipeline.hpp"
-#include "smalltalk/lm/memory.hpp"
+#include "smalltalk/lm/train/memory.hpp"
 
 namespace smalltalk {
 

@@ -3,9 +3,9 @@
 
 #include "jobs.hpp"
 #include "pipeline.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/mixture/provenance.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/mixture/run/provenance.hpp"
 
 namespace smalltalk {
 

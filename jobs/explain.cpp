@@ -8,12 +8,13 @@
 
 #include "jobs.hpp"
 #include "pipeline.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
-#include "smalltalk/lm/transformer.hpp"
-#include "smalltalk/mixture/provenance.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/mixture/run/provenance.hpp"
 
 namespace smalltalk {
 

@@ -1,5 +1,5 @@
 // export: a run's models as folders for other programs.
-#include "smalltalk/mixture/export.hpp"
+#include "smalltalk/mixture/evaluation/export.hpp"
 
 #include <iostream>
 

@@ -7,11 +7,12 @@
 #include <nlohmann/json.hpp>
 
 #include "jobs.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/parse_json.hpp"
-#include "smalltalk/lm/transformer.hpp"
-#include "smalltalk/mixture/generation.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/mixture/evaluation/generation.hpp"
 
 namespace smalltalk {
 namespace {

@@ -8,16 +8,16 @@
 #include <sstream>
 
 #include "jobs.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/experiment.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/parse_json.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
-#include "smalltalk/lm/safetensors.hpp"
-#include "smalltalk/mixture/run_layout.hpp"
-#include "smalltalk/mixture/units.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
 namespace {

@@ -9,10 +9,11 @@
 #include "jobs.hpp"
 #include "pipeline.hpp"
 #include "smalltalk/comm/ledger.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
 
 namespace smalltalk {
 

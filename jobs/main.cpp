@@ -3,8 +3,8 @@
 #include <iostream>
 
 #include "jobs.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/experiment.hpp"
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace {
 

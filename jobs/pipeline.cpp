@@ -9,20 +9,21 @@
 #include <nlohmann/json.hpp>
 
 #include "smalltalk/comm/ledger.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/parallel.hpp"
-#include "smalltalk/core/parse_json.hpp"
-#include "smalltalk/core/random.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parallel.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/core/system/random.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
-#include "smalltalk/lm/transformer.hpp"
-#include "smalltalk/mixture/evaluation.hpp"
-#include "smalltalk/mixture/report.hpp"
-#include "smalltalk/mixture/tfidf.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/mixture/evaluation/evaluation.hpp"
+#include "smalltalk/mixture/report/report.hpp"
+#include "smalltalk/mixture/routing/tfidf.hpp"
 
 namespace smalltalk {
 

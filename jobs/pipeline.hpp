@@ -11,15 +11,15 @@
 
 #include "smalltalk/comm/rank_plan.hpp"
 #include "smalltalk/comm/session.hpp"
-#include "smalltalk/core/experiment.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/token_file.hpp"
-#include "smalltalk/mixture/comparison.hpp"
-#include "smalltalk/mixture/evaluation.hpp"
-#include "smalltalk/mixture/router_em.hpp"
-#include "smalltalk/mixture/run_layout.hpp"
-#include "smalltalk/mixture/sharding.hpp"
-#include "smalltalk/mixture/units.hpp"
+#include "smalltalk/mixture/evaluation/comparison.hpp"
+#include "smalltalk/mixture/evaluation/evaluation.hpp"
+#include "smalltalk/mixture/routing/router_em.hpp"
+#include "smalltalk/mixture/routing/sharding.hpp"
+#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
 
@@ -48,9 +48,9 @@ struct RunOptions {
 };
 void add_run_options(CLI::App& job, RunOptions& options);
 
-// A session whose ranks stop when they are asked to (core/stop.hpp) and watch each other. `start`
-// is a name for this start of the job, the same on all ranks: claims of an earlier start do not
-// count. With a run folder, also its file `stop` is heeded. Returns the exit code.
+// A session whose ranks stop when they are asked to (core/system/stop.hpp) and watch each other.
+// `start` is a name for this start of the job, the same on all ranks: claims of an earlier start do
+// not count. With a run folder, also its file `stop` is heeded. Returns the exit code.
 int run_watched(const StopOptions& options, const std::string& job, const std::string& run_folder,
                 const std::function<int(Session&, const std::string& start)>& body);
 

@@ -9,9 +9,9 @@
 
 #include "jobs.hpp"
 #include "pipeline.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {

@@ -1,5 +1,5 @@
 // report: the page of a run or of a sweep.
-#include "smalltalk/mixture/report.hpp"
+#include "smalltalk/mixture/report/report.hpp"
 
 #include <iostream>
 

@@ -1,8 +1,8 @@
 #include <exception>
 
 #include "jobs.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {
 

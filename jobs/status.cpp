@@ -16,10 +16,10 @@
 
 #include "jobs.hpp"
 #include "pipeline.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/mixture/evaluation.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/mixture/evaluation/evaluation.hpp"
 
 namespace smalltalk {
 

@@ -1,7 +1,7 @@
 // sweep: many runs that differ in some keys, and tables that set them side by side. A run is
 // trained by one rank, alone from tokens to results, so that what comes out does not depend on how
 // many ranks share the runs.
-#include "smalltalk/core/sweep.hpp"
+#include "smalltalk/core/experiment/sweep.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -13,13 +13,14 @@
 #include "jobs.hpp"
 #include "pipeline.hpp"
 #include "smalltalk/comm/ledger.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/lm/transformer.hpp"
-#include "smalltalk/mixture/comparison.hpp"
-#include "smalltalk/mixture/report.hpp"
-#include "smalltalk/mixture/sweep_tables.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/mixture/evaluation/comparison.hpp"
+#include "smalltalk/mixture/evaluation/sweep_tables.hpp"
+#include "smalltalk/mixture/report/report.hpp"
 
 namespace smalltalk {
 

@@ -1,12 +1,12 @@
 // tasks: accuracies of a run's models on downstream tasks.
-#include "smalltalk/mixture/tasks.hpp"
+#include "smalltalk/mixture/evaluation/tasks.hpp"
 
 #include <iostream>
 
 #include "jobs.hpp"
 #include "pipeline.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/mixture/report.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/mixture/report/report.hpp"
 
 namespace smalltalk {
 

@@ -4,7 +4,7 @@
 
 #include "jobs.hpp"
 #include "pipeline.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 

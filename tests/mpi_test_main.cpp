@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "mpi_test.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -57,7 +57,8 @@ function(smalltalk_add_library name)
   endforeach()
   add_library(smalltalk_${name} STATIC ${arg_SOURCES})
   add_library(smalltalk::${name} ALIAS smalltalk_${name})
-  target_include_directories(smalltalk_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include)
+  target_include_directories(smalltalk_${name}
+    PUBLIC ${PROJECT_SOURCE_DIR}/include PRIVATE ${PROJECT_SOURCE_DIR}/src)
   list(TRANSFORM arg_USES PREPEND smalltalk::)
   target_link_libraries(smalltalk_${name}
     PUBLIC ${arg_USES} ${arg_PUBLIC}

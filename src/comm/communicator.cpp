@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "communicator_impl.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 

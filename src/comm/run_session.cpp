@@ -6,9 +6,9 @@
 #include "mpi_call.hpp"
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/comm/session.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {
 namespace {

@@ -12,7 +12,7 @@
 #include "communicator_impl.hpp"
 #include "ledger_record.hpp"
 #include "smalltalk/comm/ledger.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "watchdog.hpp"
 
 namespace smalltalk {

@@ -4,8 +4,8 @@
 #include <map>
 #include <mutex>
 
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {
 namespace {

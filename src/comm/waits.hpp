@@ -32,7 +32,7 @@ class Wait {
 WaitState longest_wait();
 // How many collectives this process has entered on the communicator of that name.
 int64_t collectives_entered(const std::string& communicator);
-// Seconds since this process entered or left a collective or polled (core/stop.hpp).
+// Seconds since this process entered or left a collective or polled (core/system/stop.hpp).
 double seconds_without_progress();
 
 }  // namespace smalltalk

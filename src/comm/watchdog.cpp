@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "smalltalk/comm/ledger.hpp"
-#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {
 namespace {

@@ -13,7 +13,7 @@
 #include <memory>
 #include <vector>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -8,7 +8,7 @@
 #include "byte_reader.hpp"
 #include "document_block.hpp"
 #include "line_reader.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

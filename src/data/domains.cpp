@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "hdf5_file.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "token_format.hpp"
 

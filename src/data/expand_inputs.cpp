@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "document_block.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {
 namespace {

@@ -3,7 +3,7 @@
 
 #include "hdf5_file.hpp"
 #include "hdf5_handle.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 

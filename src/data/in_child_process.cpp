@@ -12,8 +12,8 @@
 #include <cstring>
 #include <optional>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {
 namespace {

@@ -3,9 +3,9 @@
 
 #include "part_file.hpp"
 #include "prepare_source.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "token_format.hpp"
 

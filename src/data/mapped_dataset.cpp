@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "checksums.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 

@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/parse_json.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
 #include "token_format.hpp"
 
 namespace smalltalk {

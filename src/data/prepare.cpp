@@ -10,9 +10,9 @@
 #include "document_block.hpp"
 #include "part_file.hpp"
 #include "prepare_source.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "hdf5_file.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "smalltalk/data/shard_file.hpp"
 
 namespace smalltalk {

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/random.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/random.hpp"
 
 namespace smalltalk {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "mapped_dataset.hpp"
 #include "provenance.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

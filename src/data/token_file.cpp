@@ -8,7 +8,7 @@
 #include "checksums.hpp"
 #include "hdf5_file.hpp"
 #include "mapped_dataset.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "token_format.hpp"
 
 namespace smalltalk {
@@ -102,6 +102,14 @@ std::string TokenFile::hash_of_first(int64_t num_tokens) const {
 std::vector<uint64_t> TokenFile::document_ends() const {
   const auto ends = impl_->ends.values<uint64_t>(0, impl_->info.num_documents);
   return {ends.begin(), ends.end()};
+}
+
+bool extends(const TokenFile& tokens, const std::string& content_hash,
+             const std::string& num_tokens) {
+  if (tokens.info().content_hash == content_hash) return true;
+  if (num_tokens.empty()) return false;
+  const int64_t size = std::stoll(num_tokens);
+  return size <= tokens.info().num_tokens && tokens.hash_of_first(size) == content_hash;
 }
 
 }  // namespace smalltalk

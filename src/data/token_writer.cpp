@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "hdf5_file.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "token_format.hpp"
 
 namespace smalltalk {

@@ -2,8 +2,8 @@
 
 #include <sentencepiece_processor.h>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "word_cache.hpp"
 
 namespace smalltalk {

@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/core/utf8.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/utf8.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "word_cache.hpp"
 

@@ -8,11 +8,11 @@
 
 #include "document_block.hpp"
 #include "in_child_process.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/random.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/core/stop.hpp"
-#include "smalltalk/core/utf8.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/random.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/core/system/utf8.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "../mpi_test.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -8,9 +8,9 @@
 #include <thread>
 
 #include "smalltalk/comm/session.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {
 namespace {

@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

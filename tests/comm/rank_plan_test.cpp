@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <set>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

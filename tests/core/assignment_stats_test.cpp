@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "smalltalk/core/balanced_assignment.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/assignment/balanced_assignment.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

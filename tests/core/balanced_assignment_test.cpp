@@ -1,4 +1,4 @@
-#include "smalltalk/core/balanced_assignment.hpp"
+#include "smalltalk/core/assignment/balanced_assignment.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <numeric>
 #include <random>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

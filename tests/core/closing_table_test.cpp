@@ -9,9 +9,9 @@
 #include <numeric>
 #include <random>
 
-#include "smalltalk/core/assign_sequences.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/score_codes.hpp"
+#include "smalltalk/core/assignment/assign_sequences.hpp"
+#include "smalltalk/core/assignment/score_codes.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "thread_ranks.hpp"
 
 namespace smalltalk {

@@ -1,4 +1,4 @@
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 #include "exact_transport.hpp"
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 #if __has_include(<lemon/network_simplex.h>)
 #include <lemon/network_simplex.h>

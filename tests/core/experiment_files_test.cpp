@@ -5,10 +5,10 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "smalltalk/core/experiment.hpp"
-#include "smalltalk/core/flops.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/core/sweep.hpp"
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
+#include "smalltalk/core/experiment/sweep.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

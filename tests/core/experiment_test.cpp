@@ -1,12 +1,12 @@
-#include "smalltalk/core/experiment.hpp"
+#include "smalltalk/core/experiment/experiment.hpp"
 
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <set>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "temporary_folder.hpp"
 
 namespace smalltalk {

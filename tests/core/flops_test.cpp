@@ -1,5 +1,5 @@
 // The paper's figures are the independent truth: SmallTalk LM, tables 1 to 3 and appendix A.3.
-#include "smalltalk/core/flops.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "smalltalk/core/learning_rate.hpp"
+#include "smalltalk/core/experiment/learning_rate.hpp"
 
 #include <gtest/gtest.h>
 

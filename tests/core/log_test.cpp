@@ -1,4 +1,4 @@
-#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/system/log.hpp"
 
 #include <gtest/gtest.h>
 

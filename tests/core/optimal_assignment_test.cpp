@@ -1,4 +1,4 @@
-#include "smalltalk/core/optimal_assignment.hpp"
+#include "smalltalk/core/assignment/optimal_assignment.hpp"
 
 #include <gtest/gtest.h>
 
@@ -12,7 +12,7 @@
 
 #include "core/exact_transport.hpp"
 #include "core/thread_ranks.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

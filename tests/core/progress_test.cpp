@@ -9,7 +9,7 @@
 #include <functional>
 #include <thread>
 
-#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
-#include "smalltalk/core/balanced_assignment.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/assignment/balanced_assignment.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,4 +1,4 @@
-#include "smalltalk/core/random.hpp"
+#include "smalltalk/core/system/random.hpp"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <set>
 #include <vector>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,4 +1,4 @@
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -10,7 +10,7 @@
 #include <memory>
 #include <thread>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "temporary_folder.hpp"
 
 namespace smalltalk {

@@ -1,11 +1,11 @@
-#include "smalltalk/core/score_matrix.hpp"
+#include "smalltalk/core/assignment/score_matrix.hpp"
 
 #include <gtest/gtest.h>
 
 #include <limits>
 #include <utility>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

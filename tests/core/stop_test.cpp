@@ -1,5 +1,5 @@
 // Requests to stop, wherever they come from, and what ranks agree on.
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/stop.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,9 +8,9 @@
 #include <csignal>
 #include <cstdlib>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "temporary_folder.hpp"
 #include "thread_ranks.hpp"
 

@@ -1,9 +1,9 @@
-#include "smalltalk/core/sweep.hpp"
+#include "smalltalk/core/experiment/sweep.hpp"
 
 #include <gtest/gtest.h>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

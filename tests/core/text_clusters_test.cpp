@@ -1,4 +1,4 @@
-#include "smalltalk/core/text_clusters.hpp"
+#include "smalltalk/core/assignment/text_clusters.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,10 +7,10 @@
 #include <eigen3/Eigen/SVD>
 #include <set>
 
-#include "smalltalk/core/balanced_assignment.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/optimal_assignment.hpp"
-#include "smalltalk/core/random.hpp"
+#include "smalltalk/core/assignment/balanced_assignment.hpp"
+#include "smalltalk/core/assignment/optimal_assignment.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/random.hpp"
 
 namespace smalltalk {
 namespace {

@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "smalltalk/core/collectives.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/collectives.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 

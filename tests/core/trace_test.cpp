@@ -1,4 +1,4 @@
-#include "smalltalk/core/trace.hpp"
+#include "smalltalk/core/system/trace.hpp"
 
 #include <gtest/gtest.h>
 

@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk::test {
 

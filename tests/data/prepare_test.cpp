@@ -3,7 +3,7 @@
 #include "core/thread_ranks.hpp"
 #include "data/document_block.hpp"
 #include "files.hpp"
-#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {

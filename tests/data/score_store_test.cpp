@@ -8,7 +8,7 @@
 #include "damage.hpp"
 #include "data/hdf5_file.hpp"
 #include "files.hpp"
-#include "smalltalk/core/log.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/data/score_file.hpp"
 
 namespace smalltalk {

@@ -10,9 +10,9 @@
 
 #include "data/in_child_process.hpp"
 #include "files.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,7 +1,7 @@
 // The file, then overrides, each behind a NUL.
 #include "fuzz.hpp"
-#include "smalltalk/core/experiment.hpp"
-#include "smalltalk/core/flops.hpp"
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace smalltalk;

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk::fuzz {
 

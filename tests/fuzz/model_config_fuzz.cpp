@@ -1,6 +1,6 @@
 #include "fuzz.hpp"
-#include "lm/model_config_file.hpp"
-#include "lm/parameter_layout.hpp"
+#include "lm/model/model_config_file.hpp"
+#include "lm/model/parameter_layout.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace smalltalk;

@@ -1,6 +1,6 @@
 // The files of a run and of a sweep that a report reads, each behind a NUL.
 #include "fuzz.hpp"
-#include "smalltalk/mixture/report.hpp"
+#include "smalltalk/mixture/report/report.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace smalltalk;

@@ -1,5 +1,5 @@
 #include "fuzz.hpp"
-#include "smalltalk/lm/safetensors.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace smalltalk;

@@ -1,5 +1,5 @@
 #include "fuzz.hpp"
-#include "smalltalk/core/sweep.hpp"
+#include "smalltalk/core/experiment/sweep.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace smalltalk;

@@ -1,6 +1,6 @@
 // The first byte chooses the prompt.
 #include "fuzz.hpp"
-#include "smalltalk/mixture/tasks.hpp"
+#include "smalltalk/mixture/evaluation/tasks.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace smalltalk;

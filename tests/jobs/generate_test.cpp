@@ -8,10 +8,10 @@
 #include <sstream>
 
 #include "job_runner.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "smalltalk/data/tokenizer.hpp"
-#include "smalltalk/lm/transformer.hpp"
-#include "smalltalk/mixture/generation.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/mixture/evaluation/generation.hpp"
 
 namespace smalltalk {
 namespace {

@@ -7,10 +7,10 @@
 
 #include "../../jobs/jobs.hpp"
 #include "../core/temporary_folder.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/shard_file.hpp"
-#include "smalltalk/lm/safetensors.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
 
 namespace smalltalk {
 namespace {

@@ -14,8 +14,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "smalltalk/core/random.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/random.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 

@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "fault_runner.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 #include "started_job.hpp"
 
 namespace smalltalk {

@@ -1,12 +1,13 @@
 // Tasks of a trained run. That their figures are right is told by test_peer_lm_eval.py.
-#include "smalltalk/mixture/tasks.hpp"
+#include "smalltalk/mixture/evaluation/tasks.hpp"
 
 #include <gtest/gtest.h>
 
 #include "job_runner.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/stop.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
 
 namespace smalltalk {
 namespace {

@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "fixtures.hpp"
-#include "lm/kernels.hpp"
-#include "lm/sharded_adamw.hpp"
+#include "lm/cpu/kernels.hpp"
+#include "lm/train/sharded_adamw.hpp"
 
 namespace smalltalk {
 namespace {

@@ -6,8 +6,8 @@
 #include <random>
 
 #include "fixtures.hpp"
-#include "lm/cpu_attention.hpp"
-#include "lm/cpu_kernels.hpp"
+#include "lm/cpu/cpu_attention.hpp"
+#include "lm/cpu/cpu_kernels.hpp"
 
 namespace smalltalk {
 namespace {

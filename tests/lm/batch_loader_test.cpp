@@ -1,5 +1,5 @@
 // The loader gives the rows of its plan in order, reads no others, and hands on what goes wrong.
-#include "lm/batch_loader.hpp"
+#include "lm/train/batch_loader.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <mutex>
 #include <set>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,8 +1,8 @@
-#include "smalltalk/lm/bench.hpp"
+#include "smalltalk/lm/train/bench.hpp"
 
 #include <gtest/gtest.h>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -9,14 +9,15 @@
 #include <numeric>
 
 #include "fixtures.hpp"
-#include "lm/device.hpp"
-#include "lm/nccl_group.hpp"
-#include "lm/torch_engine.hpp"
-#include "lm/torch_loss.hpp"
-#include "lm/transformer_impl.hpp"
+#include "lm/model/transformer_impl.hpp"
+#include "lm/torch/device.hpp"
+#include "lm/torch/torch_engine.hpp"
+#include "lm/torch/torch_loss.hpp"
+#include "lm/train/nccl_group.hpp"
 #include "loss_reference.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/lm/trainer.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,13 +1,13 @@
 // Decoding with a cache against whole forward passes, and sampling against its definition.
-#include "smalltalk/lm/decoder.hpp"
+#include "smalltalk/lm/torch/decoder.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "fixtures.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/lm/sampling.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/model/sampling.hpp"
 
 namespace smalltalk {
 namespace {

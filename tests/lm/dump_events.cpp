@@ -2,7 +2,7 @@
 // Point `step` of the tags "loss" and "mfu(%)" is step / 4 + START and step.
 #include <cstdlib>
 
-#include "lm/tensorboard.hpp"
+#include "lm/train/tensorboard.hpp"
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "fixtures.hpp"
-#include "smalltalk/lm/safetensors.hpp"
-#include "smalltalk/lm/trainer.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 
 using namespace smalltalk;
 

@@ -6,9 +6,9 @@
 #include <string>
 
 #include "fixtures.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/lm/safetensors.hpp"
-#include "smalltalk/lm/trainer.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 
 using namespace smalltalk;
 

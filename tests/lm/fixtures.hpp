@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/batch.hpp"
-#include "smalltalk/core/random.hpp"
-#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/core/system/batch.hpp"
+#include "smalltalk/core/system/random.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
 
 namespace smalltalk {
 

@@ -1,5 +1,5 @@
 // The three matrix products against float64, at sizes around the tiles of our own kernel.
-#include "lm/gemm.hpp"
+#include "lm/cpu/gemm.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <random>
 
 #include "fixtures.hpp"
-#include "lm/cpu_kernels.hpp"
+#include "lm/cpu/cpu_kernels.hpp"
 
 namespace smalltalk {
 namespace {

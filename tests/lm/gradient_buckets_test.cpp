@@ -1,6 +1,6 @@
 // Buckets cover the buffer once, divide into equal pieces, and become ready as a backward pass
 // goes.
-#include "lm/gradient_buckets.hpp"
+#include "lm/train/gradient_buckets.hpp"
 
 #include <gtest/gtest.h>
 

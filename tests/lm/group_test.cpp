@@ -9,8 +9,8 @@
 
 #include "core/thread_ranks.hpp"
 #include "group_training.hpp"
-#include "lm/sharded_adamw.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "lm/train/sharded_adamw.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

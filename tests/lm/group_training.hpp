@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "fixtures.hpp"
-#include "smalltalk/lm/trainer.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
 

@@ -1,12 +1,12 @@
 // Collectives that run beside the computation: in order, heard when they fail, left behind when
 // nobody else comes.
-#include "lm/host_backend.hpp"
+#include "lm/train/host_backend.hpp"
 
 #include <gtest/gtest.h>
 
 #include <future>
 
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,7 +1,7 @@
 // The CUDA kernels of the fused projection and cross-entropy, run on the CPU, against float64.
 #include "cuda_emulation.hpp"
 // The kernels need what stands above.
-#include "lm/loss_kernels.cuh"
+#include "lm/torch/loss_kernels.cuh"
 #include "loss_reference.hpp"
 
 namespace smalltalk {

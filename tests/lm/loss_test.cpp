@@ -5,8 +5,8 @@
 #include <random>
 
 #include "fixtures.hpp"
-#include "lm/cpu_kernels.hpp"
-#include "lm/cpu_loss.hpp"
+#include "lm/cpu/cpu_kernels.hpp"
+#include "lm/cpu/cpu_loss.hpp"
 #include "loss_reference.hpp"
 
 namespace smalltalk {

@@ -1,5 +1,5 @@
 // Memory as predicted against what a fresh process grows by when it trains.
-#include "smalltalk/lm/memory.hpp"
+#include "smalltalk/lm/train/memory.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -8,8 +8,8 @@
 #include <fstream>
 
 #include "fixtures.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/lm/trainer.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,14 +1,14 @@
 // config.json: what is taken, and what is refused by its name.
-#include "lm/model_config_file.hpp"
+#include "lm/model/model_config_file.hpp"
 
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
 #include "core/temporary_folder.hpp"
-#include "lm/parameter_layout.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "lm/model/parameter_layout.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

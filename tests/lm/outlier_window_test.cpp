@@ -1,4 +1,4 @@
-#include "lm/outlier_window.hpp"
+#include "lm/train/outlier_window.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The safetensors format: round trips, and a reader that believes nothing.
-#include "smalltalk/lm/safetensors.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,8 @@
 #include <random>
 
 #include "fixtures.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

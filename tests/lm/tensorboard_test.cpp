@@ -1,5 +1,5 @@
 // Event files, read back by a reader of the format that shares only the checksum with the writer.
-#include "lm/tensorboard.hpp"
+#include "lm/train/tensorboard.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <set>
 
 #include "fixtures.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,4 +1,4 @@
-#include "lm/thread_team.hpp"
+#include "lm/cpu/thread_team.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // What TorchEngine does beyond CpuEngine (transformer_test.cpp compares the two): gradients
 // announced layer by layer, recomputation, several models as one. All on the CPU.
-#include "lm/torch_engine.hpp"
+#include "lm/torch/torch_engine.hpp"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "fixtures.hpp"
-#include "smalltalk/lm/memory.hpp"
+#include "smalltalk/lm/train/memory.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,5 +1,5 @@
 // The fused projection and cross-entropy in LibTorch operations, on the CPU, against float64.
-#include "lm/torch_loss.hpp"
+#include "lm/torch/torch_loss.hpp"
 
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>

@@ -1,5 +1,5 @@
 """The same transformer in PyTorch, as a competent user would write it: a peer for tests and
-benchmarks. Shapes and names follow src/lm/parameter_layout.hpp; q, k, v and gate, up are fused."""
+benchmarks. Shapes and names follow src/lm/model/parameter_layout.hpp; q, k, v and gate, up are fused."""
 
 import json
 import struct

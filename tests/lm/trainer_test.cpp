@@ -1,5 +1,5 @@
 // The training loop: it learns, resumes exactly, and a group computes what one rank computes.
-#include "smalltalk/lm/trainer.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 
 #include <gtest/gtest.h>
 
@@ -13,11 +13,11 @@
 
 #include "core/thread_ranks.hpp"
 #include "fixtures.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/core/stop.hpp"
-#include "smalltalk/lm/safetensors.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
 
 namespace smalltalk {
 namespace {

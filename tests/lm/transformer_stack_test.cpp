@@ -1,5 +1,5 @@
 // Several models as one: the same bits as one by one, for scores and for training.
-#include "smalltalk/lm/transformer_stack.hpp"
+#include "smalltalk/lm/train/transformer_stack.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <sstream>
 
 #include "fixtures.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,6 +1,6 @@
 // The model: gradients against finite differences, scores against logits, the two engines against
 // each other, folders.
-#include "smalltalk/lm/transformer.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
 
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
@@ -10,13 +10,13 @@
 #include <thread>
 
 #include "fixtures.hpp"
-#include "lm/cpu_block.hpp"
-#include "lm/torch_engine.hpp"
-#include "lm/transformer_impl.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/flops.hpp"
-#include "smalltalk/core/run_folder.hpp"
-#include "smalltalk/lm/trainer.hpp"
+#include "lm/cpu/cpu_block.hpp"
+#include "lm/model/transformer_impl.hpp"
+#include "lm/torch/torch_engine.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
 namespace {

@@ -11,13 +11,14 @@
 #include <memory>
 #include <string>
 
-#include "smalltalk/core/experiment.hpp"
-#include "smalltalk/core/random.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/system/random.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/tokenizer.hpp"
-#include "smalltalk/lm/transformer.hpp"
-#include "smalltalk/mixture/run_layout.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/mixture/run/run_layout.hpp"
 
 namespace smalltalk {
 

@@ -1,5 +1,5 @@
 // The report of small runs made here: complete, incomplete, hostile.
-#include "smalltalk/mixture/report.hpp"
+#include "smalltalk/mixture/report/report.hpp"
 
 #include <gtest/gtest.h>
 
@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "../core/temporary_folder.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/run_folder.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "smalltalk/data/tokenizer.hpp"

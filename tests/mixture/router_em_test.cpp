@@ -1,6 +1,6 @@
 // The EM's pure pieces, and the whole loop on one process with text of two kinds that a router can
 // tell apart at a glance.
-#include "smalltalk/mixture/router_em.hpp"
+#include "smalltalk/mixture/routing/router_em.hpp"
 
 #include <gtest/gtest.h>
 
@@ -15,10 +15,10 @@
 
 #include "core/thread_ranks.hpp"
 #include "mixture_fixture.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/core/log.hpp"
-#include "smalltalk/core/stop.hpp"
-#include "smalltalk/mixture/sharding.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/mixture/routing/sharding.hpp"
 
 namespace smalltalk {
 namespace {

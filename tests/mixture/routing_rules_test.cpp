@@ -1,4 +1,4 @@
-#include "smalltalk/mixture/routing_rules.hpp"
+#include "smalltalk/mixture/evaluation/routing_rules.hpp"
 
 #include <gtest/gtest.h>
 

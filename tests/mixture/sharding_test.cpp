@@ -1,6 +1,6 @@
 // Reruns of the sharding: what is known is not computed again, and what is computed does not depend
 // on what was known or on the ranks.
-#include "smalltalk/mixture/sharding.hpp"
+#include "smalltalk/mixture/routing/sharding.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,9 +9,9 @@
 
 #include "core/thread_ranks.hpp"
 #include "mixture_fixture.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/mixture/router_em.hpp"
-#include "smalltalk/mixture/units.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/mixture/routing/router_em.hpp"
+#include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,11 +1,11 @@
-#include "smalltalk/mixture/tasks.hpp"
+#include "smalltalk/mixture/evaluation/tasks.hpp"
 
 #include <gmock/gmock.h>
 
 #include <fstream>
 
 #include "mixture_fixture.hpp"
-#include "smalltalk/core/error.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 namespace {

@@ -1,14 +1,14 @@
 // The control by counts of words: its shards do not depend on ranks, and its experts are only ever
 // chosen by the clusters that they were trained with.
-#include "smalltalk/mixture/tfidf.hpp"
+#include "smalltalk/mixture/routing/tfidf.hpp"
 
 #include <gtest/gtest.h>
 
 #include "core/thread_ranks.hpp"
 #include "mixture_fixture.hpp"
-#include "smalltalk/core/error.hpp"
-#include "smalltalk/lm/safetensors.hpp"
-#include "smalltalk/mixture/units.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/collectives.hpp"
+#include "smalltalk/core/system/collectives.hpp"
 
 namespace smalltalk {
 

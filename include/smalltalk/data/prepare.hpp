@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/collectives.hpp"
+#include "smalltalk/core/system/collectives.hpp"
 #include "smalltalk/data/documents.hpp"
 #include "smalltalk/data/token_file.hpp"
 

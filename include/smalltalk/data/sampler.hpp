@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "smalltalk/core/batch.hpp"
+#include "smalltalk/core/system/batch.hpp"
 #include "smalltalk/data/token_file.hpp"
 
 namespace smalltalk {

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "smalltalk/core/score_matrix.hpp"
+#include "smalltalk/core/assignment/score_matrix.hpp"
 #include "smalltalk/data/shard_file.hpp"
 
 namespace smalltalk {

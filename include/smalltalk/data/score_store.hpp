@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/score_matrix.hpp"
+#include "smalltalk/core/assignment/score_matrix.hpp"
 
 namespace smalltalk {
 

@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/balanced_assignment.hpp"
+#include "smalltalk/core/assignment/balanced_assignment.hpp"
 
 namespace smalltalk {
 

@@ -53,6 +53,10 @@ class TokenFile {
   std::unique_ptr<Impl> impl_;
 };
 
+// Whether the file begins with the `num_tokens` tokens that have this content hash.
+bool extends(const TokenFile& tokens, const std::string& content_hash,
+             const std::string& num_tokens);
+
 // The documents' domain labels. For reporting only: nothing that trains or routes may call this
 // (ci/check_layers.py holds that).
 struct Domains {

@@ -1,0 +1,178 @@
+// The experiment: everything that decides what a run computes, read from one TOML file. Each field
+// is listed once, in visit_fields(); parsing, `--set section.key=value`, the resolved file that is
+// written into the run folder, and the list of keys in the help all come from that list. An unknown
+// key (with the nearest known one named), a wrong type and an impossible combination are refused
+// before anything is computed.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/assignment/balanced_assignment.hpp"
+#include "smalltalk/core/experiment/learning_rate.hpp"
+
+namespace smalltalk {
+
+enum class FeedForward {
+  swiglu,  // down(silu(gate(x)) * up(x)), as in Llama
+  relu2,   // the paper's plain two matrices: down(relu(up(x))^2), as in Arcee
+};
+
+// What the backward pass computes again rather than keep from the forward pass. The results are the
+// same bits.
+enum class Recompute {
+  none,
+  selective,  // norms and activations, which cost little; on GPUs attention, too
+  full,       // all of a layer, from its input
+};
+
+// Beyond any model that there is, and small enough that no count of parameters overflows.
+struct ModelLimits {
+  static constexpr int64_t hidden_size = int64_t{1} << 20;
+  static constexpr int64_t intermediate_size = int64_t{1} << 24;
+  static constexpr int64_t num_layers = 4096;
+  static constexpr int64_t vocab_size = (int64_t{1} << 31) - 1;  // of SentencePiece
+};
+
+struct ModelConfig {
+  int64_t vocab_size = 0;  // taken from the tokenizer, not from the experiment file
+  int64_t hidden_size = 64;
+  int64_t num_layers = 2;
+  int64_t num_heads = 4;
+  int64_t num_kv_heads = 0;  // 0: as num_heads
+  int64_t intermediate_size =
+      0;  // 0: 4 H for relu2, 8/3 H rounded up to a multiple of 8 for swiglu
+  FeedForward feed_forward = FeedForward::swiglu;
+  bool tie_embeddings = true;
+  double rope_theta = 10000;
+  double rms_norm_eps = 1e-5;
+  double init_std = 0;       // 0: 0.5 / sqrt(H); residual output projections: / sqrt(2 L) more
+  double embedding_std = 0;  // 0: 1 / sqrt(H), so that tied logits start with deviation 1
+
+  // The zeros above replaced by what they stand for.
+  ModelConfig resolved() const;
+  int64_t head_dim() const { return hidden_size / num_heads; }
+};
+
+// How one model is trained. The same struct for router, expert and dense baseline.
+struct TrainConfig {
+  int64_t steps = 100;
+  int64_t batch_size = 32;       // sequences per optimiser step, over the whole group
+  int64_t micro_batch_size = 0;  // sequences per rank per forward pass; 0: all of the rank's share
+  double lr = 3e-3;
+  double min_lr = 0;
+  int64_t warmup_steps = 0;
+  Decay lr_decay = Decay::cosine;
+  double weight_decay = 0.1;  // matrices only, not norms
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.99;
+  double adam_eps = 1e-8;
+  double grad_clip = 1.0;  // by global norm; 0: off
+  Recompute recompute = Recompute::none;
+  int64_t log_interval = 50;
+  int64_t save_interval = 500;  // steps between checkpoints
+  int64_t keep_last = 2;        // checkpoints, the newest
+  int64_t keep_every = 0;       // those of such steps are kept for ever; 0: none
+  bool tensorboard = false;     // metrics also as an event file
+  double outlier_zscore = 6;    // a step this far above the last ones is reported; 0: none is
+  bool outlier_skip = false;    // and its update is left out
+  bool skip_nonfinite = false;  // leave out a step whose loss or gradient is not finite
+
+  Schedule schedule() const { return {lr, min_lr, warmup_steps, steps, lr_decay}; }
+};
+
+struct DataConfig {
+  std::vector<std::string> train;  // files, folders or globs of .jsonl .txt (.gz .zst)
+  std::vector<std::string> validation;
+  std::vector<std::string> test;
+  std::string tokenizer;                        // a SentencePiece model; empty: train one
+  int64_t vocab_size = 1024;                    // of the tokenizer to train
+  int64_t tokenizer_sample_bytes = 10'000'000;  // text that the tokenizer is trained on
+  double max_bad_fraction = 0;                  // refused beyond this share of bad documents
+  int64_t seq_length = 128;                     // S
+};
+
+struct MixtureConfig {
+  int64_t experts = 4;                                     // E
+  int64_t prefix_tokens = 32;                              // M
+  int64_t rounds = 8;                                      // T
+  int64_t sequences_per_round = 4096;                      // N, over all routers
+  AssignmentMethod assignment = AssignmentMethod::greedy;  // or margin, optimal
+  int64_t group_size = 0;  // ranks per expert; 0: as many as the world gives
+};
+
+struct BaselineConfig {
+  bool dense = true;                // batch as one expert, steps x E
+  bool dense_large_batch = false;   // batch x E, steps as one expert (the paper's first rows)
+  bool random_shards = true;        // the same experts on random shards
+  bool tfidf_shards = false;        // the same experts on shards by the words of the text
+  double dense_lr = 0;              // 0: the expert's
+  double dense_large_batch_lr = 0;  // 0: the expert's
+};
+
+struct DeviceConfig {
+  std::string device = "cpu";         // cpu or cuda
+  std::string precision = "float32";  // float32 or bf16-mixed (cuda)
+  int64_t threads = 1;                // compute threads per rank on the CPU
+  double flops_per_second = 0;        // per device, for MFU and estimates; 0: measured
+  std::string trace_steps;            // "10:20": trace.json of steps 10 to 19; empty: none
+
+  struct Steps {
+    int64_t first = 0, last = 0;  // without `last`
+  };
+  Steps traced_steps() const;  // Error naming the key
+};
+
+struct Experiment {
+  std::string name = "experiment";
+  uint64_t seed = 1;
+  DataConfig data;
+  MixtureConfig mixture;
+  ModelConfig router_model;
+  TrainConfig router_train;  // steps: derived, one pass over the router's part of each round
+  ModelConfig expert_model;
+  TrainConfig expert_train;  // steps: of one expert
+  BaselineConfig baselines;
+  DeviceConfig device;
+
+  // Refuses impossible combinations (M > S, heads that do not divide H, batch larger than a
+  // round's share, ...) with an Error that names the keys. Called by load_experiment().
+  void validate() const;
+};
+
+// Calls f(key, field, help) for every field, key being "section.key" (or "name" at the top level):
+// [data], [mixture], [router], [expert], [baselines], [device]. A model's and its training's keys
+// share a section: router.hidden_size, router.lr. router.steps does not exist.
+template <typename F>
+void visit_fields(Experiment& experiment, F&& f);
+
+// Reads a TOML file, then applies overrides "section.key=value" (value in TOML; a bare word counts
+// as a string). Relative data paths are relative to the working directory.
+// Errors: file not readable, TOML syntax (line named), unknown key, wrong type, impossible values.
+Experiment load_experiment(const std::filesystem::path& file,
+                           const std::vector<std::string>& overrides);
+
+// The resolved experiment as TOML text; load_experiment() of it gives the same experiment.
+std::string to_toml(const Experiment& experiment);
+
+// A hash (XXH3, 16 hex digits) of all that decides what is computed: name, recompute, log_interval,
+// save_interval, keep_last, keep_every, tensorboard, device.threads, device.flops_per_second,
+// device.trace_steps and the choice of baselines do not count.
+std::string experiment_hash(const Experiment& experiment);
+
+// The same over the keys that decide which expert gets which sequence ([data], [mixture], [router],
+// seed): runs that differ in their experts alone can share tokens, routers and shards.
+std::string routing_hash(const Experiment& experiment);
+
+// One line per key with its default and meaning, for --help-experiment.
+std::string experiment_help();
+
+std::string to_string(FeedForward value);
+std::string to_string(Decay value);
+std::string to_string(Recompute value);
+
+}  // namespace smalltalk
+
+#include "smalltalk/core/experiment/experiment_fields.hpp"

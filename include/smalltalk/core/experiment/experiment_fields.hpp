@@ -1,0 +1,114 @@
+// The one list of the experiment's keys; included by experiment.hpp.
+#pragma once
+
+#include <string>
+
+#include "smalltalk/core/experiment/experiment.hpp"
+
+namespace smalltalk {
+
+template <typename F>
+void visit_model_fields(const std::string& section, ModelConfig& model, F&& f) {
+  f(section + ".hidden_size", model.hidden_size, "H, width of the residual stream");
+  f(section + ".num_layers", model.num_layers, "L, transformer blocks");
+  f(section + ".num_heads", model.num_heads, "query heads; must divide hidden_size");
+  f(section + ".num_kv_heads", model.num_kv_heads, "key and value heads; 0: as num_heads");
+  f(section + ".intermediate_size", model.intermediate_size,
+    "feed-forward width; 0: 4 H (relu2), 8/3 H (swiglu)");
+  f(section + ".feed_forward", model.feed_forward, "swiglu or relu2 (the paper's plain FFN)");
+  f(section + ".tie_embeddings", model.tie_embeddings, "one matrix for input and output tokens");
+  f(section + ".rope_theta", model.rope_theta, "base of the rotary frequencies");
+  f(section + ".rms_norm_eps", model.rms_norm_eps, "added inside the root of RMSNorm");
+  f(section + ".init_std", model.init_std,
+    "standard deviation of the initial matrices; 0: 0.5 / sqrt(H)");
+  f(section + ".embedding_std", model.embedding_std,
+    "standard deviation of the initial embedding; 0: 1 / sqrt(H)");
+}
+
+template <typename F>
+void visit_train_fields(const std::string& section, TrainConfig& train, F&& f) {
+  f(section + ".batch_size", train.batch_size, "sequences per optimiser step");
+  f(section + ".micro_batch_size", train.micro_batch_size,
+    "sequences per rank per forward pass; 0: the rank's whole share");
+  f(section + ".lr", train.lr, "peak learning rate");
+  f(section + ".min_lr", train.min_lr, "learning rate at the end of the cosine");
+  f(section + ".warmup_steps", train.warmup_steps, "steps of linear warm-up");
+  f(section + ".lr_decay", train.lr_decay, "constant or cosine");
+  f(section + ".weight_decay", train.weight_decay, "AdamW decay of matrices");
+  f(section + ".adam_beta1", train.adam_beta1, "");
+  f(section + ".adam_beta2", train.adam_beta2, "");
+  f(section + ".adam_eps", train.adam_eps, "");
+  f(section + ".grad_clip", train.grad_clip, "largest gradient norm; 0: off");
+  f(section + ".recompute", train.recompute,
+    "what the backward pass computes again to save memory: none, selective (norms and "
+    "activations), full (all of a layer)");
+  f(section + ".log_interval", train.log_interval, "steps between log lines");
+  f(section + ".save_interval", train.save_interval, "steps between checkpoints");
+  f(section + ".keep_last", train.keep_last, "newest checkpoints that are kept, 1 at least");
+  f(section + ".keep_every", train.keep_every,
+    "checkpoints of steps that are multiples of it are kept for ever; 0: none are");
+  f(section + ".tensorboard", train.tensorboard, "metrics also into tensorboard/ of the model");
+  f(section + ".outlier_zscore", train.outlier_zscore,
+    "report steps whose loss or gradient norm is this many standard deviations above the mean of "
+    "the last 128; 0: off");
+  f(section + ".outlier_skip", train.outlier_skip, "leave out the updates of such steps");
+  f(section + ".skip_nonfinite", train.skip_nonfinite,
+    "leave out steps whose loss or gradient is not finite (10 in a row at most) rather than end");
+}
+
+template <typename F>
+void visit_fields(Experiment& e, F&& f) {
+  f(std::string("name"), e.name, "name of the run, for people");
+  f(std::string("seed"), e.seed, "all random numbers are functions of it");
+
+  f(std::string("data.train"), e.data.train, "training text: files, folders, globs");
+  f(std::string("data.validation"), e.data.validation, "held-out text for choices");
+  f(std::string("data.test"), e.data.test, "held-out text for results");
+  f(std::string("data.tokenizer"), e.data.tokenizer, "SentencePiece model; empty: train one");
+  f(std::string("data.vocab_size"), e.data.vocab_size, "V, of the tokenizer to train");
+  f(std::string("data.tokenizer_sample_bytes"), e.data.tokenizer_sample_bytes,
+    "bytes of training text that the tokenizer is trained on");
+  f(std::string("data.max_bad_fraction"), e.data.max_bad_fraction,
+    "largest share of broken documents that is tolerated");
+  f(std::string("data.seq_length"), e.data.seq_length, "S, tokens of a sequence");
+
+  f(std::string("mixture.experts"), e.mixture.experts, "E, routers and experts");
+  f(std::string("mixture.prefix_tokens"), e.mixture.prefix_tokens, "M, tokens that routers see");
+  f(std::string("mixture.rounds"), e.mixture.rounds, "T, rounds of the EM");
+  f(std::string("mixture.sequences_per_round"), e.mixture.sequences_per_round,
+    "N, new sequences of a round, over all routers");
+  f(std::string("mixture.assignment"), e.mixture.assignment,
+    "who chooses first: greedy (best score, the paper's), margin, or optimal (largest total); "
+    "argmax: not balanced");
+  f(std::string("mixture.group_size"), e.mixture.group_size,
+    "ranks that train one expert; 0: as many as the world gives");
+
+  visit_model_fields("router", e.router_model, f);
+  visit_train_fields("router", e.router_train, f);
+  visit_model_fields("expert", e.expert_model, f);
+  f(std::string("expert.train_steps"), e.expert_train.steps, "optimiser steps of one expert");
+  visit_train_fields("expert", e.expert_train, f);
+
+  f(std::string("baselines.dense"), e.baselines.dense,
+    "dense model: the expert's batch, steps x E");
+  f(std::string("baselines.dense_large_batch"), e.baselines.dense_large_batch,
+    "dense model: batch x E, the expert's steps");
+  f(std::string("baselines.random_shards"), e.baselines.random_shards,
+    "control: the same experts on random shards");
+  f(std::string("baselines.tfidf_shards"), e.baselines.tfidf_shards,
+    "control: the same experts on shards by TF-IDF, SVD and balanced k-means");
+  f(std::string("baselines.dense_lr"), e.baselines.dense_lr, "0: the expert's");
+  f(std::string("baselines.dense_large_batch_lr"), e.baselines.dense_large_batch_lr,
+    "0: the expert's");
+
+  f(std::string("device.device"), e.device.device, "cpu or cuda");
+  f(std::string("device.precision"), e.device.precision, "float32 or bf16-mixed (cuda only)");
+  f(std::string("device.threads"), e.device.threads, "compute threads per rank on the CPU");
+  f(std::string("device.flops_per_second"), e.device.flops_per_second,
+    "rate per device, for the MFU and for the estimates of --dry-run; 0: the rate of a large "
+    "product, measured (MFU), 5e10 (estimates)");
+  f(std::string("device.trace_steps"), e.device.trace_steps,
+    "\"10:20\": write steps 10 to 19 of each model to its trace.json, for Perfetto; empty: none");
+}
+
+}  // namespace smalltalk

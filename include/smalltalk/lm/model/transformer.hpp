@@ -1,0 +1,76 @@
+// A decoder-only transformer: token embedding; L blocks of pre-norm RMSNorm, rotary attention
+// (half-split layout, grouped heads) and feed-forward (SwiGLU, or the paper's two matrices with
+// squared ReLU); final RMSNorm; output projection, tied or not. No biases, no dropout. Weights have
+// Hugging Face's Llama names and layout, so that export is a rename (ArceeForCausalLM for relu2).
+// All parameters are views into one flat buffer.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/experiment/experiment.hpp"
+
+namespace smalltalk {
+
+// The weights in a model's folder: those of its end, or of a checkpoint that it kept.
+std::filesystem::path weights_file(const std::filesystem::path& folder, int64_t step = 0);
+
+class Transformer {
+ public:
+  // Random weights, a function of `seed` alone (not of ranks, threads or device): matrices from
+  // N(0, init_std), output projections of the residual branches divided by sqrt(2 L), the embedding
+  // from N(0, embedding_std), norms one.
+  Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed);
+  ~Transformer();
+  Transformer(Transformer&&) noexcept;
+  Transformer& operator=(Transformer&&) noexcept;
+
+  // From a folder with config.json and model.safetensors, as save() or transformers writes it, or
+  // with the weights of its checkpoint at `step`.
+  static Transformer load(const std::filesystem::path& folder, const DeviceConfig& device,
+                          int64_t step = 0);
+  // Writes model.safetensors (float32, with `metadata`) and config.json, each atomically. The entry
+  // "smalltalk.seq_length" of metadata, if there, becomes max_position_embeddings (else 2048),
+  // which evaluators take for the context length.
+  void save(const std::filesystem::path& folder,
+            const std::map<std::string, std::string>& metadata) const;
+
+  const ModelConfig& config() const;
+  int64_t num_parameters() const;
+
+  // Log-likelihoods in nats of the beginnings of `count` rows of `row_tokens` tokens
+  // [count, row_tokens]: out[i, j] is that of the first prefixes[j] tokens of row i, the very first
+  // of which is given, not scored. [count, P]; prefixes ascend, within 1 .. row_tokens. No
+  // autograd; rows are worked on in blocks of `block_rows` always filled up to that shape, so that
+  // a row's result depends neither on how many rows are asked for nor on who asks. REQUIRES ids in
+  // [0, V) (else Error naming the row).
+  void log_likelihoods(std::span<const int64_t> tokens, int64_t count, int64_t row_tokens,
+                       std::span<const int64_t> prefixes, int64_t block_rows,
+                       std::span<double> out) const;
+
+  // All weights as one vector in host memory [num_parameters], in the model's own order, and back:
+  // what ranks that share a model send each other.
+  std::vector<float> weights() const;
+  void set_weights(std::span<const float> values);
+
+  // Parameters by name, and logits [rows, row_tokens, V] in float32: for tests and export.
+  std::map<std::string, std::span<const float>> parameters() const;  // CPU models only
+  std::vector<float> logits(std::span<const int64_t> tokens, int64_t count,
+                            int64_t row_tokens) const;
+
+  struct Impl;  // src/lm/model/transformer_impl.hpp, for the training loop
+  Impl& impl() { return *impl_; }
+  const Impl& impl() const { return *impl_; }
+
+  explicit Transformer(std::unique_ptr<Impl> impl);  // for TransformerStack
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace smalltalk

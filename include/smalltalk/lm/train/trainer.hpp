@@ -1,0 +1,80 @@
+// The one training loop: router, expert, dense baseline. What differs is a value: the config, the
+// source of rows, the group of ranks. AdamW (decoupled decay on matrices, not on norms), gradient
+// clipping by global norm, warm-up and decay as in core/experiment/learning_rate.hpp, gradient
+// accumulation over micro-batches, optimiser state sharded over the group (ZeRO-1: reduce-scatter
+// of gradients, AdamW on the own part, all-gather of parameters). The loss is the mean over all
+// tokens of the global batch, whatever the number of ranks and micro-batches.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/system/batch.hpp"
+#include "smalltalk/core/system/collectives.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+
+namespace smalltalk {
+
+struct TrainOptions {
+  std::string name;  // "expert 3", for log lines and metrics
+  // metrics.jsonl, checkpoints/, tensorboard/, trace.json; empty: keep nothing.
+  std::filesystem::path folder;
+  std::map<std::string, std::string> provenance;  // a checkpoint of other provenance is refused
+  HostCollectives group;                          // ranks that train this model together
+  std::string nccl_rendezvous;               // cuda groups of more than one: path of a file store
+  int64_t bucket_bytes = int64_t{25} << 20;  // of gradients that a group sums by one call
+  bool show_progress = true;
+};
+
+struct TrainSummary {
+  int64_t steps = 0;     // done in all, resumed ones included
+  int64_t tokens = 0;    // targets trained on, in all
+  double last_loss = 0;  // mean over the last logged interval, nats per token
+  double seconds = 0;    // of this process
+};
+
+class Trainer {
+ public:
+  // The model must outlive the trainer. REQUIRES batch_size divisible by group size x micro batch.
+  Trainer(Transformer& model, const TrainConfig& config, const TrainOptions& options);
+  ~Trainer();
+  Trainer(Trainer&&) noexcept;
+
+  // Takes up the newest whole checkpoint of the folder, if there is one; says which were damaged.
+  // Returns the step to go on from. Error: checkpoints, but none whole; one of other provenance.
+  int64_t resume();
+  // Trains from step() up to but without `last_step`; step t consumes rows t B .. t B + B - 1, each
+  // rank its share. Appends a JSON line to metrics.jsonl and prints a line every log_interval steps
+  // and at the first and last; saves every save_interval steps, on a thread of its own. Reports
+  // outlier steps, and leaves their updates out if the config says so. rows.read is called from a
+  // thread of the loader. Throws Stopped, on all ranks of the group, with a checkpoint of that
+  // step, if any of them was asked to stop before the last step. Error: a loss or gradient that is
+  // not finite (step and sequences named), unless the config says to skip such steps; what
+  // rows.read or a checkpoint's write throws.
+  TrainSummary run(const RowSource& rows, int64_t last_step);
+  int64_t step() const;
+  // A checkpoint of this step, whole when it returns. Collective, as is save().
+  void checkpoint();
+  // The same in a file of any name.
+  void save(const std::filesystem::path& file) const;
+  // Training is over: removes the checkpoints that are not kept for ever.
+  void clear_checkpoints();
+
+  struct Impl;  // src/lm/train/trainer_impl.hpp, for TransformerStack
+  Impl& impl() { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+// Gradients of the mean loss over `count` rows by parameter name, for tests against a reference.
+std::map<std::string, std::vector<float>> loss_gradients(Transformer& model,
+                                                         std::span<const int64_t> tokens,
+                                                         int64_t count, int64_t row_tokens,
+                                                         double* loss);
+
+}  // namespace smalltalk

@@ -1,0 +1,20 @@
+// A trained mixture as folders that other programs load: each model with its tokenizer as
+// Hugging Face's transformers wants it, and a lock file that says what belongs together.
+#pragma once
+
+#include <filesystem>
+
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/mixture/run/run_layout.hpp"
+
+namespace smalltalk {
+
+// Writes OUT/experts/<e>, OUT/routers/<e>, OUT/baselines/...: config.json, model.safetensors,
+// tokenizer.json, tokenizer_config.json; and OUT/mixture.json, which names every part by hash. All
+// of it or, in case of an Error, nothing: it is made in OUT.partial, which is then renamed.
+// Errors: OUT exists; a model is missing; the mixture does not belong together; its tokenizer is of
+// a recipe whose ids transformers cannot repeat.
+void export_mixture(const Experiment& experiment, const RunLayout& layout,
+                    const std::filesystem::path& out);
+
+}  // namespace smalltalk

@@ -1,0 +1,60 @@
+// The models that a run trains after its shards are written, as values: which sequences, how many
+// steps, which seeds, which folder. Experts, the dense baselines and the controls (the same experts
+// on other shards) all go through one function.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
+#include "smalltalk/core/system/collectives.hpp"
+#include "smalltalk/data/shard_file.hpp"
+#include "smalltalk/data/token_file.hpp"
+#include "smalltalk/mixture/run/run_layout.hpp"
+
+namespace smalltalk {
+
+enum class Rows { shard, random_shard, tfidf_shard, all };
+
+struct TrainUnit {
+  std::string name;   // its folder below the run: "experts/2", "baselines/dense"
+  std::string model;  // whose results it counts for: "mixture", "dense", ...
+  int expert = -1;    // which shard, unless Rows::all
+  Rows rows = Rows::all;
+  TrainConfig train;  // steps, batch and learning rate of this unit
+};
+
+// Experts first, then the baselines that the experiment asks for, longest first. Dense models get
+// extra steps until their training FLOPs are at least those of experts, routers and sharding.
+std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_sequences);
+
+// Those of a run folder whose training tokens are there.
+std::vector<TrainUnit> units_of(const Experiment& experiment, const RunLayout& layout);
+// One of them by name; Error naming the known ones.
+const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::string& name);
+
+// The FLOPs that a unit's training takes.
+double unit_flops(const Experiment& experiment, const TrainUnit& unit);
+
+bool unit_complete(const RunLayout& layout, const TrainUnit& unit);
+
+// The shard file with this content: `link` or another one of the run. Empty if there is none.
+std::filesystem::path find_shards(const RunLayout& layout, const std::filesystem::path& link,
+                                  const std::string& content_hash);
+
+// Trains a unit from its checkpoint, if there is one, to its last step, and saves the model;
+// training.json comes last and marks it complete. A complete unit is left alone. All ranks of the
+// group call. `before_complete` runs on the group's first rank just before the mark is written.
+// A unit keeps the shard file that it began with, even if shards.h5 is made anew. Error: shards
+// made from other tokens (or others than these begin with) or another experiment; another job
+// trains the unit at this moment. Throws Stopped as Trainer::run() does.
+void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
+                const RunLayout& layout, const TrainUnit& unit, const HostCollectives& group,
+                const Provenance& provenance, const std::function<void()>& before_complete = {});
+
+}  // namespace smalltalk

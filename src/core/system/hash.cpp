@@ -1,0 +1,54 @@
+#include <array>
+#include <vector>
+
+#include "core/system/file.hpp"
+#include "core/system/xxh3.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+
+namespace smalltalk {
+namespace {
+
+std::string hex(uint64_t value) {
+  std::string text(16, '0');
+  for (size_t i = text.size(); i-- > 0; value >>= 4) text[i] = "0123456789abcdef"[value & 15];
+  return text;
+}
+
+}  // namespace
+
+std::string hash_bytes(std::span<const std::byte> bytes) {
+  return hex(XXH3_64bits(bytes.data(), bytes.size()));
+}
+
+std::string hash_text(std::string_view text) { return hex(XXH3_64bits(text.data(), text.size())); }
+
+struct Hasher::State {
+  XXH3_state_t* xxh3 = XXH3_createState();
+  ~State() { XXH3_freeState(xxh3); }
+};
+
+Hasher::Hasher() : state_(std::make_unique<State>()) {
+  ST_CHECK(state_->xxh3 != nullptr);
+  XXH3_64bits_reset(state_->xxh3);
+}
+
+Hasher::~Hasher() = default;
+
+void Hasher::update(std::span<const std::byte> bytes) {
+  XXH3_64bits_update(state_->xxh3, bytes.data(), bytes.size());
+}
+
+std::string Hasher::digest() const { return hex(XXH3_64bits_digest(state_->xxh3)); }
+
+std::string hash_file(const std::filesystem::path& path) {
+  Hasher hasher;
+  const File file = File::open(path, O_RDONLY);
+  std::vector<char> buffer(size_t{1} << 20);
+  while (const size_t count = file.read(buffer)) {
+    hasher.update(std::as_bytes(std::span(buffer).first(count)));
+  }
+  return hasher.digest();
+}
+
+}  // namespace smalltalk

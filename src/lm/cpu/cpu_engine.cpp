@@ -1,0 +1,255 @@
+#include "lm/cpu/cpu_engine.hpp"
+
+#include <algorithm>
+
+#include "lm/cpu/gemm.hpp"
+#include "lm/cpu/kernels.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/trace.hpp"
+
+namespace smalltalk {
+namespace {
+
+// Tokens of one block: enough for efficient products, few enough for the caches.
+constexpr int64_t kBlockTokens = 512;
+
+int64_t rows_per_block(int64_t length) { return std::max<int64_t>(1, kBlockTokens / length); }
+
+}  // namespace
+
+CpuEngine::CpuEngine(const ModelConfig& config, const ParameterLayout& layout, ThreadTeam& team,
+                     int64_t num_models)
+    : config_(config), layout_(layout), team_(team), num_models_(num_models) {
+  if (num_models > 1) {
+    const bool whole = num_models >= team.size();
+    for (int i = 0; i < (whole ? team.size() : 1); ++i) {
+      Lane& lane = lanes_.emplace_back();
+      if (whole) lane.team = std::make_unique<ThreadTeam>(1);
+      lane.engine = std::make_unique<CpuEngine>(config, layout, whole ? *lane.team : team);
+    }
+    return;
+  }
+  for (int i = 0; i < team.size(); ++i) {
+    workers_.push_back({CpuBlock(config, layout), {}, {}, {}, {}, {}});
+  }
+}
+
+int64_t CpuEngine::block_rows(int64_t rows, int64_t length, int64_t threads) {
+  // Small enough that every thread has a block.
+  return std::min(rows_per_block(length), (rows + threads - 1) / threads);
+}
+
+void CpuEngine::rebind(float* parameters, float* gradients) {
+  parameters_ = parameters;
+  gradients_ = gradients;
+}
+
+void CpuEngine::for_models(const std::function<void(CpuEngine&, int64_t)>& work) {
+  const auto take = [&](size_t lane) {
+    CpuEngine& engine = *lanes_[lane].engine;
+    engine.keep_ = keep_;
+    for (auto m = static_cast<int64_t>(lane); m < num_models_;
+         m += static_cast<int64_t>(lanes_.size())) {
+      engine.rebind(parameters_ + m * layout_.total,
+                    gradients_ == nullptr ? nullptr : gradients_ + m * layout_.total);
+      work(engine, m);
+    }
+  };
+  if (lanes_[0].team) {
+    team_.run([&](int thread) { take(static_cast<size_t>(thread)); });
+  } else {
+    take(0);
+  }
+}
+
+std::vector<double> CpuEngine::accumulate_gradients_of_models(std::span<const int64_t> tokens,
+                                                              int64_t rows, int64_t row_tokens,
+                                                              float scale,
+                                                              const GradientsReady& ready) {
+  if (num_models_ == 1) return {train_rows(tokens, rows, row_tokens, scale, ready)};
+  std::vector<double> losses(static_cast<size_t>(num_models_));
+  const auto size = static_cast<size_t>(rows * row_tokens);
+  for_models([&](CpuEngine& engine, int64_t m) {
+    const auto part = tokens.subspan(static_cast<size_t>(m) * size, size);
+    losses[m] = engine.train_rows(part, rows, row_tokens, scale, {});
+  });
+  if (ready) ready(0, num_models_ * layout_.total);
+  return losses;
+}
+
+PhaseSeconds CpuEngine::seconds() {
+  return lanes_.empty() ? workers_[0].seconds : lanes_[0].engine->seconds();
+}
+
+Keep kept_with(Recompute recompute) {
+  if (recompute == Recompute::none) return Keep::everything;
+  return recompute == Recompute::selective ? Keep::products : Keep::inputs;
+}
+
+void CpuEngine::set_recompute(Recompute recompute) { keep_ = kept_with(recompute); }
+
+void CpuEngine::load_block(Worker& worker, std::span<const int64_t> tokens, int64_t first,
+                           int64_t rows, int64_t row_tokens, int64_t block_rows) {
+  const int64_t length = row_tokens - 1;
+  worker.inputs.assign(block_rows * length, 0);
+  worker.targets.assign(block_rows * length, 0);
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t* line = tokens.data() + (first + i) * row_tokens;
+    std::copy_n(line, length, worker.inputs.data() + i * length);
+    std::copy_n(line + 1, length, worker.targets.data() + i * length);
+  }
+}
+
+double CpuEngine::train_rows(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                             float scale, const GradientsReady& ready) {
+  const int64_t length = row_tokens - 1;
+  const int64_t threads = team_.size();
+  const int64_t block_rows = CpuEngine::block_rows(rows, length, threads);
+  rotary_.grow(config_, length);
+  if (!loss_) {
+    loss_ = std::make_unique<FusedLoss>(config_.hidden_size, config_.vocab_size, team_);
+    for (Worker& worker : workers_) {
+      if (&worker != workers_.data()) worker.gradients.assign(layout_.total - layout_.blocks, 0);
+    }
+  }
+  loss_tokens_.resize(threads);
+  loss_sum_ = 0;
+  team_.run([&](int thread) {
+    Worker& worker = workers_[thread];
+    // One block for each thread at a time; the last time some may have none.
+    for (int64_t first = 0; first < rows; first += threads * block_rows) {
+      const int64_t mine = std::min(rows, first + thread * block_rows);
+      const int64_t count = std::min(block_rows, rows - mine);
+      load_block(worker, tokens, mine, count, row_tokens, count);
+      if (count > 0) {
+        worker.block.begin(parameters_, rotary_, worker.inputs.data(), count, length, keep_);
+      }
+      train_block(thread, count, scale, first + threads * block_rows >= rows, ready);
+    }
+  });
+  return loss_sum_;
+}
+
+void CpuEngine::train_block(int thread, int64_t rows, float scale, bool last,
+                            const GradientsReady& ready) {
+  Worker& worker = workers_[thread];
+  CpuBlock& block = worker.block;
+  float* gradients = thread == 0 ? gradients_ + layout_.blocks : worker.gradients.data();
+  // Only the last block's gradients are final; they are merged and announced layer by layer.
+  const auto finish = [&](int64_t begin, int64_t end) {
+    if (!last) return;
+    team_.wait();
+    merge_gradients(thread, begin, end);
+    team_.wait();
+    if (ready && thread == 0) ready(begin, end);
+  };
+  loss_tokens_[thread] = {0, nullptr, nullptr, nullptr};
+  if (rows > 0) {
+    const TraceSpan span("forward", worker.seconds.forward);
+    block.forward();
+    loss_tokens_[thread] = {block.tokens(), block.hidden(), worker.targets.data(),
+                            block.d_hidden()};
+  }
+  {
+    const TraceSpan span("loss", worker.seconds.forward);
+    team_.wait();
+    const double loss = loss_->run(thread, loss_tokens_, parameters_ + layout_.head, scale,
+                                   gradients_ + layout_.head);
+    if (thread == 0) loss_sum_ += loss;
+  }
+  const TraceSpan span("backward", worker.seconds.backward);
+  if (last && ready && thread == 0 && !config_.tie_embeddings) ready(layout_.head, layout_.blocks);
+  if (rows > 0) block.backward_final_norm(gradients);
+  for (int64_t i = config_.num_layers - 1; i >= 0; --i) {
+    const TraceSpan layer_span("layer", i);
+    if (rows > 0) block.backward_layer(i, gradients);
+    const bool top = i + 1 == config_.num_layers;
+    finish(layout_.layers[i].qkv, top ? layout_.decay_size : layout_.layers[i + 1].qkv);
+  }
+  finish(layout_.decay_size, layout_.total);
+  team_.wait();
+  add_embedding_gradients(thread);
+  team_.wait();
+  if (last && ready && thread == 0) {
+    ready(0, config_.tie_embeddings ? layout_.blocks : layout_.head);
+  }
+}
+
+// Adds what the other workers have in [begin, end) to the first one's, and clears theirs.
+void CpuEngine::merge_gradients(int thread, int64_t begin, int64_t end) {
+  const auto [first, past] = part_of_range(end - begin, thread, team_.size(), 16);
+  for (size_t i = 1; i < workers_.size(); ++i) {
+    move_into(workers_[i].gradients.data() + (begin - layout_.blocks) + first, past - first,
+              gradients_ + begin + first);
+  }
+}
+
+// Every thread takes those tokens whose rows lie in its part of the vocabulary.
+void CpuEngine::add_embedding_gradients(int thread) {
+  const int64_t hidden = config_.hidden_size;
+  const auto [begin, end] = part_of_range(config_.vocab_size, thread, team_.size(), 16);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    const CpuBlock& block = workers_[i].block;
+    for (int64_t t = 0; t < loss_tokens_[i].count; ++t) {
+      const int64_t token = block.inputs()[t];
+      if (token < begin || token >= end) continue;
+      add_into(block.d_embedding() + t * hidden, hidden,
+               gradients_ + layout_.embedding + token * hidden);
+    }
+  }
+}
+
+void CpuEngine::target_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                 std::span<float> log_probs) {
+  const int64_t length = row_tokens - 1;
+  if (num_models_ > 1) {
+    const auto size = static_cast<size_t>(rows * length);
+    for_models([&](CpuEngine& engine, int64_t m) {
+      engine.target_log_probs(tokens, rows, row_tokens,
+                              log_probs.subspan(static_cast<size_t>(m) * size, size));
+    });
+    return;
+  }
+  const int64_t block_rows = rows_per_block(length);
+  rotary_.grow(config_, length);
+  team_.run([&](int thread) {
+    Worker& worker = workers_[thread];
+    const auto [begin, end] = part_of_range(rows, thread, team_.size(), block_rows);
+    worker.log_probs.resize(block_rows * length);
+    for (int64_t first = begin; first < end; first += block_rows) {
+      // Always whole blocks, the last one filled up with token 0: a row's result then does not
+      // depend on how many rows there are.
+      const int64_t count = std::min(block_rows, end - first);
+      load_block(worker, tokens, first, count, row_tokens, block_rows);
+      CpuBlock& block = worker.block;
+      block.begin(parameters_, rotary_, worker.inputs.data(), block_rows, length, Keep::nothing);
+      block.forward();
+      smalltalk::target_log_probs(block.tokens(), config_.hidden_size, config_.vocab_size,
+                                  block.hidden(), parameters_ + layout_.head, worker.targets.data(),
+                                  worker.log_probs.data(), block.scratch());
+      std::copy_n(worker.log_probs.data(), count * length, log_probs.data() + first * length);
+    }
+  });
+}
+
+void CpuEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                       std::span<float> logits) {
+  ST_CHECK(num_models_ == 1);
+  const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
+  const int64_t block_rows = rows_per_block(row_tokens);
+  rotary_.grow(config_, row_tokens);
+  team_.run([&](int thread) {
+    CpuBlock& block = workers_[thread].block;
+    const auto [begin, end] = part_of_range(rows, thread, team_.size(), block_rows);
+    for (int64_t first = begin; first < end; first += block_rows) {
+      block.begin(parameters_, rotary_, tokens.data() + first * row_tokens,
+                  std::min(block_rows, end - first), row_tokens, Keep::nothing);
+      block.forward();
+      gemm_nt(block.tokens(), vocab, hidden, 1, {block.hidden(), hidden},
+              {parameters_ + layout_.head, hidden}, false,
+              {logits.data() + first * row_tokens * vocab, vocab});
+    }
+  });
+}
+
+}  // namespace smalltalk

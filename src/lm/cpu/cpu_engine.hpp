@@ -1,0 +1,81 @@
+// The transformer on the CPU in float32, written out by hand: no autograd, no allocation per step.
+// Sequences are dealt to threads in blocks; every thread takes a block through all layers, with
+// gradients of its own for the layers' matrices, while the output projection and its loss are
+// shared out by vocabulary. Sums are formed in a fixed order, so that results depend on the number
+// of threads only through rounding.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "lm/cpu/cpu_block.hpp"
+#include "lm/cpu/cpu_loss.hpp"
+#include "lm/cpu/thread_team.hpp"
+#include "lm/model/engine.hpp"
+
+namespace smalltalk {
+
+// What a training step keeps of the forward pass.
+Keep kept_with(Recompute recompute);
+
+class CpuEngine : public Engine {
+ public:
+  // Several models are dealt out whole to the threads, if there are at least as many as threads.
+  CpuEngine(const ModelConfig& config, const ParameterLayout& layout, ThreadTeam& team,
+            int64_t num_models = 1);
+
+  void set_recompute(Recompute recompute) override;
+  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
+                                                     int64_t row_tokens, float scale,
+                                                     const GradientsReady& ready) override;
+  PhaseSeconds seconds() override;  // of the first worker; the others work alike
+  void target_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                        std::span<float> log_probs) override;
+  void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+              std::span<float> logits) override;
+  void rebind(float* parameters, float* gradients) override;
+
+  // Rows of the blocks of a training step over `rows` rows.
+  static int64_t block_rows(int64_t rows, int64_t length, int64_t threads);
+
+ private:
+  // An engine of one model on a part of the threads, which the models take in turn.
+  struct Lane {
+    std::unique_ptr<ThreadTeam> team;  // null: all threads
+    std::unique_ptr<CpuEngine> engine;
+  };
+  // The gradients of one model.
+  double train_rows(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens, float scale,
+                    const GradientsReady& ready);
+  void for_models(const std::function<void(CpuEngine&, int64_t)>& work);
+
+  struct Worker {
+    CpuBlock block;
+    std::vector<int64_t> inputs, targets;  // of one block, [rows * length]
+    std::vector<float> log_probs;          // of one block
+    std::vector<float> gradients;          // of the blocks; not used by the first worker
+    PhaseSeconds seconds;
+  };
+  // Copies rows into the worker's block; rows that are not there become token 0.
+  void load_block(Worker& worker, std::span<const int64_t> tokens, int64_t first, int64_t rows,
+                  int64_t row_tokens, int64_t block_rows);
+  void train_block(int thread, int64_t rows, float scale, bool last, const GradientsReady& ready);
+  void merge_gradients(int thread, int64_t begin, int64_t end);
+  void add_embedding_gradients(int thread);
+
+  ModelConfig config_;
+  ParameterLayout layout_;
+  ThreadTeam& team_;
+  int64_t num_models_;
+  std::vector<Lane> lanes_;       // of several models
+  Keep keep_ = Keep::everything;  // of a training step
+  RotaryTable rotary_;
+  std::vector<Worker> workers_;
+  std::vector<LossTokens> loss_tokens_;  // of the blocks in work
+  std::unique_ptr<FusedLoss> loss_;      // from the first training step on
+  double loss_sum_ = 0;
+  float* parameters_ = nullptr;
+  float* gradients_ = nullptr;
+};
+
+}  // namespace smalltalk

@@ -1,0 +1,106 @@
+#include "lm/model/parameter_layout.hpp"
+
+#include <cmath>
+#include <numbers>
+
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/random.hpp"
+
+namespace smalltalk {
+namespace {
+
+void check_config(const ModelConfig& c) {
+  const auto require = [](bool ok, const std::string& what) {
+    if (!ok) throw Error("model: " + what);
+  };
+  require(c.vocab_size >= 2, "vocab_size must be at least 2, is " + std::to_string(c.vocab_size));
+  require(
+      c.hidden_size >= 1 && c.num_layers >= 1 && c.num_heads >= 1 && c.num_kv_heads >= 1 &&
+          c.intermediate_size >= 1,
+      "hidden_size, num_layers, num_heads, num_kv_heads and intermediate_size must be positive");
+  require(c.vocab_size <= ModelLimits::vocab_size && c.hidden_size <= ModelLimits::hidden_size &&
+              c.intermediate_size <= ModelLimits::intermediate_size &&
+              c.num_layers <= ModelLimits::num_layers,
+          "vocab_size, hidden_size, intermediate_size or num_layers is larger than any model's");
+  require(c.hidden_size % c.num_heads == 0, "num_heads (" + std::to_string(c.num_heads) +
+                                                ") must divide hidden_size (" +
+                                                std::to_string(c.hidden_size) + ")");
+  require(c.head_dim() % 2 == 0, "the head dimension must be even for rotary embeddings, is " +
+                                     std::to_string(c.head_dim()));
+  require(c.num_heads % c.num_kv_heads == 0, "num_kv_heads must divide num_heads");
+}
+
+}  // namespace
+
+ParameterLayout parameter_layout(const ModelConfig& c) {
+  check_config(c);
+  ParameterLayout layout;
+  const int64_t hidden = c.hidden_size, vocab = c.vocab_size, ff = c.intermediate_size;
+  const int64_t q_out = c.num_heads * c.head_dim(), kv_out = c.num_kv_heads * c.head_dim();
+  // Residual branches are summed 2 L times; their last matrices start smaller (GPT-2, section 2.3).
+  const double branch_std = c.init_std / std::sqrt(2.0 * static_cast<double>(c.num_layers));
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape, double init_std) {
+    int64_t size = 1;
+    for (int64_t extent : shape) size *= extent;
+    layout.specs.push_back({name, std::move(shape), layout.total, size, init_std});
+    layout.total += size;
+    return layout.total - size;
+  };
+
+  layout.embedding = add("model.embed_tokens.weight", {vocab, hidden}, c.embedding_std);
+  layout.head =
+      c.tie_embeddings ? layout.embedding : add("lm_head.weight", {vocab, hidden}, c.embedding_std);
+  layout.blocks = layout.total;
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    const std::string prefix = "model.layers." + std::to_string(i) + ".";
+    LayerOffsets layer;
+    layer.qkv = add(prefix + "self_attn.q_proj.weight", {q_out, hidden}, c.init_std);
+    add(prefix + "self_attn.k_proj.weight", {kv_out, hidden}, c.init_std);
+    add(prefix + "self_attn.v_proj.weight", {kv_out, hidden}, c.init_std);
+    layer.output = add(prefix + "self_attn.o_proj.weight", {hidden, q_out}, branch_std);
+    if (c.feed_forward == FeedForward::swiglu) {
+      layer.gate_up = add(prefix + "mlp.gate_proj.weight", {ff, hidden}, c.init_std);
+      add(prefix + "mlp.up_proj.weight", {ff, hidden}, c.init_std);
+    } else {
+      layer.gate_up = add(prefix + "mlp.up_proj.weight", {ff, hidden}, c.init_std);
+    }
+    layer.down = add(prefix + "mlp.down_proj.weight", {hidden, ff}, branch_std);
+    layout.layers.push_back(layer);
+  }
+
+  layout.decay_size = layout.total;
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    const std::string prefix = "model.layers." + std::to_string(i) + ".";
+    layout.layers[i].attention_norm = add(prefix + "input_layernorm.weight", {hidden}, 0);
+    layout.layers[i].feed_forward_norm =
+        add(prefix + "post_attention_layernorm.weight", {hidden}, 0);
+  }
+  layout.final_norm = add("model.norm.weight", {hidden}, 0);
+  return layout;
+}
+
+void init_parameter(const ParameterSpec& spec, uint64_t seed, float* values) {
+  if (spec.init_std == 0) {
+    for (int64_t i = 0; i < spec.size; ++i) values[i] = 1.0F;
+    return;
+  }
+  const uint64_t key64 = derive_seed(seed, "init " + spec.name);
+  const std::array<uint32_t, 2> key = {static_cast<uint32_t>(key64),
+                                       static_cast<uint32_t>(key64 >> 32)};
+  // One Philox block gives four words, hence two Box-Muller pairs, hence four normals.
+  for (int64_t i = 0; i < spec.size; i += 4) {
+    const auto block = static_cast<uint64_t>(i / 4);
+    const auto words =
+        philox4x32({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), 0, 0}, key);
+    for (int pair = 0; pair < 2; ++pair) {
+      const double u = (words[2 * pair] + 0.5) * 0x1p-32;  // in (0, 1): the logarithm is finite
+      const double angle = 2 * std::numbers::pi * words[2 * pair + 1] * 0x1p-32;
+      const double radius = spec.init_std * std::sqrt(-2 * std::log(u));
+      const int64_t at = i + 2 * pair;
+      if (at < spec.size) values[at] = static_cast<float>(radius * std::cos(angle));
+      if (at + 1 < spec.size) values[at + 1] = static_cast<float>(radius * std::sin(angle));
+    }
+  }
+}
+
+}  // namespace smalltalk

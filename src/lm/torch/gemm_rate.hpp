@@ -1,0 +1,15 @@
+// How fast this process multiplies matrices: what the speed of a model is held against.
+#pragma once
+
+#include "smalltalk/core/experiment/experiment.hpp"
+
+namespace smalltalk {
+
+// FLOPs per second of a large product through LibTorch, measured for about `seconds`, in the
+// precision of the device; on the CPU on device.threads threads.
+double measure_gemm_rate(double seconds, const DeviceConfig& device);
+
+// device.flops_per_second, or, if that is 0, the rate measured when first asked for.
+double device_flops_per_second(const DeviceConfig& device);
+
+}  // namespace smalltalk

@@ -1,0 +1,377 @@
+#include "lm/torch/torch_engine.hpp"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "lm/torch/device.hpp"
+#include "lm/torch/torch_loss.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/trace.hpp"
+
+namespace smalltalk {
+
+// A differentiable function of a few tensors, whose output is either kept, with what autograd
+// saved, or computed again in the backward pass.
+struct TorchEngine::Stage {
+  Function function;
+  Tensors inputs;     // leaves of autograd
+  at::Tensor output;  // undefined: to be computed again
+
+  void compute() {
+    const at::AutoGradMode with_grad(true);
+    output = function(inputs);
+  }
+};
+
+struct TorchEngine::SavedLayer {
+  at::Tensor input;  // all that is left of a layer that is computed again as a whole
+  Stage attention_norm, attention, feed_forward_norm, activation;
+};
+
+struct TorchEngine::SavedStep {
+  RotaryAngles angles;
+  std::vector<SavedLayer> layers;
+  Stage final_norm;
+  at::Tensor d_out;   // [R, T, H], of the final norm's output
+  at::Tensor losses;  // [R], float64 on the device
+};
+
+struct TorchEngine::RecordedStep {
+  float scale;
+  at::Tensor tokens;  // [R, rows, row_tokens]: read by the graphs
+  SavedStep step;     // its losses are written by them
+  DeviceGraph forward, backward{&forward};
+};
+
+TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layout,
+                         const at::Tensor& parameters, const std::string& precision,
+                         int64_t num_models)
+    : config_(config),
+      layout_(layout),
+      device_(parameters.device()),
+      type_(precision == "bf16-mixed" ? at::kBFloat16 : at::kFloat),
+      num_models_(num_models),
+      clock_(device_) {
+  ST_CHECK(num_models >= 1 && parameters.numel() >= num_models * layout.total);
+  rebind(parameters.data_ptr<float>(), nullptr);
+}
+
+TorchEngine::~TorchEngine() = default;
+
+TorchEngine::Weight TorchEngine::weight(int64_t offset, const std::vector<int64_t>& shape) const {
+  std::vector<int64_t> sizes = {num_models_}, strides = {layout_.total};
+  int64_t stride = 1;
+  for (const int64_t extent : shape) stride *= extent;
+  for (const int64_t extent : shape) {
+    stride /= extent;
+    sizes.push_back(extent);
+    strides.push_back(stride);
+  }
+  Weight result;
+  result.value = flat_.as_strided(sizes, strides, offset);
+  result.matrix = matrices_.as_strided(sizes, strides, offset);
+  if (gradients_ != nullptr) {
+    result.gradient = torch::from_blob(gradients_ + offset, sizes, strides, flat_.options());
+  }
+  return result;
+}
+
+void TorchEngine::rebind(float* parameters, float* gradients) {
+  gradients_ = gradients;
+  recorded_.reset();
+  flat_ = torch::from_blob(parameters, {num_models_ * layout_.total},
+                           at::TensorOptions().dtype(at::kFloat).device(device_));
+  if (type_ == at::kFloat) {
+    matrices_ = flat_;
+  } else if (!matrices_.defined()) {
+    matrices_ = at::empty_like(flat_, type_);
+  }
+  const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
+  embedding_ = weight(layout_.embedding, {config_.vocab_size, hidden});
+  head_ = weight(layout_.head, {config_.vocab_size, hidden});
+  final_norm_ = weight(layout_.final_norm, {1, hidden});
+  layers_.clear();
+  for (const LayerOffsets& at : layout_.layers) {
+    layers_.push_back({weight(at.qkv, {qkv_width(config_), hidden}),
+                       weight(at.output, {hidden, config_.num_heads * config_.head_dim()}),
+                       weight(at.gate_up, {gate_up_width(config_), hidden}),
+                       weight(at.down, {hidden, width}), weight(at.attention_norm, {1, hidden}),
+                       weight(at.feed_forward_norm, {1, hidden})});
+  }
+}
+
+void TorchEngine::cast_weights() {
+  if (type_ != at::kFloat) matrices_.copy_(flat_);
+}
+
+void TorchEngine::set_recompute(Recompute recompute) {
+  recompute_ = recompute;
+  recorded_.reset();
+}
+
+// ---- Products -----------------------------------------------------------------------------------
+
+at::Tensor TorchEngine::product(const at::Tensor& x, const Weight& weight) const {
+  if (num_models_ == 1) return at::mm(x[0], weight.matrix[0].t()).unsqueeze(0);
+  return at::bmm(x, weight.matrix.transpose(1, 2));
+}
+
+at::Tensor TorchEngine::product_backward(const at::Tensor& x, Weight& weight,
+                                         const at::Tensor& d_out) const {
+  if (num_models_ == 1) {
+    if (type_ == at::kFloat) {
+      weight.gradient[0].addmm_(d_out[0].t(), x[0]);
+    } else {
+      weight.gradient[0].add_(at::mm(d_out[0].t(), x[0]));
+    }
+    return at::mm(d_out[0], weight.matrix[0]).unsqueeze(0);
+  }
+  if (type_ == at::kFloat) {
+    weight.gradient.baddbmm_(d_out.transpose(1, 2), x);
+  } else {
+    weight.gradient.add_(at::bmm(d_out.transpose(1, 2), x));
+  }
+  return at::bmm(d_out, weight.matrix);
+}
+
+// ---- Between the products -----------------------------------------------------------------------
+
+at::Tensor TorchEngine::norm(const at::Tensor& x, const at::Tensor& weight) const {
+  return rms_norm(x, weight, config_.rms_norm_eps, type_);
+}
+
+at::Tensor TorchEngine::attention(const at::Tensor& qkv, const RotaryAngles& rotary) const {
+  const int64_t length = rotary.cosine.size(0), dim = config_.head_dim();
+  const int64_t heads = config_.num_heads, kv = config_.num_kv_heads;
+  // Sequences of all models are alike here: [sequences, heads + 2 kv, length, d].
+  const at::Tensor parts = qkv.view({-1, length, heads + 2 * kv, dim}).transpose(1, 2);
+  const at::Tensor query = rotate(parts.narrow(1, 0, heads), rotary);
+  at::Tensor key = rotate(parts.narrow(1, heads, kv), rotary);
+  at::Tensor value = parts.narrow(1, heads + kv, kv);
+  if (kv != heads) {
+    key = key.repeat_interleave(heads / kv, 1);
+    value = value.repeat_interleave(heads / kv, 1);
+  }
+  return at::scaled_dot_product_attention(query, key, value, {}, 0.0, true)
+      .transpose(1, 2)
+      .reshape({qkv.size(0), qkv.size(1), heads * dim});
+}
+
+// ---- Forward ------------------------------------------------------------------------------------
+
+at::Tensor TorchEngine::to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
+                                  int64_t row_tokens) const {
+  ST_CHECK(static_cast<int64_t>(tokens.size()) == sets * rows * row_tokens);
+  return torch::from_blob(const_cast<int64_t*>(tokens.data()), {sets, rows, row_tokens}, at::kLong)
+      .to(device_, /*non_blocking=*/false, /*copy=*/true);
+}
+
+at::Tensor TorchEngine::embed(const at::Tensor& inputs) const {
+  const at::Tensor ids = inputs.flatten(1);
+  if (num_models_ == 1) return at::embedding(embedding_.value[0], ids);
+  Tensors models;
+  for (int64_t r = 0; r < num_models_; ++r) {
+    models.push_back(at::embedding(embedding_.value[r], ids[std::min(r, ids.size(0) - 1)]));
+  }
+  return at::stack(models);
+}
+
+at::Tensor TorchEngine::begin_layer(const Layer& layer, const at::Tensor& x,
+                                    const RotaryAngles& rotary, bool keep_outputs,
+                                    SavedLayer* saved, at::Tensor& activation_out) const {
+  const auto run = [&](Stage SavedLayer::*member, const Function& function, Tensors inputs) {
+    if (saved == nullptr) return function(inputs);
+    for (at::Tensor& input : inputs) input = input.detach().requires_grad_();
+    Stage& stage = saved->*member;
+    stage = {function, std::move(inputs), {}};
+    if (!keep_outputs) return function(stage.inputs);
+    stage.compute();
+    return stage.output.detach();
+  };
+  const Function normed = [this](const Tensors& in) { return norm(in[0], in[1]); };
+  const Function attended = [this, rotary](const Tensors& in) { return attention(in[0], rotary); };
+  const Function activated = [this](const Tensors& in) { return activate(config_, in[0]); };
+
+  const at::Tensor attention_in =
+      run(&SavedLayer::attention_norm, normed, {x, layer.attention_norm.value});
+  const at::Tensor attention_out =
+      run(&SavedLayer::attention, attended, {product(attention_in, layer.qkv)});
+  const at::Tensor middle = x + product(attention_out, layer.output).to(at::kFloat);
+  const at::Tensor feed_forward_in =
+      run(&SavedLayer::feed_forward_norm, normed, {middle, layer.feed_forward_norm.value});
+  activation_out =
+      run(&SavedLayer::activation, activated, {product(feed_forward_in, layer.gate_up)});
+  return middle;
+}
+
+at::Tensor TorchEngine::forward_layer(const Layer& layer, const at::Tensor& x,
+                                      const RotaryAngles& rotary, bool keep_outputs,
+                                      SavedLayer* saved) const {
+  at::Tensor activation_out;
+  const at::Tensor middle = begin_layer(layer, x, rotary, keep_outputs, saved, activation_out);
+  return middle + product(activation_out, layer.down).to(at::kFloat);
+}
+
+at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
+  cast_weights();
+  const RotaryAngles angles = rotary_angles(config_, inputs.size(2), device_);
+  at::Tensor x = embed(inputs);
+  for (const Layer& layer : layers_) {
+    const TraceSpan span("layer", &layer - layers_.data());
+    x = forward_layer(layer, x, angles, false, nullptr);
+  }
+  return norm(x, final_norm_.value);
+}
+
+void TorchEngine::target_log_probs(std::span<const int64_t> tokens, int64_t rows,
+                                   int64_t row_tokens, std::span<float> log_probs) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = to_device(tokens, 1, rows, row_tokens);
+  const at::Tensor out = hidden(ids.narrow(2, 0, row_tokens - 1));
+  const at::Tensor targets = ids.narrow(2, 1, row_tokens - 1).flatten();
+  ST_CHECK(static_cast<int64_t>(log_probs.size()) == num_models_ * targets.numel());
+  for (int64_t r = 0; r < num_models_; ++r) {
+    const at::Tensor result = fused_target_log_probs(out[r], head_.matrix[r], targets).to(at::kCPU);
+    std::memcpy(log_probs.data() + r * targets.numel(), result.const_data_ptr<float>(),
+                result.nbytes());
+  }
+}
+
+void TorchEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                         std::span<float> logits) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor out = hidden(to_device(tokens, 1, rows, row_tokens));
+  const at::Tensor result = product(out, head_).to(at::kFloat).to(at::kCPU).contiguous();
+  ST_CHECK(static_cast<int64_t>(logits.size()) == result.numel());
+  std::memcpy(logits.data(), result.const_data_ptr<float>(), result.nbytes());
+}
+
+// ---- Backward -----------------------------------------------------------------------------------
+
+TorchEngine::Tensors TorchEngine::backward_stage(Stage& stage, Weight& weight,
+                                                 const at::Tensor& d_out) const {
+  if (!stage.output.defined()) stage.compute();
+  const at::Tensor d_input = product_backward(stage.output.detach(), weight, d_out);
+  Tensors gradients = torch::autograd::grad({stage.output}, stage.inputs, {d_input});
+  stage = {};
+  return gradients;
+}
+
+void TorchEngine::backward_layer(Layer& layer, SavedLayer& saved, const RotaryAngles& rotary,
+                                 at::Tensor& d_x) const {
+  if (saved.input.defined()) {
+    at::Tensor activation_out;
+    begin_layer(layer, saved.input, rotary, true, &saved, activation_out);
+    saved.input.reset();
+  }
+  const auto through_norm = [&](Stage& stage, Weight& matrix, Weight& norm_weight,
+                                const at::Tensor& d_out) {
+    const Tensors gradients = backward_stage(stage, matrix, d_out);
+    d_x = d_x + gradients[0];
+    norm_weight.gradient.add_(gradients[1]);
+  };
+  const at::Tensor d_up = backward_stage(saved.activation, layer.down, d_x.to(type_))[0];
+  through_norm(saved.feed_forward_norm, layer.gate_up, layer.feed_forward_norm, d_up);
+  const at::Tensor d_qkv = backward_stage(saved.attention, layer.output, d_x.to(type_))[0];
+  through_norm(saved.attention_norm, layer.qkv, layer.attention_norm, d_qkv);
+}
+
+void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep& step) {
+  const int64_t length = tokens.size(2) - 1;
+  cast_weights();
+  step.angles = rotary_angles(config_, length, device_);
+  step.layers.assign(layers_.size(), {});
+  at::Tensor x = embed(tokens.narrow(2, 0, length));
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const TraceSpan span("layer", static_cast<int64_t>(i));
+    if (recompute_ == Recompute::full) {
+      step.layers[i].input = x;
+      x = forward_layer(layers_[i], x, step.angles, false, nullptr);
+    } else {
+      x = forward_layer(layers_[i], x, step.angles, recompute_ == Recompute::none, &step.layers[i]);
+    }
+  }
+  step.final_norm = {[this](const Tensors& in) { return norm(in[0], in[1]); },
+                     {x.detach().requires_grad_(), final_norm_.value.detach().requires_grad_()},
+                     {}};
+  step.final_norm.compute();
+  const at::Tensor out = step.final_norm.output.detach();
+  const at::Tensor targets = tokens.narrow(2, 1, length).flatten(1);
+  step.d_out = at::empty_like(out);
+  Tensors losses;
+  for (int64_t r = 0; r < num_models_; ++r) {
+    at::Tensor d_hidden = step.d_out[r], d_head = head_.gradient[r];
+    losses.push_back(
+        fused_cross_entropy(out[r], head_.matrix[r], targets[r], scale, d_hidden, d_head));
+  }
+  step.losses = at::stack(losses);
+}
+
+void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& ready,
+                                SavedStep& step) {
+  const auto finish = [&](int64_t begin, int64_t end) {
+    for (int64_t r = 0; ready && r < num_models_; ++r) {
+      ready(r * layout_.total + begin, r * layout_.total + end);
+    }
+  };
+  if (!config_.tie_embeddings) finish(layout_.head, layout_.blocks);
+  const Tensors gradients =
+      torch::autograd::grad({step.final_norm.output}, step.final_norm.inputs, {step.d_out});
+  step.final_norm = {};
+  step.d_out.reset();
+  final_norm_.gradient.add_(gradients[1]);
+  at::Tensor d_x = gradients[0];
+  for (int64_t i = config_.num_layers - 1; i >= 0; --i) {
+    const TraceSpan span("layer", i);
+    backward_layer(layers_[i], step.layers[i], step.angles, d_x);
+    finish(layout_.layers[i].qkv,
+           i + 1 == config_.num_layers ? layout_.decay_size : layout_.layers[i + 1].qkv);
+  }
+  finish(layout_.decay_size, layout_.total);
+  const at::Tensor ids = tokens.narrow(2, 0, tokens.size(2) - 1).flatten(1);
+  for (int64_t r = 0; r < num_models_; ++r) {
+    embedding_.gradient[r].add_(
+        at::embedding_dense_backward(d_x[r], ids[r], config_.vocab_size, -1, false));
+  }
+  finish(0, config_.tie_embeddings ? layout_.blocks : layout_.head);
+}
+
+std::vector<double> TorchEngine::accumulate_gradients_of_models(std::span<const int64_t> tokens,
+                                                                int64_t rows, int64_t row_tokens,
+                                                                float scale,
+                                                                const GradientsReady& ready) {
+  ST_CHECK(gradients_ != nullptr);
+  const at::NoGradGuard no_grad;
+  at::Tensor ids = to_device(tokens, num_models_, rows, row_tokens);
+  // Graphs keep memory of their own: an engine has them for all steps or for none.
+  announces_ = announces_ || ready;
+  const bool use_graphs = device_.is_cuda() && !announces_;
+  if (!use_graphs) {
+    recorded_.reset();
+  } else if (!recorded_ || recorded_->tokens.sizes() != ids.sizes() || recorded_->scale != scale) {
+    recorded_ = std::make_unique<RecordedStep>();
+    recorded_->scale = scale;
+    recorded_->tokens = ids;
+  } else {
+    ids = recorded_->tokens.copy_(ids);
+  }
+  SavedStep unrecorded;
+  SavedStep& step = use_graphs ? recorded_->step : unrecorded;
+  const auto forward = [&] { forward_step(ids, scale, step); };
+  const auto backward = [&] { backward_step(ids, ready, step); };
+  {
+    const PhaseClock::Scope scope(clock_, "forward", &PhaseSeconds::forward);
+    use_graphs ? recorded_->forward.run(forward) : forward();
+  }
+  {
+    const PhaseClock::Scope scope(clock_, "backward", &PhaseSeconds::backward);
+    use_graphs ? recorded_->backward.run(backward) : backward();
+  }
+  const at::Tensor losses = step.losses.to(at::kCPU);
+  return {losses.const_data_ptr<double>(), losses.const_data_ptr<double>() + num_models_};
+}
+
+}  // namespace smalltalk

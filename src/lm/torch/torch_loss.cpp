@@ -1,0 +1,196 @@
+#include "lm/torch/torch_loss.hpp"
+
+#include <torch/torch.h>
+
+#include "lm/torch/device.hpp"
+#include "smalltalk/core/system/error.hpp"
+
+namespace smalltalk {
+namespace {
+
+// ---- LibTorch operations, float32 ---------------------------------------------------------------
+
+// Vocabularies up to a tile's words need no second product for the gradients.
+constexpr int64_t kTileTokens = 512, kTileWords = 32768;
+
+// The logits of a tile of tokens, a tile of words at a time in one buffer.
+class LogitTiles {
+ public:
+  LogitTiles(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets)
+      : hidden_(hidden),
+        head_(head),
+        targets_(targets),
+        vocab_(head.size(0)),
+        buffer_(at::empty({std::min(kTileTokens, hidden.size(0)) * std::min(kTileWords, vocab_)},
+                          hidden.options())) {}
+
+  // Computes logits, log_sums and target_logits of the tile that begins at token `first`; the
+  // buffer is left with exp(logit - log_sum) of the last tile of words.
+  void begin(int64_t first) {
+    const int64_t count = std::min(kTileTokens, hidden_.size(0) - first);
+    input_ = hidden_.narrow(0, first, count);
+    target_ = targets_.narrow(0, first, count).unsqueeze(1);
+    target_logits_ = at::zeros({count, 1}, input_.options());
+    log_sums_ = at::full({count, 1}, -INFINITY, input_.options());
+    for (int64_t word = 0; word < vocab_; word += kTileWords) {
+      const at::Tensor logits = project(word);
+      at::Tensor index, inside;
+      find_targets(word, logits.size(1), index, inside);
+      target_logits_ += at::where(inside, logits.gather(1, index), 0.0);
+      const at::Tensor maximum = logits.amax(1, true);
+      logits.sub_(maximum).exp_();
+      log_sums_ = at::logaddexp(log_sums_, logits.sum(1, true).log_() + maximum);
+      if (vocab_ <= kTileWords) logits.mul_((maximum - log_sums_).exp_());
+    }
+  }
+  at::Tensor log_probs() const { return target_logits_ - log_sums_; }  // [count, 1]
+
+  // Adds to d_head and overwrites d_hidden [count, H], after begin().
+  void add_gradients(float scale, at::Tensor d_hidden, at::Tensor& d_head) {
+    for (int64_t word = 0; word < vocab_; word += kTileWords) {
+      at::Tensor gradient;
+      if (vocab_ <= kTileWords) {
+        gradient = tile(vocab_);
+      } else {
+        gradient = project(word).sub_(log_sums_).exp_();
+      }
+      const int64_t width = gradient.size(1);
+      at::Tensor index, inside;
+      find_targets(word, width, index, inside);
+      gradient.scatter_add_(1, index, inside.to(gradient.scalar_type()).neg_());
+      d_hidden.addmm_(gradient, head_.narrow(0, word, width), word == 0 ? 0 : 1, scale);
+      d_head.narrow(0, word, width).addmm_(gradient.t(), input_, 1, scale);
+    }
+  }
+
+ private:
+  at::Tensor tile(int64_t width) const {
+    return buffer_.narrow(0, 0, input_.size(0) * width).view({input_.size(0), width});
+  }
+  at::Tensor project(int64_t word) const {
+    const int64_t width = std::min(kTileWords, vocab_ - word);
+    at::Tensor logits = tile(width);
+    at::mm_out(logits, input_, head_.narrow(0, word, width).t());
+    return logits;
+  }
+  // The targets' places among the words [word, word + width), and whether they are there.
+  void find_targets(int64_t word, int64_t width, at::Tensor& index, at::Tensor& inside) const {
+    const at::Tensor place = target_ - word;
+    index = place.clamp(0, width - 1);
+    inside = index == place;
+  }
+
+  at::Tensor hidden_, head_, targets_;
+  int64_t vocab_;
+  at::Tensor buffer_;
+  at::Tensor input_, target_, target_logits_, log_sums_;
+};
+
+// ---- Kernels, bfloat16 on a GPU -----------------------------------------------------------------
+
+constexpr int64_t kChunkValues = int64_t{1} << 26;  // of gradients of logits at a time: 128 MiB
+
+int64_t chunk_words(int64_t tokens, int64_t vocab) {
+  return std::min(vocab, std::max<int64_t>(1024, kChunkValues / tokens / 128 * 128));
+}
+
+bool has_kernels(const at::Tensor& hidden) {
+  return hidden.is_cuda() && hidden.scalar_type() == at::kBFloat16;
+}
+
+const uint16_t* bits(const at::Tensor& tensor) {
+  ST_CHECK(tensor.is_contiguous());
+  return static_cast<const uint16_t*>(tensor.const_data_ptr());
+}
+
+LossSizes loss_sizes(const at::Tensor& hidden, const at::Tensor& head) {
+  return {hidden.size(0), hidden.size(1), head.size(0)};
+}
+
+// log_sums [T], log_probs [T].
+std::pair<at::Tensor, at::Tensor> kernel_log_probs(const at::Tensor& hidden, const at::Tensor& head,
+                                                   const at::Tensor& targets) {
+  const LossSizes sizes = loss_sizes(hidden, head);
+  const auto options = hidden.options().dtype(at::kFloat);
+  at::Tensor scratch = at::empty({device_log_probs_scratch(sizes)}, options);
+  at::Tensor log_sums = at::empty({sizes.tokens}, options), log_probs = at::empty_like(log_sums);
+  device_log_probs(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
+                   scratch.data_ptr<float>(), log_sums.data_ptr<float>(),
+                   log_probs.data_ptr<float>());
+  return {log_sums, log_probs};
+}
+
+at::Tensor kernel_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
+                                const at::Tensor& targets, float scale, at::Tensor& d_hidden,
+                                at::Tensor& d_head) {
+  const LossSizes sizes = loss_sizes(hidden, head);
+  const auto [log_sums, log_probs] = kernel_log_probs(hidden, head, targets);
+  const int64_t chunk = chunk_words(sizes.tokens, sizes.vocab);
+  const at::Tensor buffer = at::empty({sizes.tokens * chunk}, hidden.options());
+  at::Tensor product = at::empty_like(hidden),
+             head_product = at::empty({chunk * sizes.hidden}, hidden.options());
+  // Sums over chunks are float32, each chunk's product is rounded once.
+  at::Tensor sum = at::zeros(hidden.sizes(), hidden.options().dtype(at::kFloat));
+  for (int64_t begin = 0; begin < sizes.vocab; begin += chunk) {
+    const int64_t width = std::min(chunk, sizes.vocab - begin);
+    const at::Tensor d_logits =
+        buffer.narrow(0, 0, sizes.tokens * width).view({sizes.tokens, width});
+    device_d_logits(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
+                    log_sums.const_data_ptr<float>(), scale, begin, width,
+                    static_cast<uint16_t*>(d_logits.data_ptr()));
+    at::mm_out(product, d_logits, head.narrow(0, begin, width));
+    sum.add_(product);
+    at::Tensor d_words =
+        head_product.narrow(0, 0, width * sizes.hidden).view({width, sizes.hidden});
+    at::mm_out(d_words, d_logits.t(), hidden);
+    d_head.narrow(0, begin, width).add_(d_words);
+  }
+  d_hidden.copy_(sum);
+  return log_probs.sum(at::kDouble).neg_();
+}
+
+}  // namespace
+
+at::Tensor fused_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
+                               const at::Tensor& targets, float scale, at::Tensor& d_hidden,
+                               at::Tensor& d_head) {
+  if (has_kernels(hidden)) {
+    return kernel_cross_entropy(hidden, head, targets, scale, d_hidden, d_head);
+  }
+  LogitTiles tiles(hidden.to(at::kFloat), head.to(at::kFloat), targets);
+  at::Tensor d_input = hidden.scalar_type() == at::kFloat
+                           ? d_hidden
+                           : at::empty_like(hidden, hidden.options().dtype(at::kFloat));
+  at::Tensor loss = at::zeros({}, hidden.options().dtype(at::kDouble));
+  for (int64_t first = 0; first < hidden.size(0); first += kTileTokens) {
+    const int64_t count = std::min(kTileTokens, hidden.size(0) - first);
+    tiles.begin(first);
+    loss -= tiles.log_probs().sum(at::kDouble);
+    tiles.add_gradients(scale, d_input.narrow(0, first, count), d_head);
+  }
+  if (!d_input.is_same(d_hidden)) d_hidden.copy_(d_input);
+  return loss;
+}
+
+at::Tensor fused_target_log_probs(const at::Tensor& hidden, const at::Tensor& head,
+                                  const at::Tensor& targets) {
+  if (has_kernels(hidden)) return kernel_log_probs(hidden, head, targets).second;
+  LogitTiles tiles(hidden.to(at::kFloat), head.to(at::kFloat), targets);
+  const at::Tensor result = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
+  for (int64_t first = 0; first < hidden.size(0); first += kTileTokens) {
+    tiles.begin(first);
+    const at::Tensor log_probs = tiles.log_probs().squeeze(1);
+    result.narrow(0, first, log_probs.size(0)).copy_(log_probs);
+  }
+  return result;
+}
+
+int64_t fused_cross_entropy_bytes(int64_t tokens, int64_t hidden, int64_t vocab, bool kernels) {
+  if (kernels) {
+    const int64_t chunk = chunk_words(tokens, vocab);
+    return 2 * (tokens * chunk + chunk * hidden) + (2 + 2 + 4) * tokens * hidden;
+  }
+  return 4 * (std::min(kTileTokens, tokens) * std::min(kTileWords, vocab) + tokens * hidden);
+}
+
+}  // namespace smalltalk

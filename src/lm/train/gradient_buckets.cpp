@@ -1,0 +1,65 @@
+#include "lm/train/gradient_buckets.hpp"
+
+#include <algorithm>
+
+namespace smalltalk {
+namespace {
+
+// Pieces start at multiples of 16 bytes, without which NCCL copies slowly.
+constexpr int64_t kUnitFloats = 4;
+
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+GradientBuckets::GradientBuckets(const ParameterLayout& layout, int group_size,
+                                 int64_t bucket_floats)
+    : total_(layout.total), padded_(layout.total), group_size_(group_size) {
+  if (group_size == 1) {
+    buckets_.push_back({0, total_, 0});
+    reset();
+    return;
+  }
+  const int64_t unit = kUnitFloats * group_size;
+  padded_ = round_up(total_, unit);
+  const int64_t step = std::max(unit, bucket_floats / unit * unit);
+  // Parts of the buffer, each final as a whole only after those before it in this list. A border
+  // that is no multiple of the unit moves, so that what it cuts off is in the later part.
+  const int64_t embedding_end = layout.head == layout.embedding ? layout.blocks : layout.head;
+  const int64_t head_begin = std::min(round_up(embedding_end, unit), padded_);
+  const int64_t norms_begin = std::max(layout.decay_size / unit * unit, head_begin);
+  const int64_t blocks_begin = std::clamp(layout.blocks / unit * unit, head_begin, norms_begin);
+  const std::pair<int64_t, int64_t> parts[] = {{head_begin, blocks_begin},
+                                               {blocks_begin, norms_begin},
+                                               {norms_begin, padded_},
+                                               {0, head_begin}};
+  int64_t shard = 0;
+  for (const auto& [begin, end] : parts) {
+    // From the end: that is where the backward pass begins.
+    for (int64_t past = end; past > begin;) {
+      const int64_t first = std::max(begin, past - step);
+      buckets_.push_back({first, (past - first) / group_size, shard});
+      shard += buckets_.back().piece;
+      past = first;
+    }
+  }
+  reset();
+}
+
+void GradientBuckets::reset() {
+  missing_.clear();
+  for (const GradientBucket& bucket : buckets_) {
+    // Nobody writes the padding.
+    missing_.push_back(std::min(bucket.begin + bucket.piece * group_size_, total_) - bucket.begin);
+  }
+  next_ = 0;
+}
+
+void GradientBuckets::ready(int64_t begin, int64_t end) {
+  for (size_t i = 0; i < buckets_.size(); ++i) {
+    const int64_t past = buckets_[i].begin + buckets_[i].piece * group_size_;
+    missing_[i] -= std::max<int64_t>(0, std::min(end, past) - std::max(begin, buckets_[i].begin));
+  }
+}
+
+}  // namespace smalltalk

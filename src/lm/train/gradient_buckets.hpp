@@ -1,0 +1,47 @@
+// How the flat buffer of gradients is cut into buckets, each of which a group reduces by one call,
+// and when. Contiguous ranges, in the order in which a backward pass finishes them: the output
+// projection, the blocks from the last to the first, the norms, the embedding. The order is the
+// same on every rank, whatever its engine says first. Within a bucket rank r owns the r-th of equal
+// pieces.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "lm/model/parameter_layout.hpp"
+
+namespace smalltalk {
+
+struct GradientBucket {
+  int64_t begin = 0;
+  int64_t piece = 0;        // floats that each rank owns
+  int64_t shard_begin = 0;  // of the own piece among all own pieces
+};
+
+class GradientBuckets {
+ public:
+  // Buckets of at most `bucket_floats`. A group of one has one bucket and no padding.
+  GradientBuckets(const ParameterLayout& layout, int group_size, int64_t bucket_floats);
+
+  // Length of the buffer: the layout's, padded so that every bucket divides into pieces.
+  int64_t padded() const { return padded_; }
+  const std::vector<GradientBucket>& all() const { return buckets_; }
+
+  // The gradients of [begin, end) are final. Each index is named once between calls of reset().
+  void ready(int64_t begin, int64_t end);
+  // Whether all gradients of the next bucket in order are final.
+  bool next_is_ready() const { return !all_popped() && missing_[next_] == 0; }
+  bool all_popped() const { return next_ == buckets_.size(); }
+  const GradientBucket& pop() { return buckets_[next_++]; }
+  // Begins the next step.
+  void reset();
+
+ private:
+  int64_t total_, padded_;
+  int group_size_;
+  std::vector<GradientBucket> buckets_;
+  std::vector<int64_t> missing_;  // floats of each bucket that are not final
+  size_t next_ = 0;
+};
+
+}  // namespace smalltalk

@@ -1,0 +1,96 @@
+#include "smalltalk/lm/train/memory.hpp"
+
+#include <algorithm>
+
+#include "lm/cpu/cpu_block.hpp"
+#include "lm/cpu/cpu_engine.hpp"
+#include "lm/cpu/cpu_loss.hpp"
+#include "lm/torch/torch_loss.hpp"
+#include "lm/train/gradient_buckets.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
+
+namespace smalltalk {
+namespace {
+
+constexpr double kFloat = sizeof(float);
+
+void add_cpu(const ModelConfig& model, const ParameterLayout& layout, int64_t threads, int64_t rows,
+             int64_t length, Recompute recompute, MemoryEstimate& memory) {
+  // Every thread but the first has gradients of its own for the blocks.
+  memory.gradients += kFloat * static_cast<double>((threads - 1) * (layout.total - layout.blocks));
+  const int64_t block_rows = CpuEngine::block_rows(rows, length, threads);
+  memory.activations =
+      kFloat * static_cast<double>(threads * CpuBlock::memory_floats(model, block_rows, length,
+                                                                     kept_with(recompute)));
+  memory.loss = kFloat * static_cast<double>(FusedLoss::memory_floats(
+                             model.hidden_size, model.vocab_size, static_cast<int>(threads)));
+}
+
+// What autograd keeps of the operations of TorchEngine, per token.
+void add_torch(const ModelConfig& model, const ParameterLayout& layout, bool bf16, int64_t tokens,
+               Recompute recompute, MemoryEstimate& memory) {
+  const double product = bf16 ? 2 : kFloat;  // bytes of a number in matrix products
+  const auto hidden = static_cast<double>(model.hidden_size);
+  const auto width = static_cast<double>(model.intermediate_size);
+  const auto heads = static_cast<double>(model.num_heads);
+  const double head_width = heads * static_cast<double>(model.head_dim());
+  // A norm keeps its input, the scaled input and its output.
+  const double input = kFloat * hidden;
+  const double norm = 2 * input + product * hidden;
+  // The projection (of which values are a view), rotated queries and keys, for every head; with
+  // fewer heads of keys and values, these repeated; the output and its log-sums.
+  const bool repeated = model.num_kv_heads != model.num_heads;
+  const double attention =
+      product * (static_cast<double>(qkv_width(model)) + (repeated ? 4 : 3) * head_width) +
+      kFloat * heads;
+  const double feed_forward =
+      product * (model.feed_forward == FeedForward::swiglu ? 4 * width : 2 * width);
+  const double layer = 2 * norm + attention + feed_forward;
+  double kept = layer;
+  if (recompute == Recompute::selective) {
+    kept = 2 * input + product * static_cast<double>(qkv_width(model) + gate_up_width(model));
+  } else if (recompute == Recompute::full) {
+    kept = input;
+  }
+  // Gradients on their way through a layer take about as much as what the layer keeps; where all of
+  // it is computed again, only one part at a time has them, attention the most.
+  const double working = recompute == Recompute::full ? layer + attention : layer;
+  memory.activations =
+      static_cast<double>(tokens) * (static_cast<double>(model.num_layers) * kept + norm + working);
+  if (bf16) memory.weights += product * static_cast<double>(layout.total);
+  memory.loss = static_cast<double>(
+      fused_cross_entropy_bytes(tokens, model.hidden_size, model.vocab_size, bf16));
+}
+
+}  // namespace
+
+MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& train,
+                                const DeviceConfig& device, int64_t seq_length, int group_size) {
+  const ModelConfig model = given.resolved();
+  const ParameterLayout layout = parameter_layout(model);
+  const int64_t bucket_floats = TrainOptions().bucket_bytes / static_cast<int64_t>(sizeof(float));
+  const GradientBuckets buckets(layout, group_size, bucket_floats);
+  const double flat = kFloat * static_cast<double>(buckets.padded());
+  const int64_t share = std::max<int64_t>(1, train.batch_size / group_size);
+  const int64_t rows = train.micro_batch_size == 0 ? share : train.micro_batch_size;
+
+  MemoryEstimate memory;
+  memory.weights = memory.gradients = flat;
+  memory.optimizer = 2 * flat / group_size;
+  if (device.device == "cuda") {
+    add_torch(model, layout, device.precision == "bf16-mixed", rows * seq_length, train.recompute,
+              memory);
+    return memory;
+  }
+  if (train.save_interval > 0) memory.checkpoint = 3 * flat;
+  add_cpu(model, layout, device.threads, rows, seq_length, train.recompute, memory);
+  if (group_size > 1) {
+    // MPI sums into a buffer of its own; the own piece cannot be the destination.
+    int64_t largest = 0;
+    for (const GradientBucket& bucket : buckets.all()) largest = std::max(largest, bucket.piece);
+    memory.communication = kFloat * static_cast<double>(largest * (group_size + 1));
+  }
+  return memory;
+}
+
+}  // namespace smalltalk

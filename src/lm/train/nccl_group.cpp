@@ -1,0 +1,23 @@
+#include "lm/train/nccl_group.hpp"
+
+#include <chrono>
+#include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+
+#include "smalltalk/core/system/error.hpp"
+
+namespace smalltalk {
+
+c10::intrusive_ptr<c10d::Backend> make_nccl_group(const HostCollectives& host,
+                                                  const std::string& rendezvous) {
+  if (rendezvous.empty()) throw Error("a group of GPUs needs a rendezvous file");
+  // A file left behind by an earlier try of the same job would make ranks wait for keys of the
+  // dead: every try takes a new name, which the first rank chooses.
+  int64_t token = std::chrono::system_clock::now().time_since_epoch().count();
+  host.broadcast(std::as_writable_bytes(std::span(&token, 1)), 0);
+  auto store =
+      c10::make_intrusive<c10d::FileStore>(rendezvous + "." + std::to_string(token), host.size);
+  return c10::make_intrusive<c10d::ProcessGroupNCCL>(std::move(store), host.rank, host.size);
+}
+
+}  // namespace smalltalk

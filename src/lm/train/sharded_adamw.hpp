@@ -1,0 +1,74 @@
+// AdamW on the flat buffers of a model, its state shared out over a group (ZeRO, stage 1,
+// Rajbhandari et al. 2020): reduce-scatter of gradients, clipping and AdamW on the own part,
+// all-gather of parameters. In buckets, so that gradients are sent while the backward pass goes on
+// and parameters while other buckets are updated. A group of one communicates nothing.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <functional>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <vector>
+
+#include "lm/cpu/kernels.hpp"
+#include "lm/model/transformer_impl.hpp"
+#include "lm/torch/phase_clock.hpp"
+#include "lm/train/gradient_buckets.hpp"
+#include "smalltalk/core/system/collectives.hpp"
+
+namespace smalltalk {
+
+class ShardedAdamW {
+ public:
+  // Pads the model's buffers, so that a group can share them out. bucket_bytes: of the gradients
+  // that are reduced by one call.
+  ShardedAdamW(Transformer::Impl& model, const TrainConfig& config, const HostCollectives& host,
+               const std::string& nccl_rendezvous, int64_t bucket_bytes);
+
+  // For the engine, in the last backward pass before step(): sums a bucket over the group as soon
+  // as its gradients are final. Empty in a group of one. Without it step() does it all.
+  GradientsReady gradients_ready();
+
+  struct StepResult {
+    double gradient_norm = 0;    // before clipping, of the whole group
+    std::vector<double> losses;  // what each rank passed as `loss`
+    bool stop = false;           // some rank passed `stop`
+    bool finite() const;         // norm and losses
+    double mean_loss() const;
+  };
+  // Applies update t (from 0) with the gradients that this rank has accumulated, and zeroes them.
+  // `loss` is any number the caller wants to know of all ranks. Parameters and moments are left
+  // untouched if the norm is not finite or `accept`, asked with what all ranks know, says no.
+  StepResult step(int64_t t, double lr, double loss, bool stop = false,
+                  const std::function<bool(const StepResult&)>& accept = {});
+  // Waiting for the group and computing, since it was made; what goes on behind the backward pass
+  // is in neither. Waits for the device.
+  PhaseSeconds seconds() { return clock_.seconds(); }
+
+  // First and second moments in host memory, whole; all ranks of the group must call.
+  at::Tensor gather_first() { return gather(first_); }
+  at::Tensor gather_second() { return gather(second_); }
+  // Takes up whole moments.
+  void set_moments(const at::Tensor& first, const at::Tensor& second);
+
+ private:
+  // This rank's piece of a bucket in a flat buffer.
+  at::Tensor piece(const at::Tensor& flat, const GradientBucket& bucket) const;
+  void reduce_next_bucket();
+  void wait_for_pending(const char* what);
+  at::Tensor gather(const at::Tensor& shard);
+  StepResult reduce(double loss, bool stop);
+  void update(const GradientBucket& bucket, AdamStep step);  // this rank's piece
+  void update_all(int64_t t, double lr, double gradient_norm);
+
+  Transformer::Impl& model_;
+  TrainConfig config_;
+  int rank_, size_;
+  GradientBuckets buckets_;
+  c10::intrusive_ptr<c10d::Backend> group_;  // null in a group of one
+  std::vector<c10::intrusive_ptr<c10d::Work>> pending_;
+  at::Tensor first_, second_;  // [padded / ranks]: this rank's pieces, in the order of buckets
+  PhaseClock clock_;
+};
+
+}  // namespace smalltalk

@@ -1,0 +1,154 @@
+#include "smalltalk/mixture/evaluation/evaluation.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+#include <numeric>
+
+#include "mixture/routing/scoring_notes.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/data/sampler.hpp"
+#include "smalltalk/data/score_file.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/train/transformer_stack.hpp"
+#include "smalltalk/mixture/routing/router_em.hpp"
+#include "smalltalk/mixture/run/provenance.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::vector<fs::path> models_of(const RunLayout& layout, const EvalCell& cell) {
+  if (cell.unit != "routers") return {layout.model(cell.unit)};
+  std::vector<fs::path> routers;
+  for (int64_t e = 0; fs::exists(weights_file(layout.router(e))); ++e) {
+    routers.push_back(layout.router(e));
+  }
+  return routers;
+}
+
+std::string cell_values(const EvalCell& cell) {
+  return cell.unit == "routers" ? "prefix log-likelihoods" : "target log-likelihoods";
+}
+
+// The weights that the scores of a cell follow from.
+std::string weights_of(std::span<const fs::path> models, int64_t step) {
+  std::string hashes;
+  for (const fs::path& model : models) hashes.append(weights_hash(model, step)).append(" ");
+  return hash_text(hashes);
+}
+
+ScoreMatrix score_by_routers(const Experiment& experiment, std::span<const fs::path> routers,
+                             const std::shared_ptr<const TokenFile>& tokens, ScoringNotes& notes) {
+  const int64_t n = tokens->num_sequences(experiment.data.seq_length);
+  std::vector<uint64_t> ids(static_cast<size_t>(n));
+  std::iota(ids.begin(), ids.end(), uint64_t{0});
+  const auto stack = TransformerStack::load(routers, experiment.device);
+  const std::vector<float> columns =  // [E, n]
+      score_prefixes(*stack, tokens, ids, experiment.data.seq_length,
+                     {&experiment.mixture.prefix_tokens, 1}, &notes);
+  ScoreMatrix scores(n, std::ssize(routers));
+  for (size_t e = 0; e < routers.size(); ++e) {
+    for (int64_t i = 0; i < n; ++i) {
+      scores.row(i)[e] = columns[e * static_cast<size_t>(n) + static_cast<size_t>(i)];
+    }
+  }
+  return scores;
+}
+
+TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& folder, int64_t step,
+                                const std::shared_ptr<const TokenFile>& tokens,
+                                ScoringNotes& notes) {
+  const int64_t length = experiment.data.seq_length;
+  const int64_t n = tokens->num_sequences(length);
+  std::vector<int64_t> prefixes(static_cast<size_t>(length));
+  std::iota(prefixes.begin(), prefixes.end(), 2);
+  const std::vector<double> sums =
+      score_rows(Transformer::load(folder, experiment.device, step),
+                 ordered_rows(tokens, {}, length, length + 1), n, prefixes, &notes);
+  TokenLikelihoods scores(n, length);
+  for (int64_t i = 0; i < n; ++i) {
+    double before = 0;
+    for (int64_t s = 0; s < length; ++s) {
+      const double sum = sums[static_cast<size_t>(i * length + s)];
+      scores.row(i)[s] = static_cast<float>(sum - before);
+      before = sum;
+    }
+  }
+  return scores;
+}
+
+}  // namespace
+
+std::string EvalCell::model() const {
+  return step == 0 ? unit : fmt::format("{}-step-{}", unit, step);
+}
+
+std::string EvalCell::name() const { return split + "-" + model(); }
+
+fs::path EvalCell::file(const RunLayout& layout) const { return layout.evaluation(split, model()); }
+
+std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
+  std::vector<EvalCell> cells;
+  for (const std::string split : {"validation", "test"}) {
+    cells.push_back({split, "routers"});
+    for (const TrainUnit& unit : units) cells.push_back({split, unit.name});
+  }
+  return cells;
+}
+
+std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts) {
+  std::vector<EvalCell> cells;
+  for (int64_t e = 0; e < num_experts; ++e) cells.push_back({split, fmt::format("routers/{}", e)});
+  return cells;
+}
+
+TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell) {
+  return read_scores(cell.file(layout));
+}
+
+bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
+  const fs::path file = cell.file(layout);
+  if (!fs::exists(file)) return false;
+  const std::vector<fs::path> models = models_of(layout, cell);
+  for (const fs::path& model : models) {  // one that was removed is trained anew
+    if (!fs::exists(weights_file(model, cell.step))) return false;
+  }
+  Provenance made_from = ScoreFile(file).provenance();
+  return made_from["values"] == cell_values(cell) &&
+         made_from["weights"] == weights_of(models, cell.step);
+}
+
+void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell) {
+  if (cell_complete(layout, cell)) return;
+  const auto tokens = std::make_shared<const TokenFile>(layout.tokens(cell.split));
+  const std::vector<fs::path> models = models_of(layout, cell);
+  if (cell.step > 0) require_checkpoint(models[0], cell.step);
+  const std::string weights = weights_of(models, cell.step);
+  ScoringNotes notes(
+      layout.scoring_notes(cell.name()),
+      fmt::format("{} {} {} {} {}", cell.unit, tokens->info().content_hash,
+                  experiment.data.seq_length, experiment.mixture.prefix_tokens, weights));
+  const TokenLikelihoods scores =
+      cell.unit == "routers" ? score_by_routers(experiment, models, tokens, notes)
+                             : score_by_model(experiment, models[0], cell.step, tokens, notes);
+  write_scores(cell.file(layout), scores,
+               {{"tokens", tokens->info().content_hash},
+                {"experiment", experiment_hash(experiment)},
+                {"unit", cell.unit},
+                {"values", cell_values(cell)},
+                {"weights", weights}});
+  notes.remove();
+  log_info(fmt::format("evaluated {} on {}", cell.model(), cell.split));
+}
+
+double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info) {
+  const double share = static_cast<double>(num_targets) / static_cast<double>(info.num_tokens);
+  return nats / std::log(2.0) / (static_cast<double>(info.text_bytes) * share);
+}
+
+}  // namespace smalltalk

@@ -1,0 +1,51 @@
+#include "smalltalk/mixture/evaluation/export.hpp"
+
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "mixture/evaluation/provenance_json.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/mixture/run/units.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+void export_mixture(const Experiment& experiment, const RunLayout& layout, const fs::path& out) {
+  if (fs::exists(out)) throw Error(out.string() + " exists: export to another folder");
+  const int64_t length = experiment.data.seq_length;
+  const std::vector<TrainUnit> units = units_of(experiment, layout);
+  nlohmann::json lock = provenance_json(require_one_mixture(experiment, layout, units));
+  std::vector<std::string> models;
+  for (const TrainUnit& unit : units) models.push_back(unit.name);
+  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
+    models.push_back(fmt::format("routers/{}", e));
+    lock["models"][models.back()] = weights_hash(layout.router(e));
+  }
+  lock.update({{"format", "smalltalk mixture"},
+               {"version", 1},
+               {"experts", experiment.mixture.experts},
+               {"seq_length", length},
+               {"begin_token", kEndToken}});
+
+  fs::path partial = out;
+  partial += ".partial";
+  fs::remove_all(partial);
+  const std::string tokenizer = tokenizer_json(layout.tokenizer());
+  for (const std::string& model : models) {
+    const fs::path from = layout.model(model), to = partial / model;
+    for (const char* file : {"config.json", "model.safetensors"}) {
+      write_atomically(to / file,
+                       [&](const fs::path& temporary) { fs::copy_file(from / file, temporary); });
+    }
+    write_text_atomically(to / "tokenizer.json", tokenizer);
+    write_text_atomically(to / "tokenizer_config.json", tokenizer_config_json(length));
+  }
+  write_text_atomically(partial / "mixture.json", lock.dump(2) + "\n");
+  fs::rename(partial, out);
+}
+
+}  // namespace smalltalk

@@ -1,0 +1,228 @@
+#include "smalltalk/mixture/evaluation/tasks.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <set>
+
+#include "mixture/routing/scoring_notes.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/mixture/run/provenance.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr size_t kBlockRows = 16;     // rows of one forward pass, and
+constexpr int64_t kLengthStep = 32;   // steps of their length: fixed, so that results are
+constexpr int64_t kPaddingToken = 0;  // behind a row, where no token of it looks
+
+std::string hash_of(const std::vector<ChoiceRow>& rows) {
+  Hasher hasher;
+  for (const ChoiceRow& row : rows) {
+    const std::array<int64_t, 2> sizes = {std::ssize(row.tokens), row.given};
+    hasher.update(std::as_bytes(std::span(sizes)));
+    hasher.update(std::as_bytes(std::span(row.tokens)));
+  }
+  return hasher.digest();
+}
+
+int64_t padded_size(const ChoiceRow& row) {
+  const int64_t inputs = std::max<int64_t>(1, std::ssize(row.tokens) - 1);
+  return (inputs + kLengthStep - 1) / kLengthStep * kLengthStep + 1;
+}
+
+// Rows of one padded size.
+std::vector<double> score_block(const Transformer& model, std::span<const ChoiceRow* const> rows) {
+  const int64_t size = padded_size(*rows[0]);
+  std::vector<int64_t> tokens(rows.size() * static_cast<size_t>(size), kPaddingToken);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::ranges::copy(rows[i]->tokens, tokens.begin() + size * static_cast<int64_t>(i));
+  }
+  std::vector<int64_t> prefixes(static_cast<size_t>(size));
+  std::iota(prefixes.begin(), prefixes.end(), int64_t{1});
+  std::vector<double> sums(tokens.size());  // of the first 1, 2, ... tokens
+  model.log_likelihoods(tokens, std::ssize(rows), size, prefixes, kBlockRows, sums);
+  std::vector<double> scores;
+  for (const ChoiceRow* row : rows) {
+    const double* sum = &sums[scores.size() * prefixes.size()];
+    scores.push_back(sum[row->tokens.size() - 1] - sum[row->given - 1]);
+  }
+  return scores;
+}
+
+std::string router_name(int64_t e) { return fmt::format("routers/{}", e); }
+
+}  // namespace
+
+std::vector<double> score_choices(const Transformer& model, const std::vector<ChoiceRow>& rows,
+                                  ScoringNotes* notes) {
+  std::vector<const ChoiceRow*> order;
+  for (const ChoiceRow& row : rows) order.push_back(&row);
+  std::ranges::stable_sort(order, {}, [](const ChoiceRow* row) { return padded_size(*row); });
+  const int64_t count = std::ssize(rows);
+  std::vector<double> ordered(rows.size());
+  int64_t done = notes != nullptr ? notes->read(1, count, 1, ordered) : 0;
+  while (done < count) {
+    const auto left = std::span(order).subspan(static_cast<size_t>(done));
+    const auto other = std::ranges::find_if(
+        left, [&](const ChoiceRow* row) { return padded_size(*row) != padded_size(*left[0]); });
+    const auto block = left.first(std::min<size_t>(kBlockRows, other - left.begin()));
+    std::ranges::copy(score_block(model, block), ordered.begin() + done);
+    done += std::ssize(block);
+    const bool stop = stop_requested() && done < count;
+    if (notes != nullptr && (stop || notes->due())) notes->write(1, count, 1, done, ordered);
+    if (stop) throw Stopped();
+  }
+  std::vector<double> scores(rows.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    scores[static_cast<size_t>(order[i] - rows.data())] = ordered[i];
+  }
+  return scores;
+}
+
+TaskEvaluation::TaskEvaluation(const Experiment& experiment, const RunLayout& layout,
+                               std::vector<TrainUnit> units, std::vector<Task> tasks)
+    : experiment_(experiment), layout_(layout), units_(std::move(units)), tasks_(std::move(tasks)) {
+  MixtureParts parts = require_one_mixture(experiment, layout, units_);
+  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
+    parts.models[router_name(e)] = weights_hash(layout.router(e));
+  }
+  const Tokenizer tokenizer(layout.tokenizer());
+  std::set<std::string> names;
+  for (const Task& task : tasks_) {
+    if (!names.insert(task.name).second) {
+      throw Error(fmt::format("two tasks are called {}", task.name));
+    }
+    asked_.push_back(ask(task, tokenizer, parts.prefix_tokens));
+  }
+  for (size_t t = 0; t < tasks_.size(); ++t) {
+    const Asked& asked = asked_[t];
+    const auto add = [&](const std::string& model, const Asked::Rows& rows) {
+      cells_.push_back({t, model, parts.models.at(model), &rows,
+                        layout.task_scores(tasks_[t].name + "-" + rows.hash, model)});
+    };
+    for (const TrainUnit& unit : units_) add(unit.name, asked.of_models);
+    for (int64_t e = 0; e < experiment.mixture.experts; ++e) add(router_name(e), asked.of_routers);
+  }
+}
+
+TaskEvaluation::Asked TaskEvaluation::ask(const Task& task, const Tokenizer& tokenizer,
+                                          int64_t prefix_tokens) const {
+  const int64_t length = experiment_.data.seq_length;
+  std::vector<ChoiceRow> rows = encode_task(task, tokenizer);
+  Asked asked;
+  for (const ChoiceRow& row : rows) {
+    const int64_t size = std::ssize(row.tokens);
+    asked.requests_cut += size > length + 1 ? 1 : 0;
+    asked.choices_cut += size - row.given > length ? 1 : 0;
+  }
+  if (asked.choices_cut > 0) {
+    log_warning(
+        fmt::format("{}: {} choices are longer than the models' {} tokens; only the last of "
+                    "theirs are scored, where lm_eval would end",
+                    task.name, asked.choices_cut, length));
+  }
+  asked.of_routers.rows = rows_for_router(rows, prefix_tokens);
+  asked.of_models.rows = rows_for_model(std::move(rows), length);
+  for (Asked::Rows* of : {&asked.of_routers, &asked.of_models}) of->hash = hash_of(of->rows);
+  return asked;
+}
+
+std::string TaskEvaluation::name(size_t cell) const {
+  return tasks_[cells_[cell].task].name + "-" + cells_[cell].model;
+}
+
+std::vector<double> TaskEvaluation::read(size_t index) const {
+  const Cell& cell = cells_[index];
+  if (!fs::exists(cell.file)) return {};
+  const auto found = parse_json_row(read_text(cell.file));
+  try {
+    if (!found || found->at("weights") != cell.weights) return {};
+    auto scores = found->at("loglikelihoods").get<std::vector<double>>();
+    return scores.size() == cell.rows->rows.size() ? scores : std::vector<double>();
+  } catch (const json::exception&) {
+    return {};
+  }
+}
+
+void TaskEvaluation::compute(size_t index) const {
+  if (complete(index)) return;
+  const Cell& cell = cells_[index];
+  const double start = now_seconds();
+  ScoringNotes notes(layout_.scoring_notes("tasks-" + name(index)),
+                     cell.weights + " " + cell.rows->hash);
+  const Transformer model = Transformer::load(layout_.model(cell.model), experiment_.device);
+  const std::vector<double> scores = score_choices(model, cell.rows->rows, &notes);
+  if (!std::ranges::all_of(scores, [](double score) { return std::isfinite(score); })) {
+    throw Error(fmt::format("{} gives a choice of {} a log-likelihood that is not finite",
+                            layout_.model(cell.model).string(), tasks_[cell.task].name));
+  }
+  const json kept = {{"task", tasks_[cell.task].name},
+                     {"model", cell.model},
+                     {"weights", cell.weights},
+                     {"loglikelihoods", scores}};
+  write_text_atomically(cell.file, kept.dump() + "\n");
+  notes.remove();
+  log_info(fmt::format("{} on {}: {} choices, {}", cell.model, tasks_[cell.task].name,
+                       scores.size(), human_duration(now_seconds() - start)));
+}
+
+std::vector<double> TaskEvaluation::scores_of(size_t task, size_t model) const {
+  const size_t cell = task * (cells_.size() / tasks_.size()) + model;
+  std::vector<double> scores = read(cell);
+  if (scores.empty()) throw Error(cells_[cell].file.string() + " is missing or damaged");
+  return scores;
+}
+
+std::vector<size_t> TaskEvaluation::route(size_t task) const {
+  const std::vector<TaskItem>& items = tasks_[task].items;
+  std::vector<size_t> experts(items.size(), 0);
+  std::vector<double> best(items.size(), -INFINITY);
+  for (size_t e = 0; e < static_cast<size_t>(experiment_.mixture.experts); ++e) {
+    const std::vector<double> scores = scores_of(task, units_.size() + e);
+    auto score = scores.begin();
+    for (size_t i = 0; i < items.size(); ++i) {
+      const auto next = score + std::ssize(items[i].choices);
+      const double sum = std::accumulate(score, next, 0.0);
+      score = next;
+      if (sum <= best[i]) continue;
+      best[i] = sum;
+      experts[i] = e;
+    }
+  }
+  return experts;
+}
+
+TaskEvaluation::Answers TaskEvaluation::answers_of(size_t task, const std::string& model) const {
+  std::vector<std::vector<double>> scores;  // of each of the model's units
+  for (size_t u = 0; u < units_.size(); ++u) {
+    if (units_[u].model == model) scores.push_back(scores_of(task, u));
+  }
+  const std::vector<TaskItem>& items = tasks_[task].items;
+  const std::vector<size_t> units =
+      model == "mixture" ? route(task) : std::vector<size_t>(items.size(), 0);
+  Answers answers;
+  answers.shares.resize(scores.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    const auto first = scores[units[i]].begin() + std::ssize(answers.log_likelihoods);
+    answers.log_likelihoods.insert(answers.log_likelihoods.end(), first,
+                                   first + std::ssize(items[i].choices));
+    ++answers.shares[units[i]];
+  }
+  for (double& share : answers.shares) share /= static_cast<double>(items.size());
+  return answers;
+}
+
+}  // namespace smalltalk

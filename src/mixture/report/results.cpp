@@ -1,0 +1,225 @@
+// The result: sentence, cards, table of models, perplexity per domain.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "mixture/report/charts.hpp"
+#include "mixture/report/format.hpp"
+#include "mixture/report/sections.hpp"
+#include "smalltalk/core/system/log.hpp"
+
+namespace smalltalk::report {
+namespace {
+
+using nlohmann::json;
+
+const json& model(const RunData& data, const std::string& name) {
+  return at(at(data.results, "models"), name);
+}
+
+std::optional<double> perplexity(const RunData& data, const std::string& name) {
+  return number_at(model(data, name), "perplexity/all");
+}
+
+// "9.2 % below", "1.3 % above", "level with"
+std::string compared(double gain) {
+  if (std::abs(gain) < 0.0005) return "level with";
+  return percent(std::abs(gain)) + (gain > 0 ? " below" : " above");
+}
+
+std::string card(const std::string& value, const std::string& label, const std::string& note,
+                 const std::string& style = "") {
+  return fmt::format(
+      "<div class=\"card {}\"><div class=\"label\">{}</div><div class=\"value\">{}</div>"
+      "<div class=\"note\">{}</div></div>\n",
+      style, label, value, note);
+}
+
+std::string cell(const json& of, const std::string& path, std::string (*format)(double)) {
+  return or_dash(number_at(of, path), format);
+}
+
+const char* const kNoResults =
+    "results.json is missing or has no models: run `smalltalk evaluate` on this run folder.";
+
+}  // namespace
+
+std::optional<double> gain_over(const RunData& data, const std::string& name) {
+  const auto mixture = perplexity(data, "mixture");
+  const auto other = perplexity(data, name);
+  if (!mixture || !other || *other == 0) return std::nullopt;
+  return (*other - *mixture) / *other;
+}
+
+std::vector<std::string> models_of(const json& models) {
+  std::vector<std::string> order = {"mixture", "dense", "dense_large_batch", "random_shards",
+                                    "tfidf_kmeans"};
+  std::erase_if(order, [&](const std::string& name) { return !at(models, name).is_object(); });
+  for (const auto& [name, value] : models.items()) {
+    if (value.is_object() && std::find(order.begin(), order.end(), name) == order.end()) {
+      order.push_back(name);
+    }
+  }
+  return order;
+}
+
+std::string best_dense(const RunData& data) {
+  std::string best;
+  for (const std::string name : {"dense", "dense_large_batch"}) {
+    const auto value = perplexity(data, name);
+    if (value && (best.empty() || *value < *perplexity(data, best))) best = name;
+  }
+  return best;
+}
+
+std::string headline(const RunData& data) {
+  const auto mixture = perplexity(data, "mixture");
+  if (!mixture) return "This run has no results yet.";
+  const std::string subject =
+      fmt::format("The mixture of {} experts", or_dash(number_at(data.results, "experts"), whole));
+  const std::string dense = best_dense(data);
+  if (dense.empty()) {
+    return subject + " reaches test perplexity " + figure(*mixture) +
+           "; no dense model was trained to compare it with.";
+  }
+  const bool two = perplexity(data, "dense") && perplexity(data, "dense_large_batch");
+  std::string flops;
+  const auto own = number_at(model(data, "mixture"), "train_flops");
+  const auto theirs = number_at(model(data, dense), "train_flops");
+  if (own && theirs && *own > 0) {
+    const double more = *theirs / *own - 1;
+    flops = std::abs(more) < 0.02
+                ? " at equal training FLOPs"
+                : fmt::format(", which had {} {} training FLOPs", percent(std::abs(more)),
+                              more > 0 ? "more" : "fewer");
+  }
+  return fmt::format("{} reaches test perplexity {}, {} {} of the same size{}.", subject,
+                     figure(*mixture), compared(*gain_over(data, dense)),
+                     two ? "the better of two dense models" : "the dense model", flops);
+}
+
+std::string cards(const RunData& data) {
+  const json& mixture = model(data, "mixture");
+  const auto all = number_at(mixture, "perplexity/all");
+  if (!all) return "";
+  std::string out =
+      card(figure(*all), "Test perplexity of the mixture",
+           cell(mixture, "perplexity/after_prefix", figure) + " over the tokens after the prefix");
+  const std::string dense = best_dense(data);
+  if (const auto gain = gain_over(data, dense)) {
+    out += card(percent(std::abs(*gain)), *gain >= 0 ? "Below dense" : "Above dense",
+                escape_html(model_label(dense)) + " has " + figure(*perplexity(data, dense)),
+                *gain >= 0 ? "good" : "bad");
+  }
+  if (const auto gain = gain_over(data, "random_shards")) {
+    out +=
+        card(percent(std::abs(*gain)), *gain >= 0 ? "Below random shards" : "Above random shards",
+             "what routing adds: the same experts on shards dealt at random");
+  }
+  if (const auto bytes = number_at(data.results, "communication/world_bytes_after_shards")) {
+    out += card(*bytes == 0 ? "0 bytes" : human_bytes(*bytes), "Sent between experts",
+                "after the shards were written", *bytes == 0 ? "good" : "bad");
+  }
+  if (const auto purity = number_at(data.results, "routing/purity")) {
+    out += card(percent(*purity), "Purity of routing",
+                "of test sequences go where most of their domain goes");
+  }
+  const auto total = number_at(mixture, "train_flops");
+  const auto routers = number_at(mixture, "router_flops");
+  const auto sharding = number_at(mixture, "sharding_flops");
+  if (total && routers && sharding && *total > 0) {
+    out += card(percent((*routers + *sharding) / *total), "Cost of routing",
+                "of the training FLOPs: routers and sharding");
+  }
+  return "<div class=\"cards\">" + out + "</div>\n";
+}
+
+std::string results_section(const RunData& data) {
+  const std::vector<std::string> names = models_of(at(data.results, "models"));
+  if (names.empty()) return section("results", "Perplexity and cost", "", missing(kNoResults));
+  double worst = 0;
+  for (const std::string& name : names) worst = std::max(worst, perplexity(data, name).value_or(0));
+
+  Table rows;
+  rows.caption = "Test perplexity and training cost of each model";
+  rows.columns = {{"Model", false}, {"Perplexity"},    {"after prefix"},   {"bits per byte"},
+                  {"validation"},   {"mixture gains"}, {"Training FLOPs"}, {"Steps"},
+                  {"Batch"},        {"Peak lr"},       {"Tokens"},         {"FLOPs per sequence"}};
+  for (const std::string& name : names) {
+    const json& m = model(data, name);
+    const auto value = perplexity(data, name);
+    const auto gain = name == "mixture" ? std::nullopt : gain_over(data, name);
+    rows.rows.push_back(
+        {name == "mixture" ? "own" : "",
+         {model_key(name),
+          "<b>" + or_dash(value, figure) + "</b>" +
+              (value && worst > 0 ? bar(*value / worst, model_style(name)) : ""),
+          cell(m, "perplexity/after_prefix", figure), cell(m, "bits_per_byte", figure),
+          cell(m, "validation_perplexity/all", figure), or_dash(gain, percent),
+          cell(m, "train_flops", power_of_ten), cell(m, "steps", whole),
+          cell(m, "batch_size", whole), cell(m, "lr", learning_rate),
+          or_dash(number_at(m, "train_tokens"), human_count),
+          cell(m, "inference_flops_per_sequence", power_of_ten)}});
+  }
+  std::string notes =
+      "<p>Steps and batch are those of one expert; tokens and FLOPs are totals, with routers and "
+      "sharding counted to the mixture. &quot;Mixture gains&quot; is how far the mixture's "
+      "perplexity lies below the model's. FLOPs per sequence is what reading one sequence costs, "
+      "routers included.</p>";
+  const json& mixture = model(data, "mixture");
+  const auto oracle = number_at(mixture, "oracle_perplexity/all");
+  if (oracle) {
+    notes += fmt::format(
+        "<p>If every test sequence had gone to the expert that turns out to model it best, "
+        "perplexity would be {} (after prefix {}): the most that better routing of these experts "
+        "could reach.</p>",
+        figure(*oracle), cell(mixture, "oracle_perplexity/after_prefix", figure));
+  }
+  const auto parameters = number_at(mixture, "parameters");
+  const std::string lede = "Held-out test text; lower is better." +
+                           (parameters ? " Every expert and every dense model has " +
+                                             human_count(*parameters) + " parameters."
+                                       : std::string());
+  return section("results", "Perplexity and cost", lede, table(rows) + notes);
+}
+
+std::string domains_section(const RunData& data) {
+  const std::string title = "Perplexity by domain";
+  const json& own = at(model(data, "mixture"), "perplexity_per_domain");
+  const std::string dense = best_dense(data);
+  const json& theirs = at(model(data, dense), "perplexity_per_domain");
+  if (!own.is_object() || own.empty()) {
+    return section("domains", title, "", missing("results.json has no perplexity per domain."));
+  }
+  // Perplexities of domains differ by factors: places on a logarithmic line.
+  LogScale scale;
+  for (const json* values : {&own, &theirs}) {
+    if (!values->is_object()) continue;
+    for (const json& value : *values) scale.include(number_at(value, ""));
+  }
+  Table rows;
+  rows.caption = "Test perplexity of mixture and dense model per domain";
+  rows.columns = {
+      {"Domain", false}, {"Mixture"}, {"Dense"}, {"Gain"}, {"logarithmic scale", false}};
+  for (const auto& [domain, value] : own.items()) {
+    if (!value.is_number()) continue;
+    const auto mine = value.get<double>();
+    std::optional<double> other;
+    if (theirs.is_object() && theirs.contains(domain) && theirs[domain].is_number()) {
+      other = theirs[domain].get<double>();
+    }
+    const bool worse = other && *other < mine;
+    rows.rows.push_back(
+        {worse ? "worse" : "",
+         {escape_html(domain), "<b>" + figure(mine) + "</b>", or_dash(other, figure),
+          other && *other > 0 ? percent((*other - mine) / *other) : "–",
+          other ? dumbbell(scale.place(*other), model_style(dense), scale.place(mine), "mixture")
+                : ""}});
+  }
+  std::string lede = "Test text of each domain under the mixture";
+  lede += dense.empty() ? "." : " and under the model " + model_key(dense) + ".";
+  return section("domains", title, lede, table(rows));
+}
+
+}  // namespace smalltalk::report

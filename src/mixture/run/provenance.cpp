@@ -1,0 +1,112 @@
+#include "smalltalk/mixture/run/provenance.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/data/token_file.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+using Metadata = std::map<std::string, std::string>;
+
+std::string value_of(const Metadata& metadata, const std::string& key) {
+  const auto found = metadata.find(key);
+  return found == metadata.end() ? "" : found->second;
+}
+
+void require(const fs::path& part, const Metadata& metadata, const std::string& key,
+             const std::string& wanted, const std::string& of) {
+  const std::string found = value_of(metadata, key);
+  if (found == wanted) return;
+  throw Error(fmt::format("{} does not belong to this mixture: its {} is {}, that of {} is {}",
+                          part.string(), key, found.empty() ? "not named" : found, of, wanted));
+}
+
+}  // namespace
+
+std::string weights_hash(const fs::path& model, int64_t step) {
+  const fs::path file = weights_file(model, step);
+  const std::string named = value_of(read_safetensors_metadata(file), "xxh3");
+  return named.empty() ? hash_file(file) : named;
+}
+
+void require_checkpoint(const fs::path& model, int64_t step) {
+  const fs::path file = weights_file(model, step);
+  if (!fs::exists(file)) {
+    throw Error(
+        fmt::format("{} is not there: checkpoints of all steps that are multiples of "
+                    "expert.keep_every are kept, if it is set while a model is trained",
+                    file.string()));
+  }
+  const Metadata of_model = read_safetensors_metadata(weights_file(model));
+  const Metadata of_file = read_safetensors_metadata(file);
+  for (const std::string key : {"experiment", "unit", "seed", "shards"}) {
+    const std::string named = value_of(of_file, "provenance." + key);
+    require(file, {{key, named}}, key, value_of(of_model, key), weights_file(model).string());
+  }
+}
+
+std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts) {
+  std::vector<std::string> hashes;
+  for (int64_t e = 0; e < num_experts; ++e) {
+    const fs::path weights = weights_file(layout.router(e));
+    if (!fs::exists(weights)) {
+      throw Error(fmt::format("{} is missing: run route first", weights.string()));
+    }
+    hashes.push_back(hash_file(weights));
+  }
+  return hashes;
+}
+
+std::string routers_hash(const RunLayout& layout, int64_t num_experts) {
+  return hash_text(fmt::format("{}", fmt::join(router_hashes(layout, num_experts), ",")));
+}
+
+MixtureParts require_one_mixture(const Experiment& experiment, const RunLayout& layout,
+                                 const std::vector<TrainUnit>& units) {
+  MixtureParts parts;
+  const std::string run = layout.experiment().string();
+  parts.experiment = experiment_hash(experiment);
+  parts.tokenizer = Tokenizer(layout.tokenizer()).hash();
+  parts.tokens = TokenFile(layout.tokens("train")).info().content_hash;
+  parts.routers = routers_hash(layout, experiment.mixture.experts);
+  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
+    const fs::path router = weights_file(layout.router(e));
+    const Metadata metadata = read_safetensors_metadata(router);
+    require(router, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
+    require(router, metadata, "routing", routing_hash(experiment), run);
+    require(router, metadata, "router", std::to_string(e), "its folder");
+  }
+  for (const TrainUnit& unit : units) {
+    const fs::path model = weights_file(layout.model(unit.name));
+    const Metadata metadata = read_safetensors_metadata(model);
+    require(model, metadata, "experiment", parts.experiment, run);
+    require(model, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
+    require(model, metadata, "unit", unit.name, "its folder");
+    parts.models[unit.name] = weights_hash(layout.model(unit.name));
+    if (unit.rows != Rows::shard) continue;
+    if (parts.shards.empty()) parts.shards = value_of(metadata, "shards");
+    require(model, metadata, "shards", parts.shards, units[0].name);
+  }
+  const fs::path file = find_shards(layout, layout.shards(), parts.shards);
+  if (file.empty()) {
+    throw Error(fmt::format("the shards {} that the experts were trained on are no longer in {}",
+                            parts.shards, layout.shard_file("").parent_path().string()));
+  }
+  const Provenance shards = read_shard_info(file).provenance;
+  require(file, shards, "routers", parts.routers, layout.router(0).parent_path().string());
+  require(file, shards, "tokenizer", parts.tokenizer, layout.tokenizer().string());
+  parts.prefix_tokens = std::stoll(value_of(shards, "prefix_tokens"));
+  return parts;
+}
+
+}  // namespace smalltalk

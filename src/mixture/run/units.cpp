@@ -1,0 +1,206 @@
+#include "smalltalk/mixture/run/units.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/random.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/data/sampler.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_sequences) {
+  const int64_t experts = experiment.mixture.experts;
+  std::vector<TrainUnit> units;
+  for (int e = 0; e < static_cast<int>(experts); ++e) {
+    units.push_back(
+        {fmt::format("experts/{}", e), "mixture", e, Rows::shard, experiment.expert_train});
+  }
+  const double flops = mixture_flops(experiment, num_sequences).total();
+  const auto dense = [&](const std::string& name, int64_t batch, double lr) {
+    TrainUnit unit{"baselines/" + name, name, -1, Rows::all, experiment.expert_train};
+    unit.train.batch_size = batch;
+    unit.train.steps = dense_steps(experiment, batch, flops);
+    if (lr > 0) unit.train.lr = lr;
+    // The schedule keeps its shape: warm-up is the same share of the steps.
+    unit.train.warmup_steps =
+        experiment.expert_train.warmup_steps * unit.train.steps / experiment.expert_train.steps;
+    units.push_back(unit);
+  };
+  const BaselineConfig& baselines = experiment.baselines;
+  if (baselines.dense) dense("dense", experiment.expert_train.batch_size, baselines.dense_lr);
+  if (baselines.dense_large_batch) {
+    dense("dense_large_batch", experiment.expert_train.batch_size * experts,
+          baselines.dense_large_batch_lr);
+  }
+  const auto control = [&](const std::string& name, Rows rows) {
+    for (int e = 0; e < static_cast<int>(experts); ++e) {
+      units.push_back(
+          {fmt::format("baselines/{}/{}", name, e), name, e, rows, experiment.expert_train});
+    }
+  };
+  if (baselines.random_shards) control("random_shards", Rows::random_shard);
+  if (baselines.tfidf_shards) control("tfidf_kmeans", Rows::tfidf_shard);
+  return units;
+}
+
+std::vector<TrainUnit> units_of(const Experiment& experiment, const RunLayout& layout) {
+  const TokenFile tokens(layout.tokens("train"));
+  return train_units(experiment, tokens.num_sequences(experiment.data.seq_length));
+}
+
+const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::string& name) {
+  std::string known;
+  for (const TrainUnit& unit : units) {
+    if (unit.name == name) return unit;
+    known += (known.empty() ? "" : ", ") + unit.name;
+  }
+  throw Error(fmt::format("there is no model {} in this experiment; it has: {}", name, known));
+}
+
+double unit_flops(const Experiment& experiment, const TrainUnit& unit) {
+  return static_cast<double>(unit.train.steps) *
+         train_flops(experiment.expert_model, unit.train.batch_size, experiment.data.seq_length);
+}
+
+bool unit_complete(const RunLayout& layout, const TrainUnit& unit) {
+  return fs::exists(layout.trained_mark(unit.name));
+}
+
+fs::path find_shards(const RunLayout& layout, const fs::path& link, const std::string& hash) {
+  if (fs::exists(link) && read_shard_info(link).content_hash == hash) return link;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(layout.shard_file("").parent_path(), error)) {
+    if (entry.path().extension() == ".h5" && read_shard_info(entry.path()).content_hash == hash) {
+      return entry.path();
+    }
+  }
+  return {};
+}
+
+namespace {
+
+fs::path current_shards(const RunLayout& layout, Rows rows) {
+  if (rows == Rows::random_shard) return layout.random_shards();
+  return rows == Rows::tfidf_shard ? layout.tfidf_shards() : layout.shards();
+}
+
+// The shard file that a unit trains on: the current one when it begins, and the same ever after,
+// even if the corpus was sharded anew. The group's first rank decides.
+fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
+                        const HostCollectives& group) {
+  const fs::path link = current_shards(layout, unit.rows);
+  const fs::path record = layout.model(unit.name) / "shards.txt";
+  std::string hash(16, ' ');
+  if (group.rank == 0) {
+    if (fs::exists(record)) {
+      hash = read_text(record).substr(0, hash.size());
+    } else {
+      hash = read_shard_info(link).content_hash;
+      write_text_atomically(record, hash + "\n");
+    }
+  }
+  group.broadcast(std::as_writable_bytes(std::span(hash)), 0);
+  const fs::path path = find_shards(layout, link, hash);
+  if (path.empty()) {
+    throw Error(
+        fmt::format("{} began with the shards {} (see its shards.txt), which are no longer "
+                    "in {}: bring them back, or delete {} to train on the current ones",
+                    unit.name, hash, layout.shard_file("").parent_path().string(),
+                    layout.model(unit.name).string()));
+  }
+  if (group.rank == 0 && path != link) {
+    log_info(fmt::format("{} keeps the shards that it began with, {}", unit.name, path.string()));
+  }
+  return path;
+}
+
+// Error: shards made from other tokens (or others than these begin with) or another experiment.
+void require_same_origin(const fs::path& path, const ShardInfo& shards, const TokenFile& tokens,
+                         const Provenance& provenance) {
+  const auto made_from = [&](const std::string& key) {
+    const auto found = shards.provenance.find(key);
+    return found == shards.provenance.end() ? std::string() : found->second;
+  };
+  const auto refuse = [&](const std::string& key) {
+    throw Error(fmt::format("{} was made from other {}: start again in a new run folder",
+                            path.string(), key));
+  };
+  if (provenance.contains("tokens") &&
+      !extends(tokens, made_from("tokens"), made_from("num_tokens"))) {
+    refuse("tokens");
+  }
+  if (provenance.contains("routing") && provenance.at("routing") != made_from("routing")) {
+    refuse("routing");
+  }
+}
+
+}  // namespace
+
+void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
+                const RunLayout& layout, const TrainUnit& unit, const HostCollectives& group,
+                const Provenance& provenance, const std::function<void()>& before_complete) {
+  if (first_rank_says(unit_complete(layout, unit), group)) {
+    log_info(fmt::format("{} is complete", unit.name));
+    return;
+  }
+  const fs::path folder = layout.model(unit.name);
+  std::optional<WriteLock> lock;
+  if (group.rank == 0) lock.emplace(layout.lock(unit.name), folder.string());
+  const int64_t seq_length = experiment.data.seq_length;
+  // A control differs from the experts in its shards alone: same weights, same keys of the order.
+  const auto index = static_cast<uint64_t>(unit.expert + 1);  // 0: dense
+  std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
+  metadata["experiment"] = experiment_hash(experiment);
+  metadata["unit"] = unit.name;
+  metadata["smalltalk.seq_length"] = std::to_string(seq_length);
+  std::vector<uint64_t> sequences;  // none: all
+  if (unit.rows != Rows::all) {
+    const fs::path path = shards_of_unit(layout, unit, group);
+    const ShardInfo shards = read_shard_info(path);
+    require_same_origin(path, shards, *tokens, provenance);
+    sequences = read_shard(path, unit.expert);
+    metadata["shards"] = shards.content_hash;
+  }
+
+  Transformer model(experiment.expert_model, experiment.device,
+                    derive_seed(experiment.seed, "expert init", index));
+  TrainOptions options;
+  options.name = unit.name;
+  options.folder = folder;
+  options.provenance = metadata;
+  options.group = group;
+  options.nccl_rendezvous = (folder / "rendezvous").string();
+  Trainer trainer(model, unit.train, options);
+  const int64_t resumed = trainer.resume();
+  if (resumed > 0) log_info(fmt::format("{} goes on from step {}", unit.name, resumed));
+  const RowSource rows = shuffled_rows(tokens, std::move(sequences), seq_length, seq_length + 1,
+                                       derive_seed(experiment.seed, "expert order", index));
+  const TrainSummary summary = trainer.run(rows, unit.train.steps);
+
+  if (group.rank == 0) {
+    model.save(folder, metadata);
+    if (before_complete) before_complete();
+    const nlohmann::json done = {{"unit", unit.name},
+                                 {"steps", summary.steps},
+                                 {"tokens", summary.tokens},
+                                 {"batch_size", unit.train.batch_size},
+                                 {"lr", unit.train.lr},
+                                 {"last_loss", summary.last_loss},
+                                 {"train_flops", unit_flops(experiment, unit)},
+                                 {"seconds", summary.seconds}};
+    write_text_atomically(layout.trained_mark(unit.name), done.dump(2) + "\n");
+    trainer.clear_checkpoints();  // the model is whole; a rerun has nothing to do
+  }
+  group.barrier();
+}
+
+}  // namespace smalltalk
