@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "lm/cpu/kernels.hpp"
+#include "lm/cpu/thread_team.hpp"
 #include "lm/torch/device.hpp"
 #include "lm/train/host_backend.hpp"
 #include "lm/train/nccl_group.hpp"
