@@ -9,4 +9,4 @@ for seed in 1 2 3; do
   runs+=("$run")
   bash ci/quickstart.sh --out "$run" --set "seed=$seed" --set baselines.dense_large_batch=true
 done
-python3 ci/claim_table.py "${runs[@]}" --out runs/claim/results.json --readme README.md
+python3 ci/claim_table.py "${runs[@]}" --out runs/claim/results.json --page README.md

@@ -98,14 +98,14 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=pathlib.Path, help="run folders, one for each seed")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="results of all seeds")
-    parser.add_argument("--readme", type=pathlib.Path, help="file whose table is rewritten")
+    parser.add_argument("--page", type=pathlib.Path, help="file whose table is rewritten")
     args = parser.parse_args()
     seeds = [json.loads((run / "results.json").read_text()) for run in args.runs]
     args.out.write_text(json.dumps({"seeds": seeds}, indent=1) + "\n")
     lines = table(seeds)
     print("\n".join(lines))
-    if args.readme:
-        replace_between(args.readme, BEGIN, END, lines)
+    if args.page:
+        replace_between(args.page, BEGIN, END, lines)
     found = failures(seeds)
     for failure in found:
         print("claim fails:", failure, file=sys.stderr)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The learning rates of experts and dense models, chosen from one grid on the validation split.
 
-Reads one run for each rate and prints the table; with --readme, rewrites the README's. Fails if an
+Reads one run for each rate and prints the table; with --page, rewrites that of a page. Fails if an
 optimum lies at an edge of the grid, where a better rate might lie beyond.
 """
 import argparse
@@ -18,7 +18,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=pathlib.Path, help="run folders, one for each rate")
-    parser.add_argument("--readme", type=pathlib.Path, help="file whose table is rewritten")
+    parser.add_argument("--page", type=pathlib.Path, help="file whose table is rewritten")
     args = parser.parse_args()
     results = [json.loads((run / "results.json").read_text()) for run in args.runs]
     results.sort(key=lambda result: result["models"]["mixture"]["lr"])
@@ -39,8 +39,8 @@ def main():
             print(f"{model}: the optimum lies at the grid's edge", file=sys.stderr)
             failed = True
     print("\n".join(lines))
-    if args.readme:
-        replace_between(args.readme, BEGIN, END, lines)
+    if args.page:
+        replace_between(args.page, BEGIN, END, lines)
     sys.exit(1 if failed else 0)
 
 
