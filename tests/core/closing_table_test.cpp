@@ -12,7 +12,7 @@
 #include "smalltalk/core/assignment/assign_sequences.hpp"
 #include "smalltalk/core/assignment/score_codes.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "thread_ranks.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

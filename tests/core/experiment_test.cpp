@@ -7,7 +7,8 @@
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
-#include "temporary_folder.hpp"
+#include "support/complaint.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {
@@ -19,19 +20,10 @@ class ExperimentFile : public testing::Test {
     return load_experiment(folder_ / "e.toml", overrides);
   }
 
-  std::string error_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
-    try {
-      load(text, overrides);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
-  }
-
   // Expects an error whose text has all the parts.
   void refuses(const std::string& text, const std::vector<std::string>& parts,
                const std::vector<std::string>& overrides = {}) {
-    const std::string error = error_of(text, overrides);
+    const std::string error = complaint_of([&] { load(text, overrides); });
     for (const std::string& part : parts) {
       EXPECT_NE(error.find(part), std::string::npos) << "'" << part << "' is missing in: " << error;
     }

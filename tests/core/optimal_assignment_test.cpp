@@ -11,8 +11,8 @@
 #include <random>
 
 #include "core/exact_transport.hpp"
-#include "core/thread_ranks.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

@@ -11,22 +11,14 @@
 #include <thread>
 
 #include "smalltalk/core/system/error.hpp"
-#include "temporary_folder.hpp"
+#include "support/complaint.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {
 
 namespace fs = std::filesystem;
 using Names = std::vector<std::string>;
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(WriteAtomically, WritesAndReplaces) {
   const TemporaryFolder folder;
@@ -94,18 +86,18 @@ TEST(WriteAtomically, ErrorsNameThePathAndTheReason) {
   const TemporaryFolder folder;
   write_text_atomically(folder / "file", "");
   const std::string below_file =
-      error_of([&] { write_text_atomically(folder / "file/a.txt", "x"); });
+      complaint_of([&] { write_text_atomically(folder / "file/a.txt", "x"); });
   EXPECT_NE(below_file.find("file"), std::string::npos) << below_file;
   EXPECT_NE(below_file.find("ot a directory"), std::string::npos) << below_file;
 
   fs::create_directory(folder / "taken");
-  const std::string on_folder = error_of([&] { write_text_atomically(folder / "taken", "x"); });
+  const std::string on_folder = complaint_of([&] { write_text_atomically(folder / "taken", "x"); });
   EXPECT_NE(on_folder.find("taken"), std::string::npos) << on_folder;
   EXPECT_NE(on_folder.find("s a directory"), std::string::npos) << on_folder;
   EXPECT_EQ(folder.entries().size(), 2U);
 
   // /proc refuses new files even to root.
-  EXPECT_NE(error_of([] { write_text_atomically("/proc/smalltalk", "x"); }).find("/proc"),
+  EXPECT_NE(complaint_of([] { write_text_atomically("/proc/smalltalk", "x"); }).find("/proc"),
             std::string::npos);
   EXPECT_THROW(write_text_atomically(folder / "", "x"), Error);
 }
@@ -139,7 +131,7 @@ TEST(WriteAtomically, ManyWritersOfOneNameLeaveOneWholeFile) {
 
 TEST(ReadText, ErrorsNameThePath) {
   const TemporaryFolder folder;
-  const std::string missing = error_of([&] { read_text(folder / "missing.txt"); });
+  const std::string missing = complaint_of([&] { read_text(folder / "missing.txt"); });
   EXPECT_NE(missing.find("missing.txt"), std::string::npos);
   EXPECT_NE(missing.find("No such file"), std::string::npos);
   EXPECT_THROW(read_text(folder.path()), Error);
@@ -150,7 +142,7 @@ TEST(AppendText, AddsAtTheEndAndTellsTheSystemsReason) {
   append_text(folder / "log", "one\n");
   append_text(folder / "log", "two\n");
   EXPECT_EQ(read_text(folder / "log"), "one\ntwo\n");
-  const std::string full = error_of([] { append_text("/dev/full", "x"); });
+  const std::string full = complaint_of([] { append_text("/dev/full", "x"); });
   EXPECT_NE(full.find("/dev/full': No space left on device"), std::string::npos) << full;
 }
 
@@ -181,9 +173,10 @@ TEST(RequireWritable, CreatesTheFolderAndLeavesItEmpty) {
 TEST(RequireWritable, RefusesFilesAndFoldersThatTakeNoFile) {
   const TemporaryFolder folder;
   write_text_atomically(folder / "file", "");
-  EXPECT_NE(error_of([&] { require_writable(folder / "file"); }).find("file"), std::string::npos);
+  EXPECT_NE(complaint_of([&] { require_writable(folder / "file"); }).find("file"),
+            std::string::npos);
   EXPECT_THROW(require_writable(folder / "file/below"), Error);
-  EXPECT_NE(error_of([] { require_writable("/proc"); }).find("/proc"), std::string::npos);
+  EXPECT_NE(complaint_of([] { require_writable("/proc"); }).find("/proc"), std::string::npos);
 }
 
 TEST(Claim, IsGivenOnce) {

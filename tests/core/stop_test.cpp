@@ -11,8 +11,8 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
-#include "temporary_folder.hpp"
-#include "thread_ranks.hpp"
+#include "support/temporary_folder.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

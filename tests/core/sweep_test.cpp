@@ -4,6 +4,8 @@
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
+#include "support/complaint.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {
@@ -12,21 +14,15 @@ namespace fs = std::filesystem;
 
 class SweepFile : public ::testing::Test {
  protected:
-  void TearDown() override { fs::remove(path_); }
   Sweep load(const std::string& text) const {
     write_text_atomically(path_, text);
     return load_sweep(path_);
   }
   std::string complaint(const std::string& text) const {
-    try {
-      load(text);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "none";
+    return complaint_of([&] { load(text); });
   }
-  const fs::path path_ =
-      fs::temp_directory_path() / ("sweep-" + std::to_string(getpid()) + ".toml");
+  const TemporaryFolder folder_;
+  const fs::path path_ = folder_ / "sweep.toml";
   const std::string good_ = R"(
 experiment = "a.toml"
 set = "seed=3"

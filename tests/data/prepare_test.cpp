@@ -1,10 +1,10 @@
 #include "smalltalk/data/prepare.hpp"
 
-#include "core/thread_ranks.hpp"
 #include "data/document_block.hpp"
 #include "files.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

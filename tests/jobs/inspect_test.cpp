@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "../../jobs/jobs.hpp"
-#include "../core/temporary_folder.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {

@@ -7,10 +7,10 @@
 #include <chrono>
 #include <thread>
 
-#include "core/thread_ranks.hpp"
 #include "group_training.hpp"
 #include "lm/train/sharded_adamw.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

@@ -5,10 +5,10 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/temporary_folder.hpp"
 #include "lm/model/parameter_layout.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {

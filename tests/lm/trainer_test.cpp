@@ -11,13 +11,13 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "core/thread_ranks.hpp"
 #include "fixtures.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

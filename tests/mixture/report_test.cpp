@@ -10,12 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "../core/temporary_folder.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {

@@ -13,12 +13,12 @@
 #include <set>
 #include <string>
 
-#include "core/thread_ranks.hpp"
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/mixture/routing/sharding.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

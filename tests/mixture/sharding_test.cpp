@@ -7,11 +7,11 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "core/thread_ranks.hpp"
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/mixture/routing/router_em.hpp"
 #include "smalltalk/mixture/run/units.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

@@ -4,11 +4,11 @@
 
 #include <gtest/gtest.h>
 
-#include "core/thread_ranks.hpp"
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/mixture/run/units.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {

@@ -7,13 +7,16 @@
 #include <string>
 #include <vector>
 
+#include "smalltalk/core/system/error.hpp"
+
 namespace smalltalk {
 
 class TemporaryFolder {
  public:
   TemporaryFolder() {
     std::string name = (std::filesystem::temp_directory_path() / "smalltalk-XXXXXX").string();
-    path_ = ::mkdtemp(name.data());
+    if (::mkdtemp(name.data()) == nullptr) throw Error(name + ": cannot be created");
+    path_ = std::filesystem::canonical(name);
   }
   ~TemporaryFolder() {
     std::error_code ignored;
