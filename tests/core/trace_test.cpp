@@ -9,6 +9,8 @@
 #include <string>
 #include <thread>
 
+#include "smalltalk/core/system/log.hpp"
+
 namespace smalltalk {
 namespace {
 
@@ -68,12 +70,13 @@ TEST(TraceTest, SpansNestAndKnowTheirThread) {
 
 TEST(TraceTest, SecondsAreAddedWithoutARecording) {
   double seconds = 1;
+  const double start = now_seconds();
   {
     const TraceSpan span("work", seconds);
     sleep_ms(10);
   }
   EXPECT_GE(seconds, 1.01);
-  EXPECT_LT(seconds, 6);
+  EXPECT_LE(seconds, 1 + now_seconds() - start);
 }
 
 TEST(TraceTest, ASecondTraceHoldsOnlyItsOwn) {
