@@ -284,6 +284,66 @@ TEST_F(Ledger, CountsOneSidedCallsUnderTheWindowsCommunicator) {
   MPI_Comm_free(&comm);
 }
 
+TEST_F(Ledger, CountsEveryOneSidedCall) {
+  if (size == 1) GTEST_SKIP() << "Open MPI makes no window for one rank alone";
+  MPI_Comm comm;
+  MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+  MPI_Comm_set_name(comm, "windowed");
+  constexpr MPI_Aint kBytes = 4 * sizeof(int64_t);
+  const int right = (rank + 1) % size;
+  int64_t out[4] = {1, 2, 3, 4}, in[4] = {};
+  int64_t* memory = nullptr;  // [4]
+  MPI_Win window;
+  MPI_Request request;
+  const auto wait = [&] { MPI_Wait(&request, MPI_STATUS_IGNORE); };
+
+  MPI_Win_allocate_shared(kBytes, 8, MPI_INFO_NULL, comm, &memory, &window);
+  EXPECT_EQ(counted("windowed", "MPI_Win_allocate_shared"), Counts(1, 0));
+  MPI_Win_fence(0, window);
+  EXPECT_EQ(counted("windowed", "MPI_Win_fence"), Counts(1, 0));
+  MPI_Win_lock_all(0, window);
+  MPI_Rput(out, 2, MPI_INT64_T, right, 0, 2, MPI_INT64_T, window, &request), wait();
+  EXPECT_EQ(counted("windowed", "MPI_Rput"), Counts(1, 16));
+  MPI_Rget(in, 1, MPI_INT64_T, right, 0, 1, MPI_INT64_T, window, &request), wait();
+  EXPECT_EQ(counted("windowed", "MPI_Rget"), Counts(1, 8));
+  MPI_Raccumulate(out, 3, MPI_INT64_T, right, 0, 3, MPI_INT64_T, MPI_SUM, window, &request), wait();
+  EXPECT_EQ(counted("windowed", "MPI_Raccumulate"), Counts(1, 24));
+  // These send and get; MPI_NO_OP only gets.
+  MPI_Get_accumulate(out, 2, MPI_INT64_T, in, 2, MPI_INT64_T, right, 0, 2, MPI_INT64_T, MPI_SUM,
+                     window);
+  EXPECT_EQ(counted("windowed", "MPI_Get_accumulate"), Counts(1, 32));
+  MPI_Get_accumulate(out, 2, MPI_INT64_T, in, 2, MPI_INT64_T, right, 0, 2, MPI_INT64_T, MPI_NO_OP,
+                     window);
+  EXPECT_EQ(counted("windowed", "MPI_Get_accumulate"), Counts(2, 48));
+  MPI_Rget_accumulate(out, 2, MPI_INT64_T, in, 2, MPI_INT64_T, right, 0, 2, MPI_INT64_T, MPI_SUM,
+                      window, &request);
+  wait();
+  EXPECT_EQ(counted("windowed", "MPI_Rget_accumulate"), Counts(1, 32));
+  MPI_Rget_accumulate(out, 2, MPI_INT64_T, in, 2, MPI_INT64_T, right, 0, 2, MPI_INT64_T, MPI_NO_OP,
+                      window, &request);
+  wait();
+  EXPECT_EQ(counted("windowed", "MPI_Rget_accumulate"), Counts(2, 48));
+  MPI_Fetch_and_op(out, in, MPI_INT64_T, right, 0, MPI_SUM, window);
+  EXPECT_EQ(counted("windowed", "MPI_Fetch_and_op"), Counts(1, 16));
+  MPI_Fetch_and_op(out, in, MPI_INT64_T, right, 0, MPI_NO_OP, window);
+  EXPECT_EQ(counted("windowed", "MPI_Fetch_and_op"), Counts(2, 24));
+  MPI_Compare_and_swap(out, out + 1, in, MPI_INT64_T, right, 0, window);
+  EXPECT_EQ(counted("windowed", "MPI_Compare_and_swap"), Counts(1, 24));
+  MPI_Win_unlock_all(window);
+  MPI_Win_free(&window);
+  EXPECT_EQ(counted("windowed", "MPI_Win_free"), Counts(1, 0));
+
+  // Not every transport can make these; the attempt counts.
+  MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+  if (MPI_Win_create(in, kBytes, 8, MPI_INFO_NULL, comm, &window) == MPI_SUCCESS) {
+    MPI_Win_free(&window);
+  }
+  EXPECT_EQ(counted("windowed", "MPI_Win_create"), Counts(1, 0));
+  if (MPI_Win_create_dynamic(MPI_INFO_NULL, comm, &window) == MPI_SUCCESS) MPI_Win_free(&window);
+  EXPECT_EQ(counted("windowed", "MPI_Win_create_dynamic"), Counts(1, 0));
+  MPI_Comm_free(&comm);
+}
+
 TEST_F(Ledger, CountsFromManyThreads) {
   const auto send_to_nobody = [] {
     for (int i = 0; i < 1000; ++i) {

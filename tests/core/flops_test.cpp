@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace smalltalk {
 namespace {
 
@@ -135,6 +137,26 @@ TEST(Flops, DenseStepsAreTheFewestThatReach) {
   EXPECT_GE(static_cast<double>(steps) * step, total);
   EXPECT_LT(static_cast<double>(steps - 1) * step, total);
   EXPECT_EQ(dense_steps(e, 512, 256'000 * step), 256'000);
+}
+
+// A step whose FLOPs fill a double: products are rounded, and quotients to either side of a whole
+// number of steps.
+TEST(Flops, DenseStepsAreExactWhereDivisionIsNot) {
+  Experiment e = paper_experiment(paper_335m(), 4, 256'000);
+  e.data.seq_length = 1021;
+  const int64_t batch = 500;
+  const double step = train_flops(e.expert_model, batch, e.data.seq_length);
+  int above = 0, below = 0;  // how often a plain division would be one step off
+  for (int64_t k = (1 << 20) - 1000; k < (1 << 20) + 1000; ++k) {
+    const double flops = static_cast<double>(k) * step;
+    const double more = std::nextafter(flops, 2 * flops);
+    above += std::ceil(flops / step) > static_cast<double>(k);
+    below += std::ceil(more / step) <= static_cast<double>(k);
+    ASSERT_EQ(dense_steps(e, batch, flops), k);
+    ASSERT_EQ(dense_steps(e, batch, more), k + 1);
+  }
+  EXPECT_GT(above, 0);
+  EXPECT_GT(below, 0);
 }
 
 TEST(Flops, ParametersOfTable1) {
