@@ -38,6 +38,18 @@ function(smalltalk_configure_test name label ranks timeout)
     ENVIRONMENT "${test_environment}")
 endfunction()
 
+# Gives a program tests/mpi_test_main.cpp, which is compiled once.
+function(smalltalk_add_mpi_main target)
+  find_package(MPI REQUIRED COMPONENTS C)  # in the folder of this program, too
+  if(NOT TARGET mpi_test_main)
+    add_library(mpi_test_main OBJECT ${PROJECT_SOURCE_DIR}/tests/mpi_test_main.cpp)
+    target_link_libraries(mpi_test_main
+      PRIVATE smalltalk::comm smalltalk_options GTest::gtest MPI::MPI_C)
+    target_compile_options(mpi_test_main PRIVATE $<$<CONFIG:Release>:-O1>)
+  endif()
+  target_link_libraries(${target} PRIVATE mpi_test_main GTest::gtest MPI::MPI_C)
+endfunction()
+
 # smalltalk_add_test(<folder>/<name> [LIBRARIES <library>...] [SOURCES <file>...] [LABEL <label>]
 #                    [RANKS <n>...] [TIMEOUT <seconds>] [TORCH] [WHOLE])
 # A GoogleTest program from <name>_test.cpp and SOURCES, linked to LIBRARIES (default: <folder>).
@@ -92,9 +104,7 @@ function(smalltalk_add_test name)
   endif()
 
   if(arg_RANKS)
-    find_package(MPI REQUIRED COMPONENTS C)
-    target_sources(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests/mpi_test_main.cpp)
-    target_link_libraries(${target} PRIVATE GTest::gtest MPI::MPI_C)
+    smalltalk_add_mpi_main(${target})
     foreach(ranks IN LISTS arg_RANKS)
       add_test(NAME ${name}.ranks_${ranks}
         COMMAND ${SMALLTALK_MPIRUN} ${mpirun_flags} -n ${ranks} $<TARGET_FILE:${target}>)
