@@ -55,27 +55,26 @@ void add_compare_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk compare jobs/tiny.toml --out RUN --data news --text news.jsonl.gz");
   job->callback([&run, settings] {
     run = [settings] {
-      return run_stage(
-          settings->run, "compare", true,
-          [&](Run& opened, Communicator& world, const std::string& start) {
-            require_part(settings->part);
-            const std::string& data = settings->options.split;
-            if (!settings->text.empty()) {
-              const auto lock = lock_stages(opened, world, 3600);  // others may begin as we do
-              prepare_text(opened, data, settings->text, world);
-            }
-            require_split(opened, data);
-            const std::vector<TrainUnit> units = units_of(opened);
-            require_trained(opened, units);
-            const auto cells = compare_cells(opened.experiment, units, settings->options);
-            if (!compute_cells(opened, start, cells, settings->part)) return;
-            const Comparison comparison = write_comparison(opened, units, settings->options);
-            std::cout << fmt::format("{}: {} sequences of {} documents; intervals of 95 %\n\n{}",
-                                     comparison.split, comparison.num_sequences,
-                                     comparison.num_documents,
-                                     comparison_table(comparison, settings->markdown))
-                      << std::flush;
-          });
+      return run_stage(settings->run, "compare", true, [&](OpenedRun& opened) {
+        const Run& run = opened.run;
+        require_part(settings->part);
+        const std::string& data = settings->options.split;
+        if (!settings->text.empty()) {
+          const auto lock = lock_stages(run, opened.world, 3600);  // others may begin as we do
+          prepare_text(run, data, settings->text, opened.world);
+        }
+        require_split(run, data);
+        const std::vector<TrainUnit> units = units_of(run);
+        require_trained(run, units);
+        const auto cells = compare_cells(run.experiment, units, settings->options);
+        if (!compute_cells(run, opened.start, cells, settings->part)) return;
+        const Comparison comparison = write_comparison(run, units, settings->options);
+        std::cout << fmt::format("{}: {} sequences of {} documents; intervals of 95 %\n\n{}",
+                                 comparison.split, comparison.num_sequences,
+                                 comparison.num_documents,
+                                 comparison_table(comparison, settings->markdown))
+                  << std::flush;
+      });
     };
   });
 }

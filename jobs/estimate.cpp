@@ -44,7 +44,7 @@ constexpr double kCheckpointSize = 3;
 
 }  // namespace
 
-Estimate estimate(const Run& run) {
+Estimate estimate(const Run& run, const RankPlan& plan) {
   Experiment experiment = run.experiment;
   Estimate result;
   int64_t tokens = 0;
@@ -70,13 +70,13 @@ Estimate estimate(const Run& run) {
   const auto router = static_cast<double>(parameter_count(experiment.router_model));
   result.memory_per_device =
       predicted_memory(experiment.expert_model, experiment.expert_train, experiment.device,
-                       experiment.data.seq_length, std::max(run.plan.group_size, 1));
+                       experiment.data.seq_length, std::max(plan.group_size, 1));
 
   const auto rounds = static_cast<double>(experiment.mixture.rounds);
   const auto n = static_cast<double>(experiment.mixture.sequences_per_round);
   const auto experts = static_cast<double>(experiment.mixture.experts);
   const auto corpus = static_cast<double>(result.num_sequences);
-  const auto ranks = static_cast<double>(run.plan.ranks.size());
+  const auto ranks = static_cast<double>(plan.ranks.size());
   result.score_bytes = 2 * experts * n * (rounds - 1) / ranks;
   const TrainConfig& train = experiment.expert_train;
   const auto kept_for_ever =
@@ -84,7 +84,7 @@ Estimate estimate(const Run& run) {
   result.disk_bytes =
       static_cast<double>(tokens) * 2 * 1.1 +
       static_cast<double>(units.size()) * expert * 4 * (1 + kCheckpointSize * kept_for_ever) +
-      static_cast<double>(run.plan.num_groups) * expert * 4 * kCheckpointSize *
+      static_cast<double>(plan.num_groups) * expert * 4 * kCheckpointSize *
           static_cast<double>(train.keep_last + 1) +  // and the one that is being written
       experts * router * 4 *
           (1 + kCheckpointSize * static_cast<double>(experiment.router_train.keep_last + 1)) +
@@ -94,7 +94,7 @@ Estimate estimate(const Run& run) {
   const double given = experiment.device.flops_per_second;
   result.flops_per_second = given > 0 ? given : kAssumedFlopsPerSecond;
   result.seconds = (result.flops.total() + result.baseline_flops) /
-                   (result.flops_per_second * static_cast<double>(run.plan.ranks.size()));
+                   (result.flops_per_second * static_cast<double>(plan.ranks.size()));
   return result;
 }
 
@@ -129,8 +129,8 @@ std::string describe(const Estimate& e) {
   return text;
 }
 
-void require_disk_space(const Run& run) {
-  const double needed = estimate(run).disk_bytes;
+void require_disk_space(const Run& run, const RankPlan& plan) {
+  const double needed = estimate(run, plan).disk_bytes;
   const fs::path where = existing_parent(run.layout.root);
   const auto free = static_cast<double>(fs::space(where).available);
   if (free < needed) {

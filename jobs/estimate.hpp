@@ -20,9 +20,9 @@ struct Estimate {
   bool sequences_known = false;      // else guessed from the size of the text
 };
 
-Estimate estimate(const Run& run);
+Estimate estimate(const Run& run, const RankPlan& plan);
 std::string describe(const Estimate& estimate);
 // Error if the file system of the run folder has not that much room.
-void require_disk_space(const Run& run);
+void require_disk_space(const Run& run, const RankPlan& plan);
 
 }  // namespace smalltalk

@@ -21,16 +21,16 @@ void add_evaluate_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk evaluate jobs/tiny.toml --out RUN");
   job->callback([&run, options, part] {
     run = [options, part] {
-      return run_stage(*options, "evaluate", true,
-                       [&](Run& opened, Communicator&, const std::string& start) {
-                         require_part(*part);
-                         require_trained(opened, units_of(opened));
-                         require_one_mixture(opened.experiment, opened.layout, units_of(opened));
-                         if (evaluate_from_queue(opened, start, *part)) {
-                           set_log_muted(false);
-                           log_info(fmt::format("wrote {}", opened.layout.results().string()));
-                         }
-                       });
+      return run_stage(*options, "evaluate", true, [&](OpenedRun& opened) {
+        const Run& run = opened.run;
+        require_part(*part);
+        require_trained(run, units_of(run));
+        require_one_mixture(run, units_of(run));
+        if (evaluate_from_queue(run, opened.start, *part)) {
+          set_log_muted(false);
+          log_info(fmt::format("wrote {}", run.layout.results().string()));
+        }
+      });
     };
   });
 }

@@ -35,10 +35,10 @@ struct ExplainJob {
 // Where the scores of a sequence come from.
 using ScoresOf = std::function<std::vector<float>(int64_t sequence)>;
 
-std::vector<Transformer> load_routers(const Experiment& experiment, const RunLayout& layout) {
+std::vector<Transformer> load_routers(const Run& run) {
   std::vector<Transformer> routers;
-  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
-    routers.push_back(Transformer::load(layout.router(e), experiment.device));
+  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
+    routers.push_back(Transformer::load(run.layout.router(e), run.experiment.device));
   }
   return routers;
 }
@@ -134,16 +134,16 @@ void print_sequence(const Json& about) {
   fmt::print("\n");
 }
 
-Json explain_text(const ExplainJob& job, const Experiment& experiment, const RunLayout& layout) {
+Json explain_text(const ExplainJob& job, const Run& run) {
   std::vector<int64_t> tokens = {kEndToken};  // a text begins where another one ended
-  for (const int32_t token : Tokenizer(layout.tokenizer()).encode(job.text)) {
+  for (const int32_t token : Tokenizer(run.layout.tokenizer()).encode(job.text)) {
     tokens.push_back(token);
   }
   if (tokens.size() < 2) throw Error("the text is too short: routers need at least 2 tokens");
-  tokens.resize(std::min(tokens.size(), static_cast<size_t>(experiment.mixture.prefix_tokens)));
+  tokens.resize(std::min(tokens.size(), static_cast<size_t>(run.experiment.mixture.prefix_tokens)));
   const auto length = static_cast<int64_t>(tokens.size());
   std::vector<float> scores;
-  for (const Transformer& router : load_routers(experiment, layout)) {
+  for (const Transformer& router : load_routers(run)) {
     double score = 0;
     router.log_likelihoods(tokens, 1, length, {&length, 1}, 1, {&score, 1});
     scores.push_back(static_cast<float>(score));
@@ -169,22 +169,20 @@ void print_text(const Json& about) {
 }
 
 // Scores of a run's sequences by its routers, on the prefix that the shards were made with.
-ScoresOf scores_by_routers(const Experiment& experiment, const RunLayout& layout,
-                           const fs::path& shards) {
+ScoresOf scores_by_routers(const Run& run, const fs::path& shards) {
   const auto made_from = read_shard_info(shards).provenance;
   const auto routers_of_shards = made_from.find("routers");
-  if (routers_of_shards != made_from.end() &&
-      routers_of_shards->second != routers_hash(layout, experiment.mixture.experts)) {
+  if (routers_of_shards != made_from.end() && routers_of_shards->second != routers_hash(run)) {
     throw Error(fmt::format("{} was made with other routers than those in {}", shards.string(),
-                            layout.router(0).parent_path().string()));
+                            run.layout.router(0).parent_path().string()));
   }
   const auto found = made_from.find("prefix_tokens");
-  const int64_t longest = experiment.mixture.prefix_tokens;
+  const int64_t longest = run.experiment.mixture.prefix_tokens;
   const int64_t prefix = found == made_from.end() ? longest : std::stoll(found->second);
-  return [routers = std::make_shared<std::vector<Transformer>>(load_routers(experiment, layout)),
-          tokens = std::make_shared<const TokenFile>(layout.tokens("train")),
+  return [routers = std::make_shared<std::vector<Transformer>>(load_routers(run)),
+          tokens = std::make_shared<const TokenFile>(run.layout.tokens("train")),
           prefixes = std::vector<int64_t>{prefix, longest},
-          length = experiment.data.seq_length](int64_t sequence) {
+          length = run.experiment.data.seq_length](int64_t sequence) {
     const auto id = static_cast<uint64_t>(sequence);
     std::vector<float> scores;
     for (const Transformer& router : *routers) {
@@ -203,14 +201,13 @@ int explain(const ExplainJob& job) {
       return std::vector<float>(row.begin(), row.end());
     });
   } else {
-    const RunLayout layout{job.run};
-    const Experiment experiment = load_experiment(layout.experiment(), {});
-    configure_runtime(experiment.device, 0);
+    const Run run = open_run(job.run);
+    configure_runtime(run.experiment.device, 0);
     if (!job.text.empty()) {
-      about = explain_text(job, experiment, layout);
+      about = explain_text(job, run);
     } else {
-      const fs::path shards = job.shards.empty() ? layout.shards() : fs::path(job.shards);
-      about = explain_sequence(job.sequence, shards, scores_by_routers(experiment, layout, shards));
+      const fs::path shards = job.shards.empty() ? run.layout.shards() : fs::path(job.shards);
+      about = explain_sequence(job.sequence, shards, scores_by_routers(run, shards));
     }
   }
   if (job.json) {

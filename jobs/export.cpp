@@ -24,8 +24,7 @@ void add_export_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options] {
     run = [options] {
       return run_alone("export", [&] {
-        const RunLayout layout{options->run};
-        export_mixture(load_experiment(layout.experiment(), {}), layout, options->out);
+        export_mixture(open_run(options->run), options->out);
         std::cout << options->out << "\n";
       });
     };

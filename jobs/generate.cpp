@@ -85,17 +85,15 @@ void generate_texts(const GenerateJob& job) {
     prompts.insert(prompts.end(), more.begin(), more.end());
   }
   if (prompts.empty()) prompts.emplace_back();
-  const RunLayout layout{job.run};
-  const Experiment experiment = load_experiment(layout.experiment(), {});
-  configure_runtime(experiment.device, 0);
+  const Run run = open_run(job.run);
+  configure_runtime(run.experiment.device, 0);
   std::unique_ptr<Progress> progress;
   if (prompts.size() > 1) {
     progress = std::make_unique<Progress>("generate", std::ssize(prompts), "texts");
   }
-  const std::vector<GeneratedText> texts =
-      generate(experiment, layout, prompts, job.options, [&](int64_t done) {
-        if (progress) progress->update(done);
-      });
+  const std::vector<GeneratedText> texts = generate(run, prompts, job.options, [&](int64_t done) {
+    if (progress) progress->update(done);
+  });
   progress.reset();
   for (size_t i = 0; i < texts.size(); ++i) print(prompts[i], texts[i], job.json);
 }

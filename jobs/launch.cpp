@@ -21,12 +21,12 @@ namespace {
 
 // Trains the group's own experts, then baselines that no other group has claimed. Returns when
 // there is nothing left to claim.
-void train_all(const Run& run, int rank, Communicator& group, const std::string& start) {
-  const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];
+void train_all(const Run& run, const RankRole& role, int rank, Communicator& group,
+               const std::string& start) {
   const HostCollectives collectives = host_collectives(group);
   const std::vector<TrainUnit> units = units_of(run);
   const auto train = [&](const TrainUnit& unit) {
-    train_unit(run.experiment, run.tokens, run.layout, unit, collectives, run.provenance,
+    train_unit(run, unit, collectives,
                [&] { write_ledger(run.layout, start, rank, group.name()); });
   };
   set_ledger_phase("experts");
@@ -45,20 +45,21 @@ void train_all(const Run& run, int rank, Communicator& group, const std::string&
 
 }  // namespace
 
-void run_stages(Run& run, Communicator& world, const std::string& start, std::string& own_group) {
+void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::string& start,
+                std::string& own_group) {
   const int rank = world.rank();
   set_ledger_phase("prepare");
   prepare_tokens_of(run, world);
   open_tokens(run);
   set_ledger_phase("route");
-  route(run, world);
+  route(run, plan, world);
   set_ledger_phase("shard");
   shard(run, world, shard_options(run));
 
   // From here on nobody talks outside its group.
-  const RankRole& role = run.plan.ranks[static_cast<size_t>(rank)];
+  const RankRole& role = plan.ranks[static_cast<size_t>(rank)];
   const bool spare = role.group < 0;
-  Communicator group = world.split(spare ? run.plan.num_groups + rank : role.group, rank,
+  Communicator group = world.split(spare ? plan.num_groups + rank : role.group, rank,
                                    fmt::format("group {}", role.group));
   own_group = group.name();
   set_log_muted(group.rank() != 0);
@@ -66,7 +67,7 @@ void run_stages(Run& run, Communicator& world, const std::string& start, std::st
     set_log_prefix(spare ? fmt::format("launch spare rank {}", rank)
                          : fmt::format("launch group {}", role.group));
   }
-  if (!spare) train_all(run, rank, group, start);
+  if (!spare) train_all(run, role, rank, group, start);
   set_ledger_phase("evaluate");
   const bool last = evaluate_from_queue(run, start);
   if (last) {
@@ -81,21 +82,22 @@ int launch(const RunOptions& options, bool dry_run, Session& session, const std:
   Communicator& world = session.world();
   const int rank = world.rank();
   set_ledger_phase("start");
-  Run run = read_run(options, session.node_of_rank());
+  Run run = read_run(options);
+  const RankPlan plan = plan_of(run, session.node_of_rank());
   configure_runtime(run.experiment.device, session.local_rank());
   if (dry_run) {
-    if (rank == 0) std::cout << to_string(run.plan) << describe(estimate(run)) << std::flush;
-    require_disk_space(run);
+    if (rank == 0) std::cout << to_string(plan) << describe(estimate(run, plan)) << std::flush;
+    require_disk_space(run, plan);
     return kExitDone;
   }
   claim_run_folder(run, world);
-  require_disk_space(run);
+  require_disk_space(run, plan);
   const auto lock = lock_stages(run, world);
-  if (rank == 0) std::cerr << to_string(run.plan) << std::flush;
+  if (rank == 0) std::cerr << to_string(plan) << std::flush;
 
   std::string own_group;
   count_in_ledger(run.layout, start, rank, own_group,
-                  [&] { run_stages(run, world, start, own_group); });
+                  [&] { run_stages(run, plan, world, start, own_group); });
   return kExitDone;
 }
 

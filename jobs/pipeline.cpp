@@ -145,22 +145,24 @@ int threads_per_rank(Session& session) {
       1, available_cores() / static_cast<int>(std::count(nodes.begin(), nodes.end(), mine)));
 }
 
-Run read_run(const RunOptions& options, const std::vector<int>& node_of_rank) {
+Run read_run(const RunOptions& options) {
   Run run;
   run.experiment = load_experiment(options.experiment, options.overrides);
   run.layout.root = options.out;
-  run.experiment_hash = experiment_hash(run.experiment);
-  run.plan = plan_ranks(node_of_rank, static_cast<int>(run.experiment.mixture.experts),
-                        static_cast<int>(run.experiment.mixture.group_size),
-                        run.experiment.expert_train.batch_size);
   return run;
+}
+
+RankPlan plan_of(const Run& run, const std::vector<int>& node_of_rank) {
+  const MixtureConfig& mixture = run.experiment.mixture;
+  return plan_ranks(node_of_rank, static_cast<int>(mixture.experts),
+                    static_cast<int>(mixture.group_size), run.experiment.expert_train.batch_size);
 }
 
 void require_same_experiment(const Run& run) {
   const fs::path file = run.layout.experiment();
   // A start that failed before it computed anything leaves nothing to protect.
   if (!fs::exists(file) || !fs::exists(run.layout.tokenizer())) return;
-  if (experiment_hash(load_experiment(file, {})) != run.experiment_hash) {
+  if (experiment_hash(load_experiment(file, {})) != experiment_hash(run.experiment)) {
     throw Error(
         fmt::format("{} holds another experiment (see its experiment.toml): choose "
                     "another run folder, or delete that one",
@@ -168,7 +170,7 @@ void require_same_experiment(const Run& run) {
   }
 }
 
-void claim_run_folder(Run& run, Communicator& world) {
+void claim_run_folder(const Run& run, Communicator& world) {
   require_writable(run.layout.root);
   require_same_experiment(run);
   world.barrier();  // everyone has looked before anyone writes
@@ -292,8 +294,7 @@ void open_tokens(Run& run) {
 namespace {
 
 // Binds the plan of the ranks to the collectives that the EM is handed.
-RouterHosting hosting_of(const Run& run, Communicator& world, Communicator& block) {
-  const RankPlan& plan = run.plan;
+RouterHosting hosting_of(const RankPlan& plan, Communicator& world, Communicator& block) {
   const RankRole& role = plan.ranks[static_cast<size_t>(world.rank())];
   RouterHosting hosting;
   hosting.trains = role.trains_routers;
@@ -306,21 +307,20 @@ RouterHosting hosting_of(const Run& run, Communicator& world, Communicator& bloc
 }
 
 // The ranks that score with the same router; a rank with several routers shares them with nobody.
-Communicator split_blocks(const Run& run, Communicator& world) {
-  const RankRole& role = run.plan.ranks[static_cast<size_t>(world.rank())];
+Communicator split_blocks(const RankPlan& plan, Communicator& world) {
+  const RankRole& role = plan.ranks[static_cast<size_t>(world.rank())];
   const int color =
-      role.score_parts > 1 ? role.scores_routers.at(0) : run.plan.num_experts + world.rank();
+      role.score_parts > 1 ? role.scores_routers.at(0) : plan.num_experts + world.rank();
   return world.split(color, world.rank(), "router block");
 }
 
 }  // namespace
 
-void route(const Run& run, Communicator& world) {
+void route(const Run& run, const RankPlan& plan, Communicator& world) {
   const double start = now_seconds();
-  Communicator block = split_blocks(run, world);
+  Communicator block = split_blocks(plan, world);
   const bool complete = fs::exists(run.layout.router(0) / "model.safetensors");
-  train_routers(run.experiment, run.tokens, run.layout, hosting_of(run, world, block),
-                run.provenance);
+  train_routers(run, hosting_of(plan, world, block));
   if (world.rank() == 0 && !complete) {
     record_seconds(run.layout, "route", now_seconds() - start);
   }
@@ -337,8 +337,7 @@ void shard(const Run& run, Communicator& world, const ShardOptions& options) {
   if (run.experiment.baselines.tfidf_shards) {  // first: with shards.h5 the stage is complete
     const double start = now_seconds();
     const bool complete = fs::exists(run.layout.tfidf_shards());
-    publish_tfidf_shards(run.experiment, *run.tokens, run.layout, host_collectives(world),
-                         options.assign, run.provenance);
+    publish_tfidf_shards(run, host_collectives(world), options.assign);
     if (world.rank() == 0 && !complete) {
       record_seconds(run.layout, "tfidf", now_seconds() - start);
     }
@@ -346,15 +345,10 @@ void shard(const Run& run, Communicator& world, const ShardOptions& options) {
   const double start = now_seconds();
   const bool complete = fs::exists(run.layout.sharding_report());
   world.barrier();  // everyone has looked before anyone writes
-  shard_corpus(run.experiment, run.tokens, run.layout, host_collectives(world), options,
-               run.provenance);
+  shard_corpus(run, host_collectives(world), options);
   if (world.rank() == 0 && !complete) {
     record_seconds(run.layout, "shard", now_seconds() - start);
   }
-}
-
-std::vector<TrainUnit> units_of(const Run& run) {
-  return train_units(run.experiment, run.tokens->num_sequences(run.experiment.data.seq_length));
 }
 
 void require_trained(const Run& run, const std::vector<TrainUnit>& units) {
@@ -387,7 +381,7 @@ bool compute_cells(const Run& run, const std::string& start, const std::vector<E
   std::vector<Work> pieces;
   for (const EvalCell& cell : cells) {
     pieces.push_back({cell.name(), [&] { return cell_complete(run.layout, cell); },
-                      [&] { evaluate_cell(run.experiment, run.layout, cell); },
+                      [&] { evaluate_cell(run, cell); },
                       // A model that is still in training is left to the group that trains it,
                       // which comes here next: nobody waits for anybody.
                       [&] {
@@ -401,14 +395,14 @@ bool compute_cells(const Run& run, const std::string& start, const std::vector<E
 bool evaluate_from_queue(const Run& run, const std::string& start, WorkPart part) {
   const std::vector<TrainUnit> units = units_of(run);
   if (!compute_cells(run, start, eval_cells(units), part)) return false;
-  write_results(run.experiment, run.layout, units);
+  write_results(run, units);
   write_report(run.layout.root);
   return true;
 }
 
 Comparison write_comparison(const Run& run, const std::vector<TrainUnit>& units,
                             const CompareOptions& options) {
-  Comparison comparison = compare(run.experiment, run.layout, units, options);
+  Comparison comparison = compare(run, units, options);
   write_text_atomically(run.layout.comparison(comparison.split), comparison_json(comparison));
   write_report(run.layout.root);
   return comparison;
@@ -460,18 +454,19 @@ void count_in_ledger(const RunLayout& layout, const std::string& start, int rank
   write_ledger(layout, start, rank, own_group);
 }
 
-int run_stage(
-    const RunOptions& options, const std::string& job, bool needs_tokens,
-    const std::function<void(Run&, Communicator& world, const std::string& start)>& body) {
+int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
+              const std::function<void(OpenedRun&)>& body) {
   return run_watched(options.stop, job, options.out, [&](Session& session, const auto& start) {
-    Run run = read_run(options, session.node_of_rank());
+    Communicator& world = session.world();
+    OpenedRun opened{read_run(options), {}, world, start};
+    Run& run = opened.run;
+    opened.plan = plan_of(run, session.node_of_rank());
     configure_runtime(run.experiment.device, session.local_rank());
-    claim_run_folder(run, session.world());
+    claim_run_folder(run, world);
     if (needs_tokens) open_tokens(run);
     set_ledger_phase(job);
-    count_in_ledger(run.layout, start, session.world().rank(),
-                    job == "train" ? session.world().name() : "",
-                    [&] { body(run, session.world(), start); });
+    count_in_ledger(run.layout, start, world.rank(), job == "train" ? world.name() : "",
+                    [&] { body(opened); });
     return kExitDone;
   });
 }

@@ -11,14 +11,12 @@
 
 #include "smalltalk/comm/rank_plan.hpp"
 #include "smalltalk/comm/session.hpp"
-#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
-#include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/evaluation/comparison.hpp"
 #include "smalltalk/mixture/evaluation/evaluation.hpp"
 #include "smalltalk/mixture/routing/router_em.hpp"
 #include "smalltalk/mixture/routing/sharding.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
@@ -60,24 +58,15 @@ void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
 // Cores of this machine for each of the session's ranks on it.
 int threads_per_rank(Session& session);
 
-// A run as a job sees it. Opening it is collective.
-struct Run {
-  Experiment experiment;
-  RunLayout layout;
-  RankPlan plan;
-  std::string experiment_hash;
-  std::shared_ptr<const TokenFile> tokens;  // training tokens, once open_tokens() was called
-  Provenance provenance;                    // what everything after the tokens is made from
-};
-
-// Loads and checks the experiment, plans the ranks: for each, the index of its node. Writes
-// nothing.
-Run read_run(const RunOptions& options, const std::vector<int>& node_of_rank);
+// A run whose experiment was loaded and checked; its tokens are not open. Writes nothing.
+Run read_run(const RunOptions& options);
+// What each rank does in it, by the index of its node.
+RankPlan plan_of(const Run& run, const std::vector<int>& node_of_rank);
 // Error: the run folder holds another experiment, and something was computed for it.
 void require_same_experiment(const Run& run);
 // Proves that the run folder can be written to and holds no other experiment; writes
 // experiment.toml. Collective.
-void claim_run_folder(Run& run, Communicator& world);
+void claim_run_folder(const Run& run, Communicator& world);
 // The right to make tokens, routers and shards of a run, which one job at a time has. Held by rank
 // 0. Error: another job has it, and keeps it. Collective.
 std::unique_ptr<WriteLock> lock_stages(const Run& run, Communicator& world,
@@ -95,12 +84,10 @@ void require_split(const Run& run, const std::string& split);
 // is large enough; sets vocab_size and provenance.
 void open_tokens(Run& run);
 
-void route(const Run& run, Communicator& world);
+void route(const Run& run, const RankPlan& plan, Communicator& world);
 ShardOptions shard_options(const Run& run);  // as the experiment has it
 void shard(const Run& run, Communicator& world, const ShardOptions& options);  // shards.h5
 
-// The training units of a run whose tokens are open.
-std::vector<TrainUnit> units_of(const Run& run);
 // Error naming the first of them that is not trained.
 void require_trained(const Run& run, const std::vector<TrainUnit>& units);
 
@@ -132,12 +119,20 @@ void record_seconds(const RunLayout& layout, const std::string& stage, double se
 
 // All that launch computes, from tokens to results. The world talks until the shards are written,
 // then each group alone, over the communicator that is named in own_group as soon as there is one.
-void run_stages(Run& run, Communicator& world, const std::string& start, std::string& own_group);
+void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::string& start,
+                std::string& own_group);
 
+// What the job of a stage works with, on every rank.
+struct OpenedRun {
+  Run run;
+  RankPlan plan;
+  Communicator& world;
+  std::string start;  // names this start of the job
+};
 // A job of one stage: opens the run under MPI, then calls `body` on every rank with all that comes
 // before it in place. Returns the exit code.
 int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
-              const std::function<void(Run&, Communicator& world, const std::string& start)>& body);
+              const std::function<void(OpenedRun&)>& body);
 
 // Writes this rank's ledger file. `own_group` is the only communicator allowed after the shards.
 void write_ledger(const RunLayout& layout, const std::string& start, int rank,

@@ -119,10 +119,10 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
           return prepare_inputs(*job, session);
         });
       }
-      return run_stage(job->run, "prepare", false, [](Run& opened, Communicator& world, auto&) {
-        const auto lock = lock_stages(opened, world);
-        prepare_tokens_of(opened, world);
-        open_tokens(opened);
+      return run_stage(job->run, "prepare", false, [](OpenedRun& opened) {
+        const auto lock = lock_stages(opened.run, opened.world);
+        prepare_tokens_of(opened.run, opened.world);
+        open_tokens(opened.run);
       });
     };
   });

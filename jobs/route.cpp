@@ -31,11 +31,10 @@ void add_route_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk route jobs/tiny.toml --out RUN");
   job->callback([&run, options] {
     run = [options] {
-      return run_stage(*options, "route", true,
-                       [&](Run& opened, Communicator& world, const std::string&) {
-                         const auto lock = lock_stages(opened, world);
-                         route(opened, world);
-                       });
+      return run_stage(*options, "route", true, [](OpenedRun& opened) {
+        const auto lock = lock_stages(opened.run, opened.world);
+        route(opened.run, opened.plan, opened.world);
+      });
     };
   });
 }
@@ -63,11 +62,10 @@ void add_shard_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk shard jobs/tiny.toml --out RUN");
   job->callback([&run, options, flags] {
     run = [options, flags] {
-      return run_stage(*options, "shard", true,
-                       [&](Run& opened, Communicator& world, const std::string&) {
-                         const auto lock = lock_stages(opened, world);
-                         shard(opened, world, flags->of(opened));
-                       });
+      return run_stage(*options, "shard", true, [&](OpenedRun& opened) {
+        const auto lock = lock_stages(opened.run, opened.world);
+        shard(opened.run, opened.world, flags->of(opened.run));
+      });
     };
   });
 }

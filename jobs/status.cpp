@@ -337,7 +337,6 @@ Run open_run(const StatusJob& job) {
   }
   run.experiment = job.experiment.empty() ? load_experiment(run.layout.experiment(), {})
                                           : load_experiment(job.experiment, job.overrides);
-  run.experiment_hash = experiment_hash(run.experiment);
   require_same_experiment(run);
   return run;
 }

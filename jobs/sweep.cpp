@@ -92,7 +92,9 @@ std::vector<Member> members_of(const Sweep& sweep, const fs::path& out) {
       member.options.out = (out / "runs" / member.name()).string();
       try {
         // What is wrong is not found out after hours.
-        Experiment experiment = read_run(member.options, {0}).experiment;
+        const Run its = read_run(member.options);
+        plan_of(its, {0});
+        Experiment experiment = its.experiment;
         for (ModelConfig* model : {&experiment.router_model, &experiment.expert_model}) {
           model->vocab_size = experiment.data.vocab_size;
         }
@@ -131,7 +133,7 @@ void share_tokens(const Sweep& sweep, const std::vector<Member>& members, const 
                   Communicator& world) {
   std::set<std::string> prepared;
   for (const Member& member : members) {
-    Run run = read_run(member.options, {0});
+    Run run = read_run(member.options);
     const RunLayout its = run.layout;
     const std::string key = token_key(run.experiment.data);
     run.layout.root = out / "tokens" / key;
@@ -163,11 +165,11 @@ void share_tokens(const Sweep& sweep, const std::vector<Member>& members, const 
 
 // REQUIRES the run's tokens to be open.
 TrainedRun trained_run(const Member& member, const Run& run) {
-  return {member.run, member.seed, run.experiment, run.layout, units_of(run)};
+  return {member.run, run, units_of(run)};
 }
 
 TrainedRun trained_run(const Member& member) {
-  Run run = read_run(member.options, {0});
+  Run run = read_run(member.options);
   open_tokens(run);
   return trained_run(member, run);
 }
@@ -176,13 +178,13 @@ TrainedRun trained_run(const Member& member) {
 void complete_run(const Sweep& sweep, const Member& member, Session& session, Communicator& alone,
                   const std::string& start) {
   clear_ledger();
-  Run run = read_run(member.options, {0});
+  Run run = read_run(member.options);
   configure_runtime(run.experiment.device, session.local_rank());
   claim_run_folder(run, alone);
   const auto lock = lock_stages(run, alone);
   std::string own_group;
   count_in_ledger(run.layout, start, 0, own_group,
-                  [&] { run_stages(run, alone, start, own_group); });
+                  [&] { run_stages(run, plan_of(run, {0}), alone, start, own_group); });
   const TrainedRun trained = trained_run(member, run);
   for (const auto& [data, steps] : member.needs.data) {
     require_split(run, data);
@@ -221,7 +223,7 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   for (Member& member : members) {  // how long dense models are trained follows from the text, too
     const TrainedRun trained = trained_run(member);
     member.units = trained.units;
-    require_steps(member, trained.experiment.expert_train);
+    require_steps(member, trained.run.experiment.expert_train);
   }
   // Longest first, so that the last ones are short.
   std::ranges::stable_sort(members, std::greater(), &Member::cost);

@@ -26,7 +26,7 @@ void score_tasks(const TasksJob& job, const Run& run, const std::string& start) 
   std::vector<TrainUnit> units = units_of(run);
   std::erase_if(units, [](const TrainUnit& unit) { return unit.rows == Rows::random_shard; });
   require_trained(run, units);
-  const TaskEvaluation evaluation(run.experiment, run.layout, units, std::move(tasks));
+  const TaskEvaluation evaluation(run, units, std::move(tasks));
   std::vector<Work> cells;
   for (size_t cell = 0; cell < evaluation.num_cells(); ++cell) {
     cells.push_back({evaluation.name(cell), [&, cell] { return evaluation.complete(cell); },
@@ -67,9 +67,7 @@ void add_tasks_job(CLI::App& app, JobRun& run) {
   sub->callback([&run, job] {
     run = [job] {
       return run_stage(job->run, "tasks", true,
-                       [&](Run& opened, Communicator&, const std::string& start) {
-                         score_tasks(*job, opened, start);
-                       });
+                       [&](OpenedRun& opened) { score_tasks(*job, opened.run, opened.start); });
     };
   });
 }

@@ -52,12 +52,9 @@ void add_train_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 2 smalltalk train jobs/tiny.toml --out RUN --expert 3");
   job->callback([&run, options, which] {
     run = [options, which] {
-      return run_stage(*options, "train", true,
-                       [&](Run& opened, Communicator& world, const std::string&) {
-                         const TrainUnit chosen = chosen_unit(opened, *which);
-                         train_unit(opened.experiment, opened.tokens, opened.layout, chosen,
-                                    host_collectives(world), opened.provenance);
-                       });
+      return run_stage(*options, "train", true, [&](OpenedRun& opened) {
+        train_unit(opened.run, chosen_unit(opened.run, *which), host_collectives(opened.world));
+      });
     };
   });
 }

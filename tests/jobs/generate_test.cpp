@@ -31,18 +31,17 @@ class Generate : public JobTest {
         2, launch("run",
                   "--set baselines.random_shards=false --set baselines.dense_large_batch=false"));
     ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-    layout_.root = folder_ / "run";
-    experiment_ = load_experiment(layout_.experiment(), {});
+    run_ = open_run(folder_ / "run");
   }
 
   // The expert whose router likes these tokens best.
   int64_t route(std::vector<int64_t> tokens) const {
-    const auto size = std::min<int64_t>(std::ssize(tokens), experiment_.mixture.prefix_tokens);
+    const auto size = std::min<int64_t>(std::ssize(tokens), run_.experiment.mixture.prefix_tokens);
     tokens.resize(static_cast<size_t>(size));
     int64_t best = 0;
     double highest = -INFINITY;
-    for (int64_t e = 0; e < experiment_.mixture.experts; ++e) {
-      const Transformer router = Transformer::load(layout_.router(e), experiment_.device);
+    for (int64_t e = 0; e < run_.experiment.mixture.experts; ++e) {
+      const Transformer router = Transformer::load(run_.layout.router(e), run_.experiment.device);
       double score = 0;
       router.log_likelihoods(tokens, 1, size, {&size, 1}, 1, {&score, 1});
       if (score > highest) best = e;
@@ -53,15 +52,15 @@ class Generate : public JobTest {
 
   // The likeliest token, again and again, each by a pass over everything before it.
   Expected greedy(const std::string& prompt, int64_t max_new_tokens) const {
-    const Tokenizer tokenizer(layout_.tokenizer());
+    const Tokenizer tokenizer(run_.layout.tokenizer());
     std::vector<int64_t> tokens = {kEndToken};
     for (const int32_t id : tokenizer.encode(prompt)) tokens.push_back(id);
     const size_t given = tokens.size();
     Expected result;
     std::optional<Transformer> expert;
     size_t routed_by = 0;
-    const auto prefix = static_cast<size_t>(experiment_.mixture.prefix_tokens);
-    while (std::ssize(tokens) < experiment_.data.seq_length &&
+    const auto prefix = static_cast<size_t>(run_.experiment.mixture.prefix_tokens);
+    while (std::ssize(tokens) < run_.experiment.data.seq_length &&
            tokens.size() < given + static_cast<size_t>(max_new_tokens)) {
       if (routed_by == 0 || (routed_by < prefix && tokens.size() >= prefix)) {
         routed_by = std::min(prefix, tokens.size());
@@ -69,7 +68,7 @@ class Generate : public JobTest {
         if (result.speakers.empty() || result.speakers.back() != name) {
           result.speakers.push_back(name);
         }
-        expert.emplace(Transformer::load(layout_.model(name), experiment_.device));
+        expert.emplace(Transformer::load(run_.layout.model(name), run_.experiment.device));
       }
       const std::vector<float> logits = expert->logits(tokens, 1, std::ssize(tokens));
       const auto last = logits.end() - expert->config().vocab_size;
@@ -85,11 +84,10 @@ class Generate : public JobTest {
 
   std::string command(const std::string& arguments) const {
     return "timeout 60 " + from_environment("SMALLTALK_BINARY") + " generate " +
-           layout_.root.string() + " " + arguments;
+           run_.layout.root.string() + " " + arguments;
   }
 
-  RunLayout layout_;
-  Experiment experiment_;
+  Run run_;
 };
 
 TEST_F(Generate, WritesWhatItsDefinitionSays) {
@@ -102,8 +100,7 @@ TEST_F(Generate, WritesWhatItsDefinitionSays) {
     options.max_new_tokens = 20;
     options.batch_size = batch_size;
     int64_t told = 0;
-    const auto texts =
-        generate(experiment_, layout_, prompts, options, [&](int64_t done) { told = done; });
+    const auto texts = generate(run_, prompts, options, [&](int64_t done) { told = done; });
     EXPECT_EQ(told, std::ssize(prompts));
     std::set<std::string> speakers;
     for (size_t i = 0; i < prompts.size(); ++i) {
@@ -125,7 +122,7 @@ TEST_F(Generate, DrawsBySeedAndPrompt) {
   const auto texts_of = [&](uint64_t seed) {
     options.seed = seed;
     std::vector<std::string> texts;
-    for (const GeneratedText& text : generate(experiment_, layout_, prompts, options)) {
+    for (const GeneratedText& text : generate(run_, prompts, options)) {
       texts.push_back(text.text);
     }
     return texts;
@@ -137,7 +134,7 @@ TEST_F(Generate, DrawsBySeedAndPrompt) {
   EXPECT_NE(first[2], first[3]);
 
   options.model = "baselines/dense";
-  const auto dense = generate(experiment_, layout_, prompts, options);
+  const auto dense = generate(run_, prompts, options);
   EXPECT_EQ(dense[0].speakers.size(), 1u);
   EXPECT_EQ(dense[0].speakers[0].model, "baselines/dense");
   EXPECT_TRUE(dense[0].scores.empty());
@@ -153,7 +150,7 @@ TEST_F(Generate, TheCommandSaysTheSameAndRefusesNonsense) {
   options.seed = 5;
   options.sampling.top_p = 0.9;
   const std::vector<std::string> prompts = {"gab fed", "stuv\nwxyz", ""};
-  const auto texts = generate(experiment_, layout_, prompts, options);
+  const auto texts = generate(run_, prompts, options);
   std::istringstream lines(outcome.output.substr(outcome.output.find("{\"")));
   for (size_t i = 0; i < texts.size(); ++i) {
     std::string line;

@@ -55,13 +55,13 @@ class Tasks : public JobTest {
 
 TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   constexpr int kModels = 4 + 4 + 2;  // experts, routers, dense models; not the control
-  const RunLayout layout{run()};
-  const Experiment experiment = load_experiment(layout.experiment(), {});
-  configure_runtime(experiment.device, 0);
-  std::vector<TrainUnit> units = units_of(experiment, layout);
+  const Run trained = open_run(run());
+  const RunLayout& layout = trained.layout;
+  configure_runtime(trained.experiment.device, 0);
+  std::vector<TrainUnit> units = units_of(trained);
   std::erase_if(units, [](const TrainUnit& unit) { return unit.rows == Rows::random_shard; });
   {
-    const TaskEvaluation evaluation(experiment, layout, units, {read_task(quiz_file(), "plain")});
+    const TaskEvaluation evaluation(trained, units, {read_task(quiz_file(), "plain")});
     ASSERT_EQ(evaluation.num_cells(), static_cast<size_t>(kModels));
     evaluation.compute(0);
     watch_for_stop({{}, {}, now_seconds()});

@@ -11,14 +11,13 @@
 #include <memory>
 #include <string>
 
-#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/random.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 
@@ -49,8 +48,8 @@ class MixtureFixture : public ::testing::Test {
     experiment.expert_train.batch_size = 8;
 
     write_tokens();
-    experiment.router_model.vocab_size = tokens->info().vocab_size;
-    experiment.expert_model.vocab_size = tokens->info().vocab_size;
+    experiment.router_model.vocab_size = run.tokens->info().vocab_size;
+    experiment.expert_model.vocab_size = run.tokens->info().vocab_size;
     configure_runtime(experiment.device, 0);
   }
   void TearDown() override { std::filesystem::remove_all(folder); }
@@ -76,15 +75,19 @@ class MixtureFixture : public ::testing::Test {
     options.tokenizer = folder / "tokenizer.model";
     options.out = layout.tokens("train");
     prepare_tokens(options);
-    tokens = std::make_shared<TokenFile>(layout.tokens("train"));
-    ASSERT_EQ(tokens->info().num_tokens, 1200 * kLength);
+    open_tokens();
+    ASSERT_EQ(run.tokens->info().num_tokens, 1200 * kLength);
+  }
+  void open_tokens() {
+    run.tokens = std::make_shared<TokenFile>(layout.tokens("train"));
+    run.provenance = {{"tokens", run.tokens->info().content_hash}};
   }
   static constexpr int64_t kVocabulary = 3 + 256 + 26;
 
   std::filesystem::path folder;
-  RunLayout layout;
-  Experiment experiment;
-  std::shared_ptr<const TokenFile> tokens;
+  Run run;
+  Experiment& experiment = run.experiment;
+  RunLayout& layout = run.layout;
 };
 
 }  // namespace smalltalk

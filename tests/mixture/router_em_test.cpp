@@ -108,8 +108,8 @@ TEST(RoundChunk, RefusesMoreThanTheCorpusHolds) {
 class RouterEm : public MixtureFixture {};
 
 TEST_F(RouterEm, FindsAPartitionThatNoSingleRouterCanMatch) {
-  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
-  shard_corpus(experiment, tokens, layout, {}, {}, {});
+  train_routers(run, RouterHosting::alone(2));
+  shard_corpus(run, {}, {});
   // One router for all, or two for random halves, cannot do better than log 1/2 per sequence.
   const auto report = nlohmann::json::parse(read_text(layout.sharding_report()));
   EXPECT_GT(report.at("mean_score").get<double>(), 0.5 * std::log(0.5));
@@ -118,7 +118,7 @@ TEST_F(RouterEm, FindsAPartitionThatNoSingleRouterCanMatch) {
 }
 
 TEST_F(RouterEm, EveryRoundIsBalancedAndLogged) {
-  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+  train_routers(run, RouterHosting::alone(2));
   std::ifstream log(layout.routing_log());
   int64_t round = 0;
   for (std::string line; std::getline(log, line);) {
@@ -138,11 +138,12 @@ TEST_F(RouterEm, EveryRoundIsBalancedAndLogged) {
 }
 
 TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {
-  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+  train_routers(run, RouterHosting::alone(2));
   const std::string whole = read_text(layout.router(1) / "model.safetensors");
 
   // A second run is stopped when its third round exchanges scores.
-  RunLayout second{folder / "second"};
+  Run second = run;
+  second.layout.root = folder / "second";
   RouterHosting hosting = RouterHosting::alone(2);
   int exchanges = 0;
   hosting.world.all_to_all = [&, inner = hosting.world.all_to_all](std::span<const std::byte> mine,
@@ -150,18 +151,19 @@ TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {
     if (++exchanges == 2) throw Error("stopped by the test");
     return inner(mine, to);
   };
-  EXPECT_THROW(train_routers(experiment, tokens, second, hosting, {}), Error);
-  EXPECT_FALSE(std::filesystem::exists(second.router(1) / "model.safetensors"));
-  train_routers(experiment, tokens, second, RouterHosting::alone(2), {});
-  EXPECT_EQ(read_text(second.router(1) / "model.safetensors"), whole);
+  EXPECT_THROW(train_routers(second, hosting), Error);
+  EXPECT_FALSE(std::filesystem::exists(second.layout.router(1) / "model.safetensors"));
+  train_routers(second, RouterHosting::alone(2));
+  EXPECT_EQ(read_text(second.layout.router(1) / "model.safetensors"), whole);
 }
 
 // Asked to stop again and again, wherever it happens to be, and on other numbers of ranks.
 TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
   const double start = now_seconds();
-  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+  train_routers(run, RouterHosting::alone(2));
   const double longest = (now_seconds() - start) / 5;  // that a start gets
-  RunLayout second{folder / "second"};
+  Run second = run;
+  second.layout.root = folder / "second";
   int starts = 0;
   for (bool done = false; !done; ++starts) {
     ASSERT_LT(starts, 200);
@@ -177,7 +179,7 @@ TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
         hosting.shares = {{{0}, 0, 1}, {{1}, 0, 1}};
       }
       try {
-        train_routers(experiment, tokens, second, hosting, {});
+        train_routers(second, hosting);
       } catch (const Stopped&) {
         ++stopped;
       }
@@ -188,9 +190,9 @@ TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
   watch_for_stop({});
   EXPECT_GT(starts, 3);
   for (const int64_t e : {0, 1}) {
-    EXPECT_EQ(read_text(second.router(e) / "model.safetensors"),
+    EXPECT_EQ(read_text(second.layout.router(e) / "model.safetensors"),
               read_text(layout.router(e) / "model.safetensors"));
-    EXPECT_FALSE(std::filesystem::exists(second.router(e) / "checkpoints"));
+    EXPECT_FALSE(std::filesystem::exists(second.layout.router(e) / "checkpoints"));
   }
   // The log tells the same story, but for its seconds.
   const auto rows = [](const RunLayout& of) {
@@ -203,16 +205,16 @@ TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
     }
     return all;
   };
-  EXPECT_EQ(rows(second), rows(layout));
+  EXPECT_EQ(rows(second.layout), rows(layout));
 }
 
 TEST_F(RouterEm, ScoresDoNotDependOnTheParts) {
-  train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+  train_routers(run, RouterHosting::alone(2));
   const Transformer router = Transformer::load(layout.router(0), experiment.device);
   std::vector<uint64_t> ids(200);
   std::iota(ids.begin(), ids.end(), uint64_t{0});
   const auto score = [&](std::span<const uint64_t> some) {
-    return score_prefixes(router, tokens, some, experiment.data.seq_length,
+    return score_prefixes(router, run.tokens, some, experiment.data.seq_length,
                           {&experiment.mixture.prefix_tokens, 1});
   };
   const std::vector<float> all = score(ids);

@@ -24,12 +24,11 @@ class Sharding : public MixtureFixture {
     MixtureFixture::SetUp();
     experiment.mixture.rounds = 3;
     experiment.mixture.prefix_tokens = kLength;
-    train_routers(experiment, tokens, layout, RouterHosting::alone(2), {});
+    train_routers(run, RouterHosting::alone(2));
   }
 
   void shard(const ShardOptions& options = {}, const HostCollectives& world = {}) {
-    shard_corpus(experiment, tokens, layout, world, options,
-                 {{"tokens", tokens->info().content_hash}});
+    shard_corpus(run, world, options);
   }
   nlohmann::json report() const {
     return nlohmann::json::parse(read_text(layout.sharding_report()));
@@ -62,7 +61,7 @@ class Sharding : public MixtureFixture {
     options.tokenizer = folder / "tokenizer.model";
     options.out = layout.tokens("train");
     prepare_tokens(options);
-    tokens = std::make_shared<TokenFile>(layout.tokens("train"));
+    open_tokens();
   }
 };
 
@@ -77,8 +76,8 @@ TEST_F(Sharding, ARerunReadsNoTokensAndWritesNothing) {
     file.put('\xFF');
     file.put('\xFF');
   }
-  tokens = std::make_shared<TokenFile>(layout.tokens("train"));
-  ASSERT_THROW(hash_of_sequences(*tokens, 0, n, kLength), Error);
+  open_tokens();
+  ASSERT_THROW(hash_of_sequences(*run.tokens, 0, n, kLength), Error);
   const auto before = state();
   shard();
   EXPECT_EQ(state(), before);
@@ -234,7 +233,7 @@ TEST_F(Sharding, ATrainingKeepsItsShards) {
   const std::string hash = read_shard_info(layout.shards()).content_hash;
   experiment.expert_train.steps = 4;
   const TrainUnit unit = train_units(experiment, 100)[0];
-  train_unit(experiment, tokens, layout, unit, {}, {{"tokens", tokens->info().content_hash}});
+  train_unit(run, unit, {});
   const std::string weights = read_text(layout.model(unit.name) / "model.safetensors");
 
   // Begun again after another sharding: the same weights. In a new folder: others.
@@ -246,7 +245,7 @@ TEST_F(Sharding, ATrainingKeepsItsShards) {
       fs::remove(layout.model(unit.name) / file);
     }
     if (!keep) fs::remove_all(layout.model(unit.name));
-    train_unit(experiment, tokens, layout, unit, {}, {{"tokens", tokens->info().content_hash}});
+    train_unit(run, unit, {});
     const std::string now = read_text(layout.model(unit.name) / "shards.txt").substr(0, 16);
     EXPECT_EQ(now == hash, keep);
     EXPECT_EQ(read_text(layout.model(unit.name) / "model.safetensors") == weights, keep);

@@ -18,9 +18,8 @@ namespace fs = std::filesystem;
 class Tfidf : public MixtureFixture {
  protected:
   void publish(const HostCollectives& world = {}, AssignmentMethod method = {}) {
-    publish_tfidf_shards(experiment, *tokens, layout, world, {method}, provenance());
+    publish_tfidf_shards(run, world, {method});
   }
-  Provenance provenance() const { return {{"tokens", tokens->info().content_hash}}; }
 
   fs::path clusters() const {
     const Provenance made_from = read_shard_info(layout.tfidf_shards()).provenance;
@@ -34,13 +33,13 @@ class Tfidf : public MixtureFixture {
     for (const TrainUnit& unit : train_units(experiment, 100)) {
       if (unit.rows != Rows::tfidf_shard || (expert >= 0 && unit.expert != expert)) continue;
       fs::remove_all(layout.model(unit.name));
-      train_unit(experiment, tokens, layout, unit, {}, provenance());
+      train_unit(run, unit, {});
     }
   }
 
   std::string complaint() const {
     try {
-      clusters_of_control(experiment, layout);
+      clusters_of_control(run);
       return "none";
     } catch (const Error& error) {
       return error.what();
@@ -83,21 +82,21 @@ TEST_F(Tfidf, ARerunComputesOnlyWhatIsMissing) {
 TEST_F(Tfidf, ExpertsAreChosenByTheirOwnClusters) {
   publish();
   train();
-  const TextClusters chosen = clusters_of_control(experiment, layout);
+  const TextClusters chosen = clusters_of_control(run);
   // Whole sequences go mostly where they were sharded to; what cannot be told apart, in turn.
-  const Assignment nearest = nearest_clusters(chosen, *tokens, kLength, kLength);
+  const Assignment nearest = nearest_clusters(chosen, *run.tokens, kLength, kLength);
   const Assignment sharded = read_shards(layout.tfidf_shards()).expert;
   ASSERT_EQ(nearest.size(), sharded.size());
   int64_t same = 0;
   for (size_t i = 0; i < nearest.size(); ++i) same += nearest[i] == sharded[i] ? 1 : 0;
   EXPECT_GT(same, 1000);
-  EXPECT_NE(nearest_clusters(chosen, *tokens, kLength, 4), nearest);
+  EXPECT_NE(nearest_clusters(chosen, *run.tokens, kLength, 4), nearest);
 
   // The current shards may be others by now.
   ++experiment.seed;
   publish();
   --experiment.seed;
-  EXPECT_EQ(clusters_of_control(experiment, layout).centres, chosen.centres);
+  EXPECT_EQ(clusters_of_control(run).centres, chosen.centres);
   train(1);
   EXPECT_NE(complaint().find("expert 0 beside it"), std::string::npos) << complaint();
 }

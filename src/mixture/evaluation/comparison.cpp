@@ -43,14 +43,14 @@ std::vector<uint64_t> documents_of(const TokenFile& tokens, int64_t num_sequence
 
 class RowFinder {
  public:
-  RowFinder(const Experiment& experiment, const RunLayout& layout,
-            const std::vector<TrainUnit>& units, const CompareOptions& options)
-      : experiment_(experiment),
-        layout_(layout),
+  RowFinder(const Run& run, const std::vector<TrainUnit>& units, const CompareOptions& options)
+      : run_(run),
+        experiment_(run.experiment),
+        layout_(run.layout),
         options_(options),
         models_(by_model(units)),
-        tokens_(layout.tokens(options.split)),
-        length_(experiment.data.seq_length) {}
+        tokens_(layout_.tokens(options.split)),
+        length_(experiment_.data.seq_length) {}
 
   RunRows find();
 
@@ -69,7 +69,8 @@ class RowFinder {
   }
   Assignment by_domain(const std::vector<TokenLikelihoods>& experts) const;
 
-  const Experiment& experiment_;
+  const Run& run_;
+  const Experiment& experiment_;  // of the run, as is the layout
   const RunLayout& layout_;
   const CompareOptions& options_;
   std::map<std::string, std::vector<const TrainUnit*>> models_;
@@ -166,7 +167,7 @@ void RowFinder::add_rules(const std::vector<TokenLikelihoods>& experts) {
 // The control by its own way to choose.
 void RowFinder::add_clusters(const std::vector<TokenLikelihoods>& experts, int64_t step,
                              std::span<const int64_t> prefixes) {
-  if (!clusters_) clusters_ = clusters_of_control(experiment_, layout_);
+  if (!clusters_) clusters_ = clusters_of_control(run_);
   for (const int64_t prefix : prefixes) {
     ComparedRow row{"tfidf_kmeans", "TF-IDF", prefix};
     row.step = step;
@@ -322,8 +323,9 @@ std::vector<EvalCell> checkpoint_cells(const std::vector<TrainUnit>& units,
   return cells;
 }
 
-RunRows compared_rows(const Experiment& experiment, const RunLayout& layout,
-                      const std::vector<TrainUnit>& units, const CompareOptions& options) {
+RunRows compared_rows(const Run& run, const std::vector<TrainUnit>& units,
+                      const CompareOptions& options) {
+  const Experiment& experiment = run.experiment;
   CompareOptions chosen = options;
   if (chosen.prefixes.empty()) chosen.prefixes = default_prefixes(experiment);
   // What the mixture is trained for is never left out.
@@ -342,14 +344,14 @@ RunRows compared_rows(const Experiment& experiment, const RunLayout& layout,
   for (const double temperature : chosen.temperatures) {
     if (!(temperature > 0)) throw Error("the temperature of an ensemble must be above 0");
   }
-  require_one_mixture(experiment, layout, units);
-  return RowFinder(experiment, layout, units, chosen).find();
+  require_one_mixture(run, units);
+  return RowFinder(run, units, chosen).find();
 }
 
-Comparison compare(const Experiment& experiment, const RunLayout& layout,
-                   const std::vector<TrainUnit>& units, const CompareOptions& options) {
+Comparison compare(const Run& run, const std::vector<TrainUnit>& units,
+                   const CompareOptions& options) {
   if (options.resamples < 1) throw Error("a bootstrap needs 1 resample or more");
-  RunRows run = compared_rows(experiment, layout, units, options);
+  RunRows measured = compared_rows(run, units, options);
   Comparison result;
   result.split = options.split;
   result.reference = options.reference;
@@ -360,14 +362,17 @@ Comparison compare(const Experiment& experiment, const RunLayout& layout,
       }
     }
   }
-  result.num_sequences = std::ssize(run.documents);
-  result.num_documents = std::ssize(std::set(run.documents.begin(), run.documents.end()));
-  const size_t base = reference_row(run, result.reference, experiment.mixture.prefix_tokens);
-  for (size_t r = 0; r < run.rows.size(); ++r) {
-    run.rows[r].difference = difference_of(run.log_likelihoods[r], run.log_likelihoods[base], run,
-                                           options.resamples, experiment.seed);
+  const std::vector<uint64_t>& documents = measured.documents;
+  result.num_sequences = std::ssize(documents);
+  result.num_documents = std::ssize(std::set(documents.begin(), documents.end()));
+  const size_t base =
+      reference_row(measured, result.reference, run.experiment.mixture.prefix_tokens);
+  for (size_t r = 0; r < measured.rows.size(); ++r) {
+    measured.rows[r].difference =
+        difference_of(measured.log_likelihoods[r], measured.log_likelihoods[base], measured,
+                      options.resamples, run.experiment.seed);
   }
-  result.rows = std::move(run.rows);
+  result.rows = std::move(measured.rows);
   return result;
 }
 

@@ -123,7 +123,9 @@ bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
          made_from["weights"] == weights_of(models, cell.step);
 }
 
-void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell) {
+void evaluate_cell(const Run& run, const EvalCell& cell) {
+  const Experiment& experiment = run.experiment;
+  const RunLayout& layout = run.layout;
   if (cell_complete(layout, cell)) return;
   const auto tokens = std::make_shared<const TokenFile>(layout.tokens(cell.split));
   const std::vector<fs::path> models = models_of(layout, cell);

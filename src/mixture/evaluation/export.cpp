@@ -14,11 +14,13 @@ namespace smalltalk {
 
 namespace fs = std::filesystem;
 
-void export_mixture(const Experiment& experiment, const RunLayout& layout, const fs::path& out) {
+void export_mixture(const Run& run, const fs::path& out) {
+  const Experiment& experiment = run.experiment;
+  const RunLayout& layout = run.layout;
   if (fs::exists(out)) throw Error(out.string() + " exists: export to another folder");
   const int64_t length = experiment.data.seq_length;
-  const std::vector<TrainUnit> units = units_of(experiment, layout);
-  nlohmann::json lock = provenance_json(require_one_mixture(experiment, layout, units));
+  const std::vector<TrainUnit> units = units_of(run);
+  nlohmann::json lock = provenance_json(require_one_mixture(run, units));
   std::vector<std::string> models;
   for (const TrainUnit& unit : units) models.push_back(unit.name);
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {

@@ -31,12 +31,12 @@ struct Text {
 
 class Generation {
  public:
-  Generation(const Experiment& experiment, const RunLayout& layout, const GenerateOptions& options)
-      : experiment_(experiment),
-        layout_(layout),
+  Generation(const Run& run, const GenerateOptions& options)
+      : experiment_(run.experiment),
+        layout_(run.layout),
         options_(options),
-        tokenizer_(layout.tokenizer()),
-        prefix_(options.prefix_tokens == 0 ? experiment.mixture.prefix_tokens
+        tokenizer_(layout_.tokenizer()),
+        prefix_(options.prefix_tokens == 0 ? experiment_.mixture.prefix_tokens
                                            : options.prefix_tokens) {}
 
   std::vector<GeneratedText> run(const std::vector<std::string>& prompts,
@@ -201,26 +201,25 @@ std::vector<GeneratedText> Generation::run(const std::vector<std::string>& promp
 
 }  // namespace
 
-std::vector<GeneratedText> generate(const Experiment& experiment, const RunLayout& layout,
-                                    const std::vector<std::string>& prompts,
+std::vector<GeneratedText> generate(const Run& run, const std::vector<std::string>& prompts,
                                     const GenerateOptions& options,
                                     const std::function<void(int64_t)>& progress) {
   check_sampling(options.sampling);
   if (options.max_new_tokens < 1) throw Error("max_new_tokens must be 1 or more");
   if (options.batch_size < 1) throw Error("the batch size must be 1 or more");
-  const int64_t longest = experiment.mixture.prefix_tokens;
+  const int64_t longest = run.experiment.mixture.prefix_tokens;
   if (options.prefix_tokens < 0 || options.prefix_tokens > longest) {
     throw Error(fmt::format("the routers were trained on prefixes of {} tokens: route on 1 to {}",
                             longest, longest));
   }
-  std::vector<TrainUnit> units = units_of(experiment, layout);
+  std::vector<TrainUnit> units = units_of(run);
   if (options.model.empty()) {
     std::erase_if(units, [](const TrainUnit& unit) { return unit.model != "mixture"; });
-    require_one_mixture(experiment, layout, units);
+    require_one_mixture(run, units);
   } else {
     find_unit(units, options.model);
   }
-  return Generation(experiment, layout, options).run(prompts, progress);
+  return Generation(run, options).run(prompts, progress);
 }
 
 }  // namespace smalltalk

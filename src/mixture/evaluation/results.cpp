@@ -115,14 +115,15 @@ class Arithmetic {
   int64_t prefix_;
 };
 
-Split read_split(const Experiment& experiment, const RunLayout& layout, const std::string& name) {
+Split read_split(const Run& run, const std::string& name) {
+  const Experiment& experiment = run.experiment;
   Split split;
   split.name = name;
-  const TokenFile tokens(layout.tokens(name));
+  const TokenFile tokens(run.layout.tokens(name));
   split.info = tokens.info();
   split.num_sequences = tokens.num_sequences(experiment.data.seq_length);
-  split.route = argmax_assignment(read_scores(layout.evaluation(name, "routers")));
-  const Domains domains = read_domains(layout.tokens(name));
+  split.route = argmax_assignment(read_scores(run.layout.evaluation(name, "routers")));
+  const Domains domains = read_domains(run.layout.tokens(name));
   split.domains = domains.names;
   split.domain = sequence_domains(domains, split.num_sequences, experiment.data.seq_length);
   return split;
@@ -166,11 +167,11 @@ json read_json_or(const fs::path& path, json otherwise) {
 }
 
 // Sums the ledgers that the ranks left; what went over the world after the shards must be nothing.
-json communication(const Experiment& experiment, const RunLayout& layout) {
+json communication(const Run& run) {
   std::map<std::tuple<std::string, std::string, std::string>, std::pair<int64_t, int64_t>> sums;
   int64_t outside = 0;
   int64_t collectives = 0;
-  const fs::path folder = layout.ledger_folder();
+  const fs::path folder = run.layout.ledger_folder();
   if (fs::exists(folder)) {
     std::set<fs::path> files;
     for (const auto& file : fs::directory_iterator(folder)) {
@@ -203,20 +204,21 @@ json communication(const Experiment& experiment, const RunLayout& layout) {
                       {"bytes", value.second}});
   }
   return {{"collectives", collectives},
-          {"bytes_per_router_per_round", 2 * experiment.mixture.sequences_per_round},
+          {"bytes_per_router_per_round", 2 * run.experiment.mixture.sequences_per_round},
           {"world_bytes_after_shards", outside},
           {"phases", phases}};
 }
 
 }  // namespace
 
-void write_results(const Experiment& experiment, const RunLayout& layout,
-                   const std::vector<TrainUnit>& units) {
-  const MixtureParts made_of = require_one_mixture(experiment, layout, units);
+void write_results(const Run& run, const std::vector<TrainUnit>& units) {
+  const Experiment& experiment = run.experiment;
+  const RunLayout& layout = run.layout;
+  const MixtureParts made_of = require_one_mixture(run, units);
   const int64_t experts = experiment.mixture.experts;
   const Arithmetic arithmetic(experiment);
-  const Split test = read_split(experiment, layout, "test");
-  const Split validation = read_split(experiment, layout, "validation");
+  const Split test = read_split(run, "test");
+  const Split validation = read_split(run, "validation");
   const TokenFile train(layout.tokens("train"));
   const int64_t train_sequences = train.num_sequences(experiment.data.seq_length);
   const MixtureFlops flops = mixture_flops(experiment, train_sequences);
@@ -231,7 +233,7 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
   }
 
   std::optional<TextClusters> clusters;
-  if (by_model.contains("tfidf_kmeans")) clusters = clusters_of_control(experiment, layout);
+  if (by_model.contains("tfidf_kmeans")) clusters = clusters_of_control(run);
 
   json models = json::object();
   std::map<std::string, Likelihood> test_likelihood;
@@ -332,7 +334,7 @@ void write_results(const Experiment& experiment, const RunLayout& layout,
                         {"models", models},
                         {"per_expert", per_expert},
                         {"routing", routing_of_domains(test, experts)},
-                        {"communication", communication(experiment, layout)},
+                        {"communication", communication(run)},
                         {"provenance", provenance_json(made_of)},
                         {"seconds", read_json_or(layout.seconds(), json::object())}};
   write_text_atomically(layout.results(), results.dump(2) + "\n");

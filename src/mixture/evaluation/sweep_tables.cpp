@@ -28,7 +28,7 @@ bool holds(const std::vector<T>& list, const T& value) {
 
 // What one (run, seed) has.
 struct Measured {
-  const TrainedRun* run = nullptr;
+  const TrainedRun* trained = nullptr;
   RunRows rows;
   nlohmann::json models;  // of results.json
 
@@ -104,13 +104,13 @@ Filler::Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs, const st
     need(table.reference);
   }
   Progress progress("comparing on " + data, std::ssize(needed), "runs");
-  for (const TrainedRun& run : runs) {
-    if (!needed.contains({run.name, run.seed})) continue;
-    Measured& measured = measured_[{run.name, run.seed}];
-    measured.run = &run;
+  for (const TrainedRun& trained : runs) {
+    if (!needed.contains({trained.name, trained.seed()})) continue;
+    Measured& measured = measured_[{trained.name, trained.seed()}];
+    measured.trained = &trained;
     measured.rows =
-        compared_rows(run.experiment, run.layout, run.units, sweep_comparison(sweep, run, data));
-    const std::string results = run.layout.results().string();
+        compared_rows(trained.run, trained.units, sweep_comparison(sweep, trained, data));
+    const std::string results = trained.run.layout.results().string();
     measured.models = parse_json(read_text(results), results).at("models");
     progress.update(std::ssize(measured_));
   }
@@ -120,7 +120,7 @@ std::vector<RowPlace> Filler::chosen(const SweepTable& table, const RowChoice& c
   std::vector<RowPlace> places;
   for (const std::string& run : choice.runs) {
     const Measured& measured = this->measured(run, table.seeds[0]);
-    const int64_t own_prefix = measured.run->experiment.mixture.prefix_tokens;
+    const int64_t own_prefix = measured.trained->run.experiment.mixture.prefix_tokens;
     const auto agrees = [&](const ComparedRow& row) {
       const bool as_trained = row.model != "mixture" || row.rule == "routers";
       // Without a prefix, or with all of the sequence for one, there is nothing to choose.
@@ -181,8 +181,9 @@ void Filler::require_same_sequences(const SweepTable& table, const RowPlace& a,
       const RunRows& other = measured(place.run, seed).rows;
       if (other.tokens == first.tokens && other.seq_length == first.seq_length) continue;
       throw Error(fmt::format("table {}: {} and {} were not measured on the same sequences",
-                              table.name, measured(a.run, table.seeds[0]).run->layout.root.string(),
-                              measured(place.run, seed).run->layout.root.string()));
+                              table.name,
+                              measured(a.run, table.seeds[0]).trained->run.layout.root.string(),
+                              measured(place.run, seed).trained->run.layout.root.string()));
     }
   }
 }
@@ -286,13 +287,14 @@ std::vector<FilledTable> fill_tables(const Sweep& sweep, const std::vector<Train
   return tables;
 }
 
-CompareOptions sweep_comparison(const Sweep& sweep, const TrainedRun& run,
+CompareOptions sweep_comparison(const Sweep& sweep, const TrainedRun& trained,
                                 const std::string& data) {
-  const Sweep::Needs needs = sweep.needs_of(run.name);
-  const std::vector<int64_t> usual = default_prefixes(run.experiment);
+  const Experiment& experiment = trained.run.experiment;
+  const Sweep::Needs needs = sweep.needs_of(trained.name);
+  const std::vector<int64_t> usual = default_prefixes(experiment);
   std::set<int64_t> prefixes(usual.begin(), usual.end());
   for (const int64_t prefix : needs.prefixes) {
-    if (prefix <= run.experiment.data.seq_length) prefixes.insert(prefix);
+    if (prefix <= experiment.data.seq_length) prefixes.insert(prefix);
   }
   CompareOptions options;
   options.split = data;
@@ -306,15 +308,16 @@ std::string sweep_seconds(const std::vector<TrainedRun>& runs) {
     return parse_json(read_text(file), file.string());
   };
   std::map<std::string, std::map<std::string, std::vector<double>>> all;
-  for (const TrainedRun& run : runs) {
+  for (const TrainedRun& trained : runs) {
+    const RunLayout& layout = trained.run.layout;
     std::map<std::string, double> models;
-    for (const TrainUnit& unit : run.units) {
-      models[unit.model] += read(run.layout.trained_mark(unit.name)).at("seconds").get<double>();
+    for (const TrainUnit& unit : trained.units) {
+      models[unit.model] += read(layout.trained_mark(unit.name)).at("seconds").get<double>();
     }
-    const nlohmann::json stages = read(run.layout.seconds());
+    const nlohmann::json stages = read(layout.seconds());
     models["mixture"] += stages.value("route", 0.0) + stages.value("shard", 0.0);
     if (models.contains("tfidf_kmeans")) models["tfidf_kmeans"] += stages.value("tfidf", 0.0);
-    for (const auto& [model, seconds] : models) all[run.name][model].push_back(seconds);
+    for (const auto& [model, seconds] : models) all[trained.name][model].push_back(seconds);
   }
   nlohmann::json means;
   for (const auto& [run, models] : all) {

@@ -92,14 +92,18 @@ std::vector<double> score_choices(const Transformer& model, const std::vector<Ch
   return scores;
 }
 
-TaskEvaluation::TaskEvaluation(const Experiment& experiment, const RunLayout& layout,
-                               std::vector<TrainUnit> units, std::vector<Task> tasks)
-    : experiment_(experiment), layout_(layout), units_(std::move(units)), tasks_(std::move(tasks)) {
-  MixtureParts parts = require_one_mixture(experiment, layout, units_);
-  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
-    parts.models[router_name(e)] = weights_hash(layout.router(e));
+TaskEvaluation::TaskEvaluation(const Run& run, std::vector<TrainUnit> units,
+                               std::vector<Task> tasks)
+    : experiment_(run.experiment),
+      layout_(run.layout),
+      units_(std::move(units)),
+      tasks_(std::move(tasks)) {
+  const int64_t experts = experiment_.mixture.experts;
+  MixtureParts parts = require_one_mixture(run, units_);
+  for (int64_t e = 0; e < experts; ++e) {
+    parts.models[router_name(e)] = weights_hash(layout_.router(e));
   }
-  const Tokenizer tokenizer(layout.tokenizer());
+  const Tokenizer tokenizer(layout_.tokenizer());
   std::set<std::string> names;
   for (const Task& task : tasks_) {
     if (!names.insert(task.name).second) {
@@ -111,10 +115,10 @@ TaskEvaluation::TaskEvaluation(const Experiment& experiment, const RunLayout& la
     const Asked& asked = asked_[t];
     const auto add = [&](const std::string& model, const Asked::Rows& rows) {
       cells_.push_back({t, model, parts.models.at(model), &rows,
-                        layout.task_scores(tasks_[t].name + "-" + rows.hash, model)});
+                        layout_.task_scores(tasks_[t].name + "-" + rows.hash, model)});
     };
     for (const TrainUnit& unit : units_) add(unit.name, asked.of_models);
-    for (int64_t e = 0; e < experiment.mixture.experts; ++e) add(router_name(e), asked.of_routers);
+    for (int64_t e = 0; e < experts; ++e) add(router_name(e), asked.of_routers);
   }
 }
 

@@ -35,9 +35,9 @@ constexpr int64_t kProbeSequences = 256;
 // Shorter rounds are their own progress: one line a round, none a step.
 constexpr int64_t kQuietSteps = 500;
 
-bool routers_complete(const Experiment& experiment, const RunLayout& layout) {
-  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
-    if (!fs::exists(layout.router(e) / "model.safetensors")) return false;
+bool routers_complete(const Run& run) {
+  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
+    if (!fs::exists(run.layout.router(e) / "model.safetensors")) return false;
   }
   return true;
 }
@@ -87,16 +87,16 @@ void share_weights(const HostCollectives& block, Transformer& model) {
 }
 
 // The E-step's scores of some sequences, this rank's slice of them. Collective.
-ScoreSlice score_chunk(const HostedRouters& routers, const std::shared_ptr<const TokenFile>& tokens,
-                       const Experiment& experiment, const RouterHosting& hosting,
+ScoreSlice score_chunk(const Run& run, const HostedRouters& routers, const RouterHosting& hosting,
                        std::span<const uint64_t> ids, ScoringNotes& notes) {
+  const Experiment& experiment = run.experiment;
   const auto n = static_cast<int64_t>(ids.size());
   const ScoringShare& share = hosting.share();
   const auto [first, last] = part_of(n, share.part, share.parts);
   const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
   std::vector<float> mine;
   run_together(hosting.world, [&] {
-    mine = score_prefixes(*routers.stack, tokens, part, experiment.data.seq_length,
+    mine = score_prefixes(*routers.stack, run.tokens, part, experiment.data.seq_length,
                           {&experiment.mixture.prefix_tokens, 1}, &notes);
   });
   const auto bad =
@@ -135,8 +135,7 @@ TrainConfig router_training(const Experiment& experiment, int64_t steps_per_roun
 // The state of an EM on one rank.
 class RouterEm {
  public:
-  RouterEm(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
-           const RunLayout& layout, const RouterHosting& hosting, const Provenance& provenance);
+  RouterEm(const Run& run, const RouterHosting& hosting);
   void run();
 
  private:
@@ -151,28 +150,24 @@ class RouterEm {
   nlohmann::json read_record(int64_t round) const;
   void add_seconds(int64_t round, double seconds) const;  // and writes the log
 
-  const Experiment& experiment_;
-  const std::shared_ptr<const TokenFile> tokens_;
+  const Run& run_;
+  const Experiment& experiment_;  // of the run, as is the layout
   const RunLayout& layout_;
   const RouterHosting& hosting_;
-  const Provenance& provenance_;
   const int64_t num_experts_, num_rounds_, num_sequences_, steps_per_round_;
   HostedRouters routers_;
 };
 
-RouterEm::RouterEm(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
-                   const RunLayout& layout, const RouterHosting& hosting,
-                   const Provenance& provenance)
-    : experiment_(experiment),
-      tokens_(std::move(tokens)),
-      layout_(layout),
+RouterEm::RouterEm(const Run& run, const RouterHosting& hosting)
+    : run_(run),
+      experiment_(run.experiment),
+      layout_(run.layout),
       hosting_(hosting),
-      provenance_(provenance),
-      num_experts_(experiment.mixture.experts),
-      num_rounds_(experiment.mixture.rounds),
-      num_sequences_(tokens_->num_sequences(experiment.data.seq_length)),
-      steps_per_round_(experiment.mixture.sequences_per_round / num_experts_ /
-                       experiment.router_train.batch_size) {
+      num_experts_(experiment_.mixture.experts),
+      num_rounds_(experiment_.mixture.rounds),
+      num_sequences_(run.tokens->num_sequences(experiment_.data.seq_length)),
+      steps_per_round_(experiment_.mixture.sequences_per_round / num_experts_ /
+                       experiment_.router_train.batch_size) {
   ST_CHECK(steps_per_round_ >= 1);
 }
 
@@ -194,7 +189,7 @@ void RouterEm::make_routers() {
     TrainOptions options;
     options.name = fmt::format("router {}", e);
     options.folder = layout_.router(e);
-    options.provenance = provenance_;
+    options.provenance = run_.provenance;
     options.show_progress = steps_per_round_ >= kQuietSteps;
     trainer = std::make_unique<Trainer>(routers_.model(i), config, options);
     trainer->resume();
@@ -252,11 +247,11 @@ Shards RouterEm::find_assignment(int64_t round, nlohmann::json& record) {
     std::vector<uint64_t> ids = chunk;
     ids.insert(ids.end(), probe.begin(), probe.end());
     const ScoringShare& share = hosting_.share();
-    ScoringNotes notes(
-        layout_.scoring_notes(fmt::format("rank-{}", hosting_.world.rank)),
-        fmt::format("round {} of {}: routers {}, part {} of {}", round, fmt::join(provenance_, " "),
-                    fmt::join(share.routers, ","), share.part, share.parts));
-    const ScoreSlice slice = score_chunk(routers_, tokens_, experiment_, hosting_, ids, notes);
+    ScoringNotes notes(layout_.scoring_notes(fmt::format("rank-{}", hosting_.world.rank)),
+                       fmt::format("round {} of {}: routers {}, part {} of {}", round,
+                                   fmt::join(run_.provenance, " "), fmt::join(share.routers, ","),
+                                   share.part, share.parts));
+    const ScoreSlice slice = score_chunk(run_, routers_, hosting_, ids, notes);
     const auto [of_chunk, of_probe] = split_scores(slice.scores, n);
     AssignOptions options;
     options.method = experiment_.mixture.assignment;
@@ -278,7 +273,7 @@ Shards RouterEm::find_assignment(int64_t round, nlohmann::json& record) {
     }
     record["probe_experts"] = probe_now;
   }
-  Provenance made_from = provenance_;
+  Provenance made_from = run_.provenance;
   made_from["round"] = std::to_string(round);
   return make_shards(assignment, num_experts_, chunk, made_from, rule);
 }
@@ -287,7 +282,7 @@ Shards RouterEm::e_step(int64_t round) {
   const fs::path file = layout_.round(round);
   if (first_rank_says(fs::exists(layout_.round_record(round)), hosting_.world)) {
     Shards parts = read_shards(file);
-    for (const auto& [key, value] : provenance_) {
+    for (const auto& [key, value] : run_.provenance) {
       const auto found = parts.provenance.find(key);
       if (found != parts.provenance.end() && found->second == value) continue;
       throw Error(fmt::format("{} was made from other {}: start again in a new run folder",
@@ -332,7 +327,7 @@ void RouterEm::m_step(int64_t round, const Shards& parts) {
   for (const int e : routers_.ids) {
     const auto part = parts.of_expert(e);
     const RowSource of_part =
-        shuffled_rows(tokens_, {part.begin(), part.end()}, experiment_.data.seq_length,
+        shuffled_rows(run_.tokens, {part.begin(), part.end()}, experiment_.data.seq_length,
                       experiment_.mixture.prefix_tokens,
                       derive_seed(experiment_.seed, "router order", static_cast<uint64_t>(e),
                                   static_cast<uint64_t>(round)));
@@ -351,7 +346,7 @@ void RouterEm::save_models() {
   for (size_t i = 0; i < routers_.ids.size(); ++i) {
     if (!routers_.trainers[i]) continue;
     const int e = routers_.ids[i];
-    std::map<std::string, std::string> metadata(provenance_.begin(), provenance_.end());
+    std::map<std::string, std::string> metadata(run_.provenance.begin(), run_.provenance.end());
     metadata["router"] = std::to_string(e);
     metadata["smalltalk.seq_length"] = std::to_string(experiment_.data.seq_length);
     routers_.model(i).save(layout_.router(e), metadata);
@@ -410,14 +405,12 @@ std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequ
   return ids;
 }
 
-void train_routers(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
-                   const RunLayout& layout, const RouterHosting& hosting,
-                   const Provenance& provenance) {
-  if (first_rank_says(routers_complete(experiment, layout), hosting.world)) {
+void train_routers(const Run& run, const RouterHosting& hosting) {
+  if (first_rank_says(routers_complete(run), hosting.world)) {
     log_info("routers are complete");
     return;
   }
-  RouterEm(experiment, tokens, layout, hosting, provenance).run();
+  RouterEm(run, hosting).run();
 }
 
 }  // namespace smalltalk

@@ -103,10 +103,10 @@ std::vector<MissingScores> missing_scores(const ScoreStore& store, const Blocks&
 }
 
 // Scores this rank's share of what is missing.
-void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
-                const RunLayout& layout, const HostCollectives& world, ScoreStore& store,
+void fill_store(const Run& run, const HostCollectives& world, ScoreStore& store,
                 const Blocks& blocks, const std::vector<std::string>& routers,
                 std::span<const MissingScores> missing) {
+  const Experiment& experiment = run.experiment;
   std::vector<MissingScores> mine;
   int64_t total = 0;
   for (size_t i = static_cast<size_t>(world.rank); i < missing.size();
@@ -130,16 +130,16 @@ void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenF
     std::vector<fs::path> folders;
     for (const size_t e : of_routers) {
       names.push_back(routers[e]);
-      folders.push_back(layout.router(static_cast<int64_t>(e)));
+      folders.push_back(run.layout.router(static_cast<int64_t>(e)));
     }
     std::unique_ptr<TransformerStack>& stack = stacks[of_routers];
     if (!stack) stack = TransformerStack::load(folders, experiment.device);
     ScoringNotes notes(
-        layout.scoring_notes(fmt::format("block-{:06}", block)),
+        run.layout.scoring_notes(fmt::format("block-{:06}", block)),
         fmt::format("{} {} {} {}", blocks.hashes[static_cast<size_t>(block)],
                     experiment.data.seq_length, fmt::join(prefixes, ","), fmt::join(names, ",")));
     const std::vector<float> columns =  // [routers, rows, P]
-        score_prefixes(*stack, tokens, ids, experiment.data.seq_length, prefixes, &notes);
+        score_prefixes(*stack, run.tokens, ids, experiment.data.seq_length, prefixes, &notes);
     for (size_t k = 0; k < width; ++k) {
       for (size_t row = 0; row < rows; ++row) {
         for (size_t p = 0; p < prefixes.size(); ++p) {
@@ -157,13 +157,14 @@ void fill_store(const Experiment& experiment, const std::shared_ptr<const TokenF
 
 // The shards that --append builds on. Rank 0 proves that the tokens are an extension of theirs,
 // which may mean to read them all.
-ShardInfo read_base(const RunLayout& layout, const TokenFile& tokens, const Experiment& experiment,
-                    const HostCollectives& world) {
-  const std::string path = layout.shards().string();
-  if (!fs::exists(layout.shards())) {
+ShardInfo read_base(const Run& run, const HostCollectives& world) {
+  const Experiment& experiment = run.experiment;
+  const TokenFile& tokens = *run.tokens;
+  const std::string path = run.layout.shards().string();
+  if (!fs::exists(path)) {
     throw Error(path + " is missing: there is nothing to append to");
   }
-  const ShardInfo base = read_shard_info(layout.shards());
+  const ShardInfo base = read_shard_info(path);
   const auto text = [&](const std::string& key) {
     const auto found = base.provenance.find(key);
     return found == base.provenance.end() ? std::string() : found->second;
@@ -186,21 +187,19 @@ ShardInfo read_base(const RunLayout& layout, const TokenFile& tokens, const Expe
 }
 
 // The control's shards: as many sequences each, dealt out at random. A function of seed and sizes.
-void publish_random_shards(const Experiment& experiment, const RunLayout& layout, int64_t n,
-                           const Provenance& provenance) {
-  const int64_t experts = experiment.mixture.experts;
-  const uint64_t seed = derive_seed(experiment.seed, "random shards");
-  Provenance made_from = provenance;
-  made_from["request"] = hash_text(
-      fmt::format("random {} {} {} {}", seed, n, experts,
-                  provenance.count("tokens") != 0 ? provenance.at("tokens") : std::string()));
-  const fs::path file = layout.shard_file("random-" + made_from["request"]);
+void publish_random_shards(const Run& run, int64_t n) {
+  const int64_t experts = run.experiment.mixture.experts;
+  const uint64_t seed = derive_seed(run.experiment.seed, "random shards");
+  Provenance made_from = run.provenance;
+  made_from["request"] =
+      hash_text(fmt::format("random {} {} {} {}", seed, n, experts, made_from["tokens"]));
+  const fs::path file = run.layout.shard_file("random-" + made_from["request"]);
   if (!fs::exists(file)) {
     const AssignmentRule rule{AssignmentMethod::random, balanced_capacities(n, experts), {}, {}};
     write_shards(file,
                  make_shards(random_assignment(n, experts, seed), experts, {}, made_from, rule));
   }
-  publish_link(layout.random_shards(), file);
+  publish_link(run.layout.random_shards(), file);
 }
 
 }  // namespace
@@ -261,13 +260,13 @@ void write_assignment(const fs::path& path, std::span<const int64_t> counts,
   });
 }
 
-void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
-                  const RunLayout& layout, const HostCollectives& world,
-                  const ShardOptions& options, const Provenance& provenance) {
+void shard_corpus(const Run& run, const HostCollectives& world, const ShardOptions& options) {
+  const Experiment& experiment = run.experiment;
+  const RunLayout& layout = run.layout;
   const double start = now_seconds();
   const int64_t seq_length = experiment.data.seq_length;
   const int64_t experts = experiment.mixture.experts;
-  const int64_t n = tokens->num_sequences(seq_length);
+  const int64_t n = run.tokens->num_sequences(seq_length);
   const int64_t longest = experiment.mixture.prefix_tokens;
   const int64_t prefix = options.prefix_tokens > 0 ? options.prefix_tokens : longest;
   const std::vector<int64_t> prefixes = kept_prefixes(longest);
@@ -275,15 +274,15 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
     throw Error(fmt::format("scores are kept for prefixes of {} tokens, not of {}",
                             fmt::join(prefixes, ", "), prefix));
   }
-  const std::vector<std::string> routers = router_hashes(layout, experts);
+  const std::vector<std::string> routers = router_hashes(run);
   const auto capacities = shared_capacities(n, experts, options.shares);
   ShardInfo base;
-  if (options.append) base = read_base(layout, *tokens, experiment, world);
+  if (options.append) base = read_base(run, world);
   const int64_t kept = base.num_sequences;
   const auto room = options.append ? room_beside(base.sizes(), capacities) : capacities;
 
   const std::string request = hash_text(
-      fmt::format("{} {} {} {} {} {} {} {} {}", tokens->info().content_hash, seq_length, prefix,
+      fmt::format("{} {} {} {} {} {} {} {} {}", run.tokens->info().content_hash, seq_length, prefix,
                   to_string(options.assign.method),
                   options.assign.method == AssignmentMethod::optimal ? options.assign.epsilon : 0,
                   fmt::join(routers, ","), fmt::join(capacities, ","), kept, base.content_hash));
@@ -303,7 +302,7 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
 
   ScoreStore store(layout.scores(), seq_length, block_size_for(n));
   Blocks blocks{n, store.block_sequences()};
-  blocks.hashes = token_hashes(store, *tokens, blocks, seq_length, world);
+  blocks.hashes = token_hashes(store, *run.tokens, blocks, seq_length, world);
   const auto missing = missing_scores(store, blocks, routers, prefix, world);
   int64_t missing_count = 0;
   for (const MissingScores& work : missing) {
@@ -313,9 +312,7 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
     log_info(fmt::format("{} sequences, {} routers, prefix {}: {} of {} scores are known", n,
                          experts, prefix, n * experts - missing_count, n * experts));
   }
-  run_together(world, [&] {
-    fill_store(experiment, tokens, layout, world, store, blocks, routers, missing);
-  });
+  run_together(world, [&] { fill_store(run, world, store, blocks, routers, missing); });
 
   // This rank's slice, whole blocks; of an appended corpus only the new rows.
   std::vector<StoredScores> held;
@@ -337,10 +334,10 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
   require_no_empty_shard(sizes, "the shards");
   const double assign_seconds = now_seconds() - assign_start;
 
-  Provenance made_from = provenance;
+  Provenance made_from = run.provenance;
   made_from["request"] = request;
-  made_from["routers"] = routers_hash(layout, experts);
-  made_from["num_tokens"] = std::to_string(tokens->info().num_tokens);
+  made_from["routers"] = routers_hash(run);
+  made_from["num_tokens"] = std::to_string(run.tokens->info().num_tokens);
   made_from["seq_length"] = std::to_string(seq_length);
   made_from["prefix_tokens"] = std::to_string(prefix);
   if (!first_rank_says(fs::exists(file),
@@ -350,7 +347,7 @@ void shard_corpus(const Experiment& experiment, const std::shared_ptr<const Toke
     write_assignment(file, sizes, outcome.rule, old, outcome.expert, world, made_from);
   }
   if (world.rank == 0) {
-    publish_random_shards(experiment, layout, n, provenance);
+    publish_random_shards(run, n);
     nlohmann::json report = stats_json(outcome.stats);
     report["method"] = to_string(options.assign.method);
     report["prefix_tokens"] = prefix;

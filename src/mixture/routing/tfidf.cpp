@@ -61,16 +61,16 @@ TextClusterOptions cluster_options(const Experiment& experiment, int64_t vocab_s
 }
 
 // Rank 0's work, for which the others wait.
-void find_clusters(const Experiment& experiment, const TokenFile& tokens, const fs::path& path,
-                   const Provenance& made_from) {
+void find_clusters(const Run& run, const fs::path& path, const Provenance& made_from) {
   const double start = now_seconds();
-  const int64_t seq_length = experiment.data.seq_length;
+  const int64_t seq_length = run.experiment.data.seq_length;
+  const TokenFile& tokens = *run.tokens;
   const auto read = [&](uint64_t sequence, std::span<int64_t> out) {
     tokens.read(static_cast<int64_t>(sequence) * seq_length, out);
   };
   const TextClusters clusters =
       cluster_texts(read, tokens.num_sequences(seq_length), seq_length,
-                    cluster_options(experiment, tokens.info().vocab_size));
+                    cluster_options(run.experiment, tokens.info().vocab_size));
   save_clusters(path, clusters, made_from);
   log_info(fmt::format("found {} clusters of the text by TF-IDF in {} dimensions, in {:.1f} s",
                        clusters.num_clusters(), clusters.dimensions(), now_seconds() - start));
@@ -94,9 +94,11 @@ ScoreMatrix rate_sequences(const TextClusters& clusters, const TokenFile& tokens
 
 }  // namespace
 
-void publish_tfidf_shards(const Experiment& experiment, const TokenFile& tokens,
-                          const RunLayout& layout, const HostCollectives& world,
-                          const AssignOptions& assign, const Provenance& provenance) {
+void publish_tfidf_shards(const Run& run, const HostCollectives& world,
+                          const AssignOptions& assign) {
+  const Experiment& experiment = run.experiment;
+  const RunLayout& layout = run.layout;
+  const TokenFile& tokens = *run.tokens;
   const int64_t seq_length = experiment.data.seq_length;
   const int64_t experts = experiment.mixture.experts;
   const int64_t n = tokens.num_sequences(seq_length);
@@ -115,13 +117,12 @@ void publish_tfidf_shards(const Experiment& experiment, const TokenFile& tokens,
 
   const fs::path file = layout.shard_file("tfidf-" + request);
   if (!first_rank_says(fs::exists(file), world)) {
-    Provenance made_from = provenance;
+    Provenance made_from = run.provenance;
     made_from["num_tokens"] = std::to_string(tokens.info().num_tokens);
     made_from["seq_length"] = std::to_string(seq_length);
     const fs::path saved = layout.tfidf_clusters(name);
     run_together(world, [&] {
-      if (world.rank == 0 && !fs::exists(saved))
-        find_clusters(experiment, tokens, saved, made_from);
+      if (world.rank == 0 && !fs::exists(saved)) find_clusters(run, saved, made_from);
     });
     const int64_t first = n * world.rank / world.size;
     const int64_t end = n * (world.rank + 1) / world.size;
@@ -144,9 +145,10 @@ void publish_tfidf_shards(const Experiment& experiment, const TokenFile& tokens,
   world.barrier();
 }
 
-TextClusters clusters_of_control(const Experiment& experiment, const RunLayout& layout) {
+TextClusters clusters_of_control(const Run& run) {
+  const RunLayout& layout = run.layout;
   std::string shards;
-  for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
+  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
     const fs::path model = layout.model(fmt::format("baselines/tfidf_kmeans/{}", e));
     const std::string own = read_safetensors_metadata(model / "model.safetensors")["shards"];
     if (e == 0) shards = own;

@@ -55,10 +55,10 @@ void require_checkpoint(const fs::path& model, int64_t step) {
   }
 }
 
-std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts) {
+std::vector<std::string> router_hashes(const Run& run) {
   std::vector<std::string> hashes;
-  for (int64_t e = 0; e < num_experts; ++e) {
-    const fs::path weights = weights_file(layout.router(e));
+  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
+    const fs::path weights = weights_file(run.layout.router(e));
     if (!fs::exists(weights)) {
       throw Error(fmt::format("{} is missing: run route first", weights.string()));
     }
@@ -67,29 +67,30 @@ std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_expe
   return hashes;
 }
 
-std::string routers_hash(const RunLayout& layout, int64_t num_experts) {
-  return hash_text(fmt::format("{}", fmt::join(router_hashes(layout, num_experts), ",")));
+std::string routers_hash(const Run& run) {
+  return hash_text(fmt::format("{}", fmt::join(router_hashes(run), ",")));
 }
 
-MixtureParts require_one_mixture(const Experiment& experiment, const RunLayout& layout,
-                                 const std::vector<TrainUnit>& units) {
+MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& units) {
+  const Experiment& experiment = run.experiment;
+  const RunLayout& layout = run.layout;
   MixtureParts parts;
-  const std::string run = layout.experiment().string();
+  const std::string asked_for = layout.experiment().string();
   parts.experiment = experiment_hash(experiment);
   parts.tokenizer = Tokenizer(layout.tokenizer()).hash();
   parts.tokens = TokenFile(layout.tokens("train")).info().content_hash;
-  parts.routers = routers_hash(layout, experiment.mixture.experts);
+  parts.routers = routers_hash(run);
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     const fs::path router = weights_file(layout.router(e));
     const Metadata metadata = read_safetensors_metadata(router);
     require(router, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
-    require(router, metadata, "routing", routing_hash(experiment), run);
+    require(router, metadata, "routing", routing_hash(experiment), asked_for);
     require(router, metadata, "router", std::to_string(e), "its folder");
   }
   for (const TrainUnit& unit : units) {
     const fs::path model = weights_file(layout.model(unit.name));
     const Metadata metadata = read_safetensors_metadata(model);
-    require(model, metadata, "experiment", parts.experiment, run);
+    require(model, metadata, "experiment", parts.experiment, asked_for);
     require(model, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(model, metadata, "unit", unit.name, "its folder");
     parts.models[unit.name] = weights_hash(layout.model(unit.name));

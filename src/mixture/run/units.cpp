@@ -52,9 +52,10 @@ std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_seq
   return units;
 }
 
-std::vector<TrainUnit> units_of(const Experiment& experiment, const RunLayout& layout) {
-  const TokenFile tokens(layout.tokens("train"));
-  return train_units(experiment, tokens.num_sequences(experiment.data.seq_length));
+std::vector<TrainUnit> units_of(const Run& run) {
+  const auto tokens =
+      run.tokens ? run.tokens : std::make_shared<const TokenFile>(run.layout.tokens("train"));
+  return train_units(run.experiment, tokens->num_sequences(run.experiment.data.seq_length));
 }
 
 const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::string& name) {
@@ -124,8 +125,8 @@ fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
 }
 
 // Error: shards made from other tokens (or others than these begin with) or another experiment.
-void require_same_origin(const fs::path& path, const ShardInfo& shards, const TokenFile& tokens,
-                         const Provenance& provenance) {
+void require_same_origin(const Run& run, const fs::path& path, const ShardInfo& shards) {
+  const Provenance& provenance = run.provenance;
   const auto made_from = [&](const std::string& key) {
     const auto found = shards.provenance.find(key);
     return found == shards.provenance.end() ? std::string() : found->second;
@@ -135,7 +136,7 @@ void require_same_origin(const fs::path& path, const ShardInfo& shards, const To
                             path.string(), key));
   };
   if (provenance.contains("tokens") &&
-      !extends(tokens, made_from("tokens"), made_from("num_tokens"))) {
+      !extends(*run.tokens, made_from("tokens"), made_from("num_tokens"))) {
     refuse("tokens");
   }
   if (provenance.contains("routing") && provenance.at("routing") != made_from("routing")) {
@@ -145,9 +146,10 @@ void require_same_origin(const fs::path& path, const ShardInfo& shards, const To
 
 }  // namespace
 
-void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
-                const RunLayout& layout, const TrainUnit& unit, const HostCollectives& group,
-                const Provenance& provenance, const std::function<void()>& before_complete) {
+void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& group,
+                const std::function<void()>& before_complete) {
+  const Experiment& experiment = run.experiment;
+  const RunLayout& layout = run.layout;
   if (first_rank_says(unit_complete(layout, unit), group)) {
     log_info(fmt::format("{} is complete", unit.name));
     return;
@@ -158,7 +160,7 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   const int64_t seq_length = experiment.data.seq_length;
   // A control differs from the experts in its shards alone: same weights, same keys of the order.
   const auto index = static_cast<uint64_t>(unit.expert + 1);  // 0: dense
-  std::map<std::string, std::string> metadata(provenance.begin(), provenance.end());
+  std::map<std::string, std::string> metadata(run.provenance.begin(), run.provenance.end());
   metadata["experiment"] = experiment_hash(experiment);
   metadata["unit"] = unit.name;
   metadata["smalltalk.seq_length"] = std::to_string(seq_length);
@@ -166,7 +168,7 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   if (unit.rows != Rows::all) {
     const fs::path path = shards_of_unit(layout, unit, group);
     const ShardInfo shards = read_shard_info(path);
-    require_same_origin(path, shards, *tokens, provenance);
+    require_same_origin(run, path, shards);
     sequences = read_shard(path, unit.expert);
     metadata["shards"] = shards.content_hash;
   }
@@ -182,7 +184,7 @@ void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> t
   Trainer trainer(model, unit.train, options);
   const int64_t resumed = trainer.resume();
   if (resumed > 0) log_info(fmt::format("{} goes on from step {}", unit.name, resumed));
-  const RowSource rows = shuffled_rows(tokens, std::move(sequences), seq_length, seq_length + 1,
+  const RowSource rows = shuffled_rows(run.tokens, std::move(sequences), seq_length, seq_length + 1,
                                        derive_seed(experiment.seed, "expert order", index));
   const TrainSummary summary = trainer.run(rows, unit.train.steps);
 

@@ -8,10 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/mixture/evaluation/bootstrap.hpp"
 #include "smalltalk/mixture/evaluation/evaluation.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
@@ -64,8 +63,8 @@ struct RunRows {
 // best on the domain in the validation split), and ensembles: of all with equal weights, and of the
 // k that the routers' posterior at M prefers, k = 2, 4, ... E. Error: the mixture does not belong
 // together, an option that makes no sense.
-RunRows compared_rows(const Experiment& experiment, const RunLayout& layout,
-                      const std::vector<TrainUnit>& units, const CompareOptions& options);
+RunRows compared_rows(const Run& run, const std::vector<TrainUnit>& units,
+                      const CompareOptions& options);
 
 // Nats per token by which the one loses more than the other on the sequences of `run`, and the
 // interval when its documents are drawn anew.
@@ -79,8 +78,8 @@ struct Comparison {
 };
 
 // The rows with their differences from the reference. The bootstrap draws documents.
-Comparison compare(const Experiment& experiment, const RunLayout& layout,
-                   const std::vector<TrainUnit>& units, const CompareOptions& options);
+Comparison compare(const Run& run, const std::vector<TrainUnit>& units,
+                   const CompareOptions& options);
 
 std::string comparison_json(const Comparison& comparison);
 // The same for people, aligned; `markdown` for a README.

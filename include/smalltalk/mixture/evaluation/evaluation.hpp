@@ -8,10 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/experiment/experiment.hpp"
-#include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/evaluation/routing_rules.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
@@ -37,7 +35,7 @@ bool cell_complete(const RunLayout& layout, const EvalCell& cell);
 // REQUIRES the cell's models to be complete. Writes its file(): log-likelihoods of the
 // targets [N, S], in nats; for "routers", of the first M tokens under each of them [N, E]. Throws
 // Stopped if this process is asked to stop; what it has found by then is kept.
-void evaluate_cell(const Experiment& experiment, const RunLayout& layout, const EvalCell& cell);
+void evaluate_cell(const Run& run, const EvalCell& cell);
 TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell);
 
 // Of `nats` summed over so many targets of a file. Their bytes are taken as their share of the
@@ -46,7 +44,6 @@ double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info
 
 // Arithmetic on the complete cells of a mixture that belongs together (else Error): results.json
 // (schema in the README). `units` as trained.
-void write_results(const Experiment& experiment, const RunLayout& layout,
-                   const std::vector<TrainUnit>& units);
+void write_results(const Run& run, const std::vector<TrainUnit>& units);
 
 }  // namespace smalltalk

@@ -4,8 +4,7 @@
 
 #include <filesystem>
 
-#include "smalltalk/core/experiment/experiment.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 
@@ -14,7 +13,6 @@ namespace smalltalk {
 // of it or, in case of an Error, nothing: it is made in OUT.partial, which is then renamed.
 // Errors: OUT exists; a model is missing; the mixture does not belong together; its tokenizer is of
 // a recipe whose ids transformers cannot repeat.
-void export_mixture(const Experiment& experiment, const RunLayout& layout,
-                    const std::filesystem::path& out);
+void export_mixture(const Run& run, const std::filesystem::path& out);
 
 }  // namespace smalltalk

@@ -7,9 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/lm/model/sampling.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 
@@ -47,8 +46,7 @@ struct GeneratedText {
 // `progress` is told the number of texts that are finished. Errors: a model is missing; experts and
 // routers do not belong together; a prompt leaves no room within seq_length (names its number,
 // from 1).
-std::vector<GeneratedText> generate(const Experiment& experiment, const RunLayout& layout,
-                                    const std::vector<std::string>& prompts,
+std::vector<GeneratedText> generate(const Run& run, const std::vector<std::string>& prompts,
                                     const GenerateOptions& options,
                                     const std::function<void(int64_t)>& progress = {});
 

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/experiment/sweep.hpp"
 #include "smalltalk/mixture/evaluation/bootstrap.hpp"
 #include "smalltalk/mixture/evaluation/comparison.hpp"
@@ -13,15 +12,16 @@
 namespace smalltalk {
 
 struct TrainedRun {
-  std::string name;
-  uint64_t seed = 0;
-  Experiment experiment;
-  RunLayout layout;
+  std::string name;  // without the seed
+  Run run;
   std::vector<TrainUnit> units;
+
+  uint64_t seed() const { return run.experiment.seed; }
 };
 
 // How each of them is compared on its data: as the tables need it, and as `compare` does by itself.
-CompareOptions sweep_comparison(const Sweep& sweep, const TrainedRun& run, const std::string& data);
+CompareOptions sweep_comparison(const Sweep& sweep, const TrainedRun& trained,
+                                const std::string& data);
 
 struct SweepRow {
   std::string run, label;                // label: empty, or what to show in place of run and model

@@ -8,10 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
@@ -76,8 +75,7 @@ class TaskEvaluation {
  public:
   // REQUIRES the units to be trained, without the control, whose shards no router knows. Error:
   // they are no mixture, or two tasks have one name.
-  TaskEvaluation(const Experiment& experiment, const RunLayout& layout,
-                 std::vector<TrainUnit> units, std::vector<Task> tasks);
+  TaskEvaluation(const Run& run, std::vector<TrainUnit> units, std::vector<Task> tasks);
   TaskEvaluation(const TaskEvaluation&) = delete;
 
   size_t num_cells() const { return cells_.size(); }

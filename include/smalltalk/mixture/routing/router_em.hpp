@@ -23,7 +23,7 @@
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/train/transformer_stack.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 
@@ -86,13 +86,11 @@ std::vector<float> score_prefixes(const TransformerStack& routers,
                                   std::span<const uint64_t> ids, int64_t seq_length,
                                   std::span<const int64_t> prefixes, ScoringNotes* notes = nullptr);
 
-// Trains the routers into layout.router(e) and writes a shard file and a line of routing.jsonl per
+// Trains the routers into RUN/routers/<e> and writes a shard file and a line of routing.jsonl per
 // round. A round's assignment is kept as soon as it is known, and every router saves its own
 // training, so that a job that ended anywhere goes on from there with the same result; does nothing
 // if the routers are complete. Throws Stopped, on all ranks, if any of them was asked to stop.
-void train_routers(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
-                   const RunLayout& layout, const RouterHosting& hosting,
-                   const Provenance& provenance);
+void train_routers(const Run& run, const RouterHosting& hosting);
 
 // The ids of a round's chunk, ascending. Rounds count from 1. Sets *epoch.
 std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequences,

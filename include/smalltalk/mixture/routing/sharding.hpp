@@ -18,7 +18,7 @@
 #include "smalltalk/core/system/collectives.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 
@@ -29,14 +29,12 @@ struct ShardOptions {
   bool append = false;         // keep the assignment of shards.h5; assign only what is new
 };
 
-// Assigns all sequences of the token file with the finished routers; publishes shards.h5 and
+// Assigns all sequences of the training tokens with the finished routers; publishes shards.h5 and
 // random_shards.h5 and writes sharding.json. Collective. Errors: routers missing; append without
 // shards.h5, to other tokens than an extension of its own, or where an expert already has more
 // than its new capacity. Throws Stopped, on all ranks, if any of them was asked to stop; the scores
 // that were found by then are kept.
-void shard_corpus(const Experiment& experiment, const std::shared_ptr<const TokenFile>& tokens,
-                  const RunLayout& layout, const HostCollectives& world,
-                  const ShardOptions& options, const Provenance& provenance);
+void shard_corpus(const Run& run, const HostCollectives& world, const ShardOptions& options);
 
 // The prefix lengths at which scores are kept: `longest`, and its halves, quarters and eighths as
 // long as they are 8 tokens or more. Ascending.

@@ -14,7 +14,7 @@
 #include "smalltalk/core/system/collectives.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 
@@ -22,13 +22,12 @@ namespace smalltalk {
 // tokens, and publishes tfidf_shards.h5; does nothing if that is there. Holds 4 E bytes for each
 // sequence of a rank's slice. The same bytes for any number of ranks. Collective. Throws Stopped,
 // on all ranks, if any of them was asked to stop.
-void publish_tfidf_shards(const Experiment& experiment, const TokenFile& tokens,
-                          const RunLayout& layout, const HostCollectives& world,
-                          const AssignOptions& assign, const Provenance& provenance);
+void publish_tfidf_shards(const Run& run, const HostCollectives& world,
+                          const AssignOptions& assign);
 
 // The clusters that the control's experts were trained with. REQUIRES these to be complete. Error:
 // they were trained on different shards; shards or clusters are gone or do not belong together.
-TextClusters clusters_of_control(const Experiment& experiment, const RunLayout& layout);
+TextClusters clusters_of_control(const Run& run);
 
 // What finding `clusters` and assigning all training sequences by them took.
 double sharding_flops(const Experiment& experiment, const TextClusters& clusters,

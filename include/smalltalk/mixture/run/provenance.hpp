@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "smalltalk/core/experiment/experiment.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
@@ -27,14 +26,13 @@ std::string weights_hash(const std::filesystem::path& model, int64_t step = 0);
 // Error: the checkpoint is not there, or is of another training than the model.
 void require_checkpoint(const std::filesystem::path& model, int64_t step);
 // Hashes of the routers' weights, as the score store knows them. [E]. Error: one is missing.
-std::vector<std::string> router_hashes(const RunLayout& layout, int64_t num_experts);
+std::vector<std::string> router_hashes(const Run& run);
 // Of all routers, as shard files name it. Error: one is missing.
-std::string routers_hash(const RunLayout& layout, int64_t num_experts);
+std::string routers_hash(const Run& run);
 
 // The parts of a run that is trained. Error naming the first part that does not belong to the
 // others, and why: a model of another experiment, tokenizer or seed, experts of different shards,
 // shards by other routers than those that are there.
-MixtureParts require_one_mixture(const Experiment& experiment, const RunLayout& layout,
-                                 const std::vector<TrainUnit>& units);
+MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& units);
 
 }  // namespace smalltalk

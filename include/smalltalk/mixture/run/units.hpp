@@ -5,17 +5,13 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/collectives.hpp"
-#include "smalltalk/data/shard_file.hpp"
-#include "smalltalk/data/token_file.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 
@@ -33,8 +29,8 @@ struct TrainUnit {
 // extra steps until their training FLOPs are at least those of experts, routers and sharding.
 std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_sequences);
 
-// Those of a run folder whose training tokens are there.
-std::vector<TrainUnit> units_of(const Experiment& experiment, const RunLayout& layout);
+// Those of a run whose training tokens are there, open or not.
+std::vector<TrainUnit> units_of(const Run& run);
 // One of them by name; Error naming the known ones.
 const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::string& name);
 
@@ -53,8 +49,7 @@ std::filesystem::path find_shards(const RunLayout& layout, const std::filesystem
 // A unit keeps the shard file that it began with, even if shards.h5 is made anew. Error: shards
 // made from other tokens (or others than these begin with) or another experiment; another job
 // trains the unit at this moment. Throws Stopped as Trainer::run() does.
-void train_unit(const Experiment& experiment, std::shared_ptr<const TokenFile> tokens,
-                const RunLayout& layout, const TrainUnit& unit, const HostCollectives& group,
-                const Provenance& provenance, const std::function<void()>& before_complete = {});
+void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& group,
+                const std::function<void()>& before_complete = {});
 
 }  // namespace smalltalk
