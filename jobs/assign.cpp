@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/assignment/assign_sequences.hpp"
 #include "smalltalk/core/assignment/optimal_assignment.hpp"
@@ -19,6 +19,7 @@
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/shard_file.hpp"
+#include "smalltalk/mixture/routing/sharding.hpp"
 
 namespace smalltalk {
 

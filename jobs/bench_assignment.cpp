@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/assignment/assign_sequences.hpp"
 #include "smalltalk/core/system/error.hpp"

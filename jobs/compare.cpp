@@ -4,9 +4,12 @@
 #include <iostream>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
+#include "run_stages.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/mixture/evaluation/comparison.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -56,19 +59,20 @@ void add_compare_job(CLI::App& app, JobRun& run) {
   job->callback([&run, settings] {
     run = [settings] {
       return run_stage(settings->run, "compare", true, [&](OpenedRun& opened) {
-        const Run& run = opened.run;
+        const Run& trained = opened.run;
         require_part(settings->part);
         const std::string& data = settings->options.split;
         if (!settings->text.empty()) {
-          const auto lock = lock_stages(run, opened.world, 3600);  // others may begin as we do
-          prepare_text(run, data, settings->text, opened.world);
+          const HostCollectives ranks = host_collectives(opened.world);
+          const auto lock = lock_stages(trained, ranks, 3600);  // others may begin as we do
+          prepare_text(trained, data, settings->text, ranks);
         }
-        require_split(run, data);
-        const std::vector<TrainUnit> units = units_of(run);
-        require_trained(run, units);
-        const auto cells = compare_cells(run.experiment, units, settings->options);
-        if (!compute_cells(run, opened.start, cells, settings->part)) return;
-        const Comparison comparison = write_comparison(run, units, settings->options);
+        require_split(trained, data);
+        const std::vector<TrainUnit> units = units_of(trained);
+        require_trained(trained.layout, units);
+        const auto cells = compare_cells(trained.experiment, units, settings->options);
+        if (!compute_cells(trained, opened.start, cells, settings->part)) return;
+        const Comparison comparison = write_comparison(trained, units, settings->options);
         std::cout << fmt::format("{}: {} sequences of {} documents; intervals of 95 %\n\n{}",
                                  comparison.split, comparison.num_sequences,
                                  comparison.num_documents,

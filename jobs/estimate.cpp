@@ -4,10 +4,11 @@
 
 #include <algorithm>
 
-#include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/data/documents.hpp"
+#include "smalltalk/mixture/routing/sharding.hpp"
+#include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
 

@@ -3,8 +3,10 @@
 
 #include <string>
 
-#include "pipeline.hpp"
+#include "smalltalk/comm/rank_plan.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/lm/train/memory.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 

@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
+#include "run_stages.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -22,13 +24,13 @@ void add_evaluate_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options, part] {
     run = [options, part] {
       return run_stage(*options, "evaluate", true, [&](OpenedRun& opened) {
-        const Run& run = opened.run;
+        const Run& trained = opened.run;
         require_part(*part);
-        require_trained(run, units_of(run));
-        require_one_mixture(run, units_of(run));
-        if (evaluate_from_queue(run, opened.start, *part)) {
+        require_trained(trained.layout, units_of(trained));
+        require_one_mixture(trained, units_of(trained));
+        if (evaluate_from_queue(trained, opened.start, *part)) {
           set_log_muted(false);
-          log_info(fmt::format("wrote {}", run.layout.results().string()));
+          log_info(fmt::format("wrote {}", trained.layout.results().string()));
         }
       });
     };

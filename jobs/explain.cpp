@@ -7,13 +7,13 @@
 #include <numeric>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/mixture/routing/router_em.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 
 namespace smalltalk {
@@ -174,7 +174,7 @@ ScoresOf scores_by_routers(const Run& run, const fs::path& shards) {
   const auto routers_of_shards = made_from.find("routers");
   if (routers_of_shards != made_from.end() && routers_of_shards->second != routers_hash(run)) {
     throw Error(fmt::format("{} was made with other routers than those in {}", shards.string(),
-                            run.layout.router(0).parent_path().string()));
+                            run.layout.routers_folder().string()));
   }
   const auto found = made_from.find("prefix_tokens");
   const int64_t longest = run.experiment.mixture.prefix_tokens;

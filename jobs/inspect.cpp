@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <exception>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "jobs.hpp"
-#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
@@ -16,8 +16,8 @@
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
-#include "smalltalk/mixture/run/units.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 namespace {
@@ -118,57 +118,45 @@ Json describe_experiment(const fs::path& path) {
   return {{"kind", "experiment"}, {"hash", experiment_hash(experiment)}, {"keys", keys}};
 }
 
-// Which stages are complete, by the files that mark them.
+// Which stages are complete, by the files that mark them; the units of a model are one.
 Json describe_run(const fs::path& path) {
-  const RunLayout layout{path};
-  const Experiment experiment = load_experiment(layout.experiment(), {});
-  const int64_t experts = experiment.mixture.experts;
-  Json stages = Json::array();
-  const auto add = [&](const std::string& stage, const std::vector<fs::path>& files) {
-    const auto there = std::count_if(files.begin(), files.end(),
-                                     [](const fs::path& file) { return fs::exists(file); });
-    stages.push_back({{"stage", stage},
-                      {"complete", there == static_cast<int64_t>(files.size())},
-                      {"done", there},
-                      {"of", files.size()}});
-  };
-  add("tokens", {layout.tokenizer(), layout.tokens("train"), layout.tokens("validation"),
-                 layout.tokens("test")});
-  std::vector<fs::path> routers;
-  for (int64_t e = 0; e < experts; ++e) {
-    routers.push_back(layout.router(e) / "model.safetensors");
-  }
-  add("routers", routers);
-  add("shards", {layout.shards(), layout.sharding_report()});
-  const std::vector<std::pair<std::string, std::string>> models = {
+  static const std::map<std::string, std::string> kNames = {
       {"mixture", "experts"},
-      {"dense", "dense"},
       {"dense_large_batch", "dense large batch"},
       {"random_shards", "random shards"},
       {"tfidf_kmeans", "TF-IDF shards"}};
-  const std::vector<TrainUnit> units = train_units(experiment, 1);  // only the names count here
-  for (const auto& [model, stage] : models) {
-    std::vector<fs::path> marks;
-    for (const TrainUnit& unit : units) {
-      if (unit.model == model) marks.push_back(layout.trained_mark(unit.name));
+  const Run run = open_run(path);
+  const std::vector<TrainUnit> units = train_units(run.experiment, 1);  // only the names count here
+  Json stages = Json::array();
+  for (const Stage& stage : stages_of(run, units)) {
+    std::string name = stage.name;
+    if (stage.job == "train") {
+      const std::string& model = units[static_cast<size_t>(stage.index)].model;
+      name = kNames.contains(model) ? kNames.at(model) : model;
+    } else if (stage.job == "evaluate") {
+      name = "evaluation";
     }
-    if (!marks.empty()) add(stage, marks);
+    if (stages.empty() || stages.back()["stage"] != name) {
+      stages.push_back({{"stage", name}, {"complete", true}, {"done", 0}, {"of", 0}});
+    }
+    Json& row = stages.back();
+    row["complete"] = row["complete"].get<bool>() && stage.complete();
+    row["done"] = row["done"].get<int64_t>() + stage.marks_there();
+    row["of"] = row["of"].get<int64_t>() + std::ssize(stage.marks);
   }
-  add("results", {layout.results()});
-  add("report", {layout.report()});
   return {{"kind", "run"},
-          {"name", experiment.name},
-          {"seed", experiment.seed},
-          {"experts", experts},
-          {"experiment_hash", experiment_hash(experiment)},
+          {"name", run.experiment.name},
+          {"seed", run.experiment.seed},
+          {"experts", run.experiment.mixture.experts},
+          {"experiment_hash", experiment_hash(run.experiment)},
           {"stages", stages}};
 }
 
 Json describe(const fs::path& path) {
   if (!fs::exists(path)) throw Error(path.string() + ": no such file or folder");
   if (fs::is_directory(path)) {
-    if (fs::exists(path / "experiment.toml")) return describe_run(path);
-    if (fs::exists(path / "model.safetensors")) return describe_tensors(path / "model.safetensors");
+    if (fs::exists(RunLayout{path}.experiment())) return describe_run(path);
+    if (fs::exists(weights_file(path))) return describe_tensors(weights_file(path));
     throw Error(path.string() +
                 ": neither a run folder (no experiment.toml) nor a model's folder "
                 "(no model.safetensors)");

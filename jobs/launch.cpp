@@ -1,13 +1,12 @@
-// launch: the whole run in one mpirun. Everyone talks until the shards are written; after that each
-// group trains its experts alone, takes baselines and evaluation from a queue of files, and whoever
-// finishes last writes the results.
+// launch: the whole run in one mpirun.
 #include <fmt/format.h>
 
 #include <iostream>
 
 #include "estimate.hpp"
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
+#include "run_stages.hpp"
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
@@ -16,65 +15,6 @@
 #include "smalltalk/lm/torch/runtime.hpp"
 
 namespace smalltalk {
-
-namespace {
-
-// Trains the group's own experts, then baselines that no other group has claimed. Returns when
-// there is nothing left to claim.
-void train_all(const Run& run, const RankRole& role, int rank, Communicator& group,
-               const std::string& start) {
-  const HostCollectives collectives = host_collectives(group);
-  const std::vector<TrainUnit> units = units_of(run);
-  const auto train = [&](const TrainUnit& unit) {
-    train_unit(run, unit, collectives,
-               [&] { write_ledger(run.layout, start, rank, group.name()); });
-  };
-  set_ledger_phase("experts");
-  for (const int e : role.experts) train(units[static_cast<size_t>(e)]);
-
-  set_ledger_phase("baselines");
-  for (const TrainUnit& unit : units) {
-    if (unit.rows == Rows::shard) continue;
-    // The group's first rank decides for the group: another group may complete the unit meanwhile,
-    // and each rank would see that at another moment.
-    const bool mine = group.rank() == 0 && !unit_complete(run.layout, unit) &&
-                      claim(run.layout.queue(start, unit.name), fmt::format("rank {}", rank));
-    if (first_rank_says(mine, collectives)) train(unit);
-  }
-}
-
-}  // namespace
-
-void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::string& start,
-                std::string& own_group) {
-  const int rank = world.rank();
-  set_ledger_phase("prepare");
-  prepare_tokens_of(run, world);
-  open_tokens(run);
-  set_ledger_phase("route");
-  route(run, plan, world);
-  set_ledger_phase("shard");
-  shard(run, world, shard_options(run));
-
-  // From here on nobody talks outside its group.
-  const RankRole& role = plan.ranks[static_cast<size_t>(rank)];
-  const bool spare = role.group < 0;
-  Communicator group = world.split(spare ? plan.num_groups + rank : role.group, rank,
-                                   fmt::format("group {}", role.group));
-  own_group = group.name();
-  set_log_muted(group.rank() != 0);
-  if (world.size() > 1) {
-    set_log_prefix(spare ? fmt::format("launch spare rank {}", rank)
-                         : fmt::format("launch group {}", role.group));
-  }
-  if (!spare) train_all(run, role, rank, group, start);
-  set_ledger_phase("evaluate");
-  const bool last = evaluate_from_queue(run, start);
-  if (last) {
-    log_info(fmt::format("wrote {} and {}", run.layout.results().string(),
-                         run.layout.report().string()));
-  }
-}
 
 namespace {
 
@@ -90,9 +30,10 @@ int launch(const RunOptions& options, bool dry_run, Session& session, const std:
     require_disk_space(run, plan);
     return kExitDone;
   }
-  claim_run_folder(run, world);
+  const HostCollectives ranks = host_collectives(world);
+  claim_run_folder(run, ranks);
   require_disk_space(run, plan);
-  const auto lock = lock_stages(run, world);
+  const auto lock = lock_stages(run, ranks);
   if (rank == 0) std::cerr << to_string(plan) << std::flush;
 
   std::string own_group;

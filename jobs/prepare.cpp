@@ -8,11 +8,12 @@
 #include <nlohmann/json.hpp>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
 
 namespace smalltalk {
 
@@ -120,8 +121,9 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
         });
       }
       return run_stage(job->run, "prepare", false, [](OpenedRun& opened) {
-        const auto lock = lock_stages(opened.run, opened.world);
-        prepare_tokens_of(opened.run, opened.world);
+        const HostCollectives ranks = host_collectives(opened.world);
+        const auto lock = lock_stages(opened.run, ranks);
+        prepare_tokens_of(opened.run, ranks);
         open_tokens(opened.run);
       });
     };

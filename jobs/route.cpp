@@ -1,6 +1,7 @@
 // route and shard: the two collective stages.
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
+#include "run_stages.hpp"
 
 namespace smalltalk {
 
@@ -32,7 +33,7 @@ void add_route_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options] {
     run = [options] {
       return run_stage(*options, "route", true, [](OpenedRun& opened) {
-        const auto lock = lock_stages(opened.run, opened.world);
+        const auto lock = lock_stages(opened.run, host_collectives(opened.world));
         route(opened.run, opened.plan, opened.world);
       });
     };
@@ -63,7 +64,7 @@ void add_shard_job(CLI::App& app, JobRun& run) {
   job->callback([&run, options, flags] {
     run = [options, flags] {
       return run_stage(*options, "shard", true, [&](OpenedRun& opened) {
-        const auto lock = lock_stages(opened.run, opened.world);
+        const auto lock = lock_stages(opened.run, host_collectives(opened.world));
         shard(opened.run, opened.world, flags->of(opened.run));
       });
     };

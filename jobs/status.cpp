@@ -15,11 +15,11 @@
 #include <sstream>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
-#include "smalltalk/mixture/evaluation/evaluation.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -58,11 +58,7 @@ struct QueuedJob {
 
 // What one Slurm job has to do.
 struct Element {
-  std::string stage;
-  int64_t index = 0;
-  std::string name;
-  std::vector<fs::path> marks;  // all there: done
-  std::vector<fs::path> files;  // files and folders of what it can go on from
+  Stage stage;
   State state = State::missing;
   const QueuedJob* job = nullptr;
 };
@@ -188,7 +184,7 @@ std::string progress_of(const fs::path& run, const Element& element) {
     lines.push_back(
         fmt::format("{} {}", file.lexically_relative(run).string(), fs::file_size(file, error)));
   };
-  for (const fs::path& path : element.files) {
+  for (const fs::path& path : element.stage.files) {
     std::error_code error;
     add(path);
     fs::recursive_directory_iterator entry(path, error);
@@ -203,91 +199,36 @@ std::string progress_of(const fs::path& run, const Element& element) {
 
 std::vector<Element> elements_of(const Run& run, const std::vector<TrainUnit>& units,
                                  int64_t parts) {
-  const RunLayout& layout = run.layout;
   std::vector<Element> elements;
-  std::vector<fs::path> tokens = {layout.tokenizer()};
-  for (const std::string split : {"train", "validation", "test"}) {
-    tokens.push_back(layout.tokens(split));
+  Stage launch{"launch", 0, "run", results_stage(run.layout).marks};
+  for (const Stage& stage : stages_of(run, units, parts)) {
+    elements.push_back({stage});
+    launch.files.insert(launch.files.end(), stage.files.begin(), stage.files.end());
   }
-  std::vector<fs::path> routers;
-  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
-    routers.push_back(layout.router(e) / "model.safetensors");
-  }
-  const fs::path evaluation = layout.root / "evaluation";
-  const fs::path scoring =
-      layout.scoring_notes("").parent_path();  // grows in a long E-step or block
-  const std::vector<fs::path> results = {layout.results(), layout.report()};
-  elements.push_back({"prepare", 0, "tokens", tokens, {layout.tokenizer().parent_path()}});
-  elements.push_back({"route",
-                      0,
-                      "routers",
-                      routers,
-                      {layout.router(0).parent_path(), layout.round(0).parent_path(), scoring}});
-  std::vector<fs::path> shards = {layout.sharding_report(), layout.shards()};
-  if (run.experiment.baselines.tfidf_shards) shards.push_back(layout.tfidf_shards());
-  elements.push_back({"shard",
-                      0,
-                      "shards",
-                      shards,
-                      {layout.scores(), layout.shard_file("").parent_path(),
-                       layout.tfidf_clusters("").parent_path(), scoring}});
-  for (const TrainUnit& unit : units) {
-    elements.push_back({"train",
-                        static_cast<int64_t>(&unit - units.data()),
-                        unit.name,
-                        {layout.trained_mark(unit.name)},
-                        {layout.model(unit.name)}});
-  }
-  const std::vector<EvalCell> cells = eval_cells(units);
-  for (int64_t part = 0; part < parts; ++part) {
-    Element element{"evaluate", part, fmt::format("part {} of {}", part, parts), {}, {}};
-    for (auto cell = static_cast<size_t>(part); cell < cells.size();
-         cell += static_cast<size_t>(parts)) {
-      element.marks.push_back(cells[cell].file(layout));
-      element.files.push_back(element.marks.back());
-      element.files.push_back(layout.scoring_notes(cells[cell].name()));
-    }
-    elements.push_back(element);
-  }
-  elements.push_back({"report", 0, "results", results, {evaluation}});
-  Element launch{"launch", 0, "run", results, {}};
-  for (const Element& element : elements) {
-    launch.files.insert(launch.files.end(), element.files.begin(), element.files.end());
-  }
-  elements.push_back(launch);
+  elements.push_back({launch});
   return elements;
 }
 
-int64_t count_there(const std::vector<fs::path>& files) {
-  return std::count_if(files.begin(), files.end(), [](const fs::path& file) {
-    std::error_code error;
-    return fs::exists(file, error);
-  });
-}
-
 void set_state(const RunLayout& layout, const std::vector<QueuedJob>& queue, Element& element) {
-  if (count_there(element.marks) == static_cast<int64_t>(element.marks.size())) {
+  const Stage& stage = element.stage;
+  if (stage.complete()) {
     element.state = State::done;
     return;
   }
   for (const QueuedJob& job : queue) {
     // The one job of `launch` does all stages; and while a stage is queued, so is `launch`.
-    const bool own = job.stage == element.stage && job.index == element.index;
-    if (own || job.stage == "launch" || element.stage == "launch") {
+    const bool own = job.stage == stage.job && job.index == stage.index;
+    if (own || job.stage == "launch" || stage.job == "launch") {
       element.job = &job;
       element.state = job.running ? State::running : State::waiting;
       return;
     }
   }
   // Written by slurm/stage.sh.
-  const std::string start =
-      text_or_nothing(layout.root / "slurm" / fmt::format("{}-{}", element.stage, element.index));
+  const std::string start = text_or_nothing(layout.slurm_record(stage.job, stage.index));
   if (start.find(" exit ") != std::string::npos) {
     element.state = State::failed;
-  } else if (std::any_of(element.files.begin(), element.files.end(), [](const fs::path& path) {
-               std::error_code error;
-               return fs::exists(path, error);
-             })) {
+  } else if (stage.begun()) {
     element.state = State::begun;
   }
 }
@@ -327,16 +268,14 @@ void expect_the_rest(const Experiment& experiment, const std::vector<TrainUnit>&
   }
 }
 
-Run open_run(const StatusJob& job) {
-  Run run;
-  run.layout.root = job.run;
-  const bool begun = fs::exists(run.layout.experiment());
-  if (!begun && job.experiment.empty()) {
-    throw Error(fmt::format("{} is not there: name the run's experiment with --experiment",
-                            run.layout.experiment().string()));
+Run run_of(const StatusJob& job) {
+  const fs::path file = RunLayout{job.run}.experiment();
+  if (job.experiment.empty() && !fs::exists(file)) {
+    throw Error(
+        fmt::format("{} is not there: name the run's experiment with --experiment", file.string()));
   }
-  run.experiment = job.experiment.empty() ? load_experiment(run.layout.experiment(), {})
-                                          : load_experiment(job.experiment, job.overrides);
+  const Run run =
+      job.experiment.empty() ? open_run(job.run) : load_run(job.experiment, job.overrides, job.run);
   require_same_experiment(run);
   return run;
 }
@@ -348,13 +287,13 @@ std::optional<std::string> read_queue(const std::string& file) {
 }
 
 Status read_status(const StatusJob& job) {
-  Run run = open_run(job);
+  Run run = run_of(job);
   const RunLayout& layout = run.layout;
   Status status;
   status.run = layout.root;
   if (const auto text = read_queue(job.queue)) {
     status.queue_known = true;
-    status.queue = parse_queue(*text, first_word(text_or_nothing(layout.root / "slurm" / "id")));
+    status.queue = parse_queue(*text, first_word(text_or_nothing(layout.slurm_id())));
   }
 
   // While an evaluation is queued, it is in as many parts as it was submitted in.
@@ -364,11 +303,8 @@ Status read_status(const StatusJob& job) {
   }
   // How long the dense models train depends on the tokens.
   std::vector<TrainUnit> units = train_units(run.experiment, 1);
-  const bool prepared = fs::exists(layout.tokens("train")) &&
-                        fs::exists(layout.tokens("validation")) &&
-                        fs::exists(layout.tokens("test"));
   try {
-    if (prepared) {
+    if (tokens_stage(layout).complete()) {
       open_tokens(run);
       units = units_of(run);
       status.progress["prepare"] =
@@ -394,9 +330,9 @@ Status read_status(const StatusJob& job) {
       fmt::format("{} of {} rounds", round.value_or(0), run.experiment.mixture.rounds);
   int64_t cells = 0, evaluated = 0;
   for (const Element& element : status.elements) {
-    if (element.stage != "evaluate") continue;
-    cells += static_cast<int64_t>(element.marks.size());
-    evaluated += count_there(element.marks);
+    if (element.stage.job != "evaluate") continue;
+    cells += std::ssize(element.stage.marks);
+    evaluated += element.stage.marks_there();
   }
   status.progress["evaluate"] = fmt::format("{} of {} cells", evaluated, cells);
   return status;
@@ -406,8 +342,9 @@ Status read_status(const StatusJob& job) {
 std::vector<std::string> stages_of(const Status& status) {
   std::vector<std::string> stages;
   for (const Element& element : status.elements) {
-    if (element.stage == "launch" || (!stages.empty() && stages.back() == element.stage)) continue;
-    stages.push_back(element.stage);
+    if (element.stage.job == "launch" || (!stages.empty() && stages.back() == element.stage.job))
+      continue;
+    stages.push_back(element.stage.job);
   }
   return stages;
 }
@@ -415,7 +352,7 @@ std::vector<std::string> stages_of(const Status& status) {
 std::array<int64_t, kStates.size()> count_states(const Status& status, const std::string& stage) {
   std::array<int64_t, kStates.size()> counts{};
   for (const Element& element : status.elements) {
-    if (element.stage == stage) ++counts[static_cast<size_t>(element.state)];
+    if (element.stage.job == stage) ++counts[static_cast<size_t>(element.state)];
   }
   return counts;
 }
@@ -451,20 +388,20 @@ std::string describe(const Status& status) {
   text += fmt::format("\n{:<28} {:<8} {:>15} {:>9} {:>16} {:>17}  {}\n", "model", "state",
                       "step of steps", "loss", "tokens/s/device", "device-hours left", "job");
   for (const Element& element : status.elements) {
-    if (element.stage != "train") continue;
-    const Training& model = status.models.at(element.name);
+    if (element.stage.job != "train") continue;
+    const Training& model = status.models.at(element.stage.name);
     text += fmt::format(
-        "{:<28} {:<8} {:>15} {:>9} {:>16} {:>17}  {}\n", element.name, name_of(element.state),
+        "{:<28} {:<8} {:>15} {:>9} {:>16} {:>17}  {}\n", element.stage.name, name_of(element.state),
         shown("{}", model.step) + " / " + shown("{}", model.steps), shown("{:.4f}", model.loss),
         shown("{:.0f}", model.tokens_per_second), shown("{:.2f}", model.device_hours_left),
         element.job == nullptr ? "" : element.job->id);
   }
   text += fmt::format("\ndevice-hours left: {}\n", shown("{:.2f}", hours_left(status)));
   for (const Element& element : status.elements) {
-    if (element.job == nullptr || element.stage == "launch") continue;
+    if (element.job == nullptr || element.stage.job == "launch") continue;
     if (element.job->reason.empty() || element.job->reason == "None") continue;
-    text += fmt::format("{} {} waits as job {}: {}\n", element.stage, element.name, element.job->id,
-                        element.job->reason);
+    text += fmt::format("{} {} waits as job {}: {}\n", element.stage.job, element.stage.name,
+                        element.job->id, element.job->reason);
   }
   if (!status.queue_known)
     text += "squeue is not here or does not answer: queued jobs are not shown\n";
@@ -488,9 +425,9 @@ Json to_json(const Status& status) {
   }
   Json models = Json::array();
   for (const Element& element : status.elements) {
-    if (element.stage != "train") continue;
-    const Training& model = status.models.at(element.name);
-    models.push_back({{"model", element.name},
+    if (element.stage.job != "train") continue;
+    const Training& model = status.models.at(element.stage.name);
+    models.push_back({{"model", element.stage.name},
                       {"state", name_of(element.state)},
                       {"step", or_null(model.step)},
                       {"steps", or_null(model.steps)},
@@ -510,10 +447,11 @@ Json to_json(const Status& status) {
 std::string to_tsv(const Status& status, const StatusJob& job) {
   std::string text;
   for (const Element& element : status.elements) {
-    if (!job.stage.empty() && element.stage != job.stage) continue;
-    if (job.index >= 0 && element.index != job.index) continue;
-    text += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\n", element.stage, element.index, element.name,
-                        name_of(element.state), element.job == nullptr ? "-" : element.job->id,
+    if (!job.stage.empty() && element.stage.job != job.stage) continue;
+    if (job.index >= 0 && element.stage.index != job.index) continue;
+    text += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\n", element.stage.job, element.stage.index,
+                        element.stage.name, name_of(element.state),
+                        element.job == nullptr ? "-" : element.job->id,
                         progress_of(status.run, element));
   }
   return text;

@@ -11,7 +11,8 @@
 #include <set>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
+#include "run_stages.hpp"
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
@@ -21,6 +22,8 @@
 #include "smalltalk/mixture/evaluation/comparison.hpp"
 #include "smalltalk/mixture/evaluation/sweep_tables.hpp"
 #include "smalltalk/mixture/report/report.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -44,12 +47,12 @@ struct Member {
   double cost = 0;  // FLOPs, roughly: before there are tokens
   Sweep::Needs needs;
 
-  std::string name() const { return fmt::format("{}-seed-{}", run, seed); }
+  std::string name() const { return SweepLayout::run_name(run, seed); }
   RunLayout layout() const { return {options.out}; }
   // Comparisons are written last; what was asked for later makes it incomplete again.
   bool complete() const {
     for (const TrainUnit& unit : units) {
-      if (!unit_complete(layout(), unit)) return false;
+      if (!unit_stage(layout(), unit.name).complete()) return false;
     }
     for (const auto& [data, steps] : needs.data) {
       if (!fs::exists(layout().comparison(data))) return false;
@@ -77,7 +80,7 @@ void require_steps(const Member& member, const TrainConfig& train) {
   }
 }
 
-std::vector<Member> members_of(const Sweep& sweep, const fs::path& out) {
+std::vector<Member> members_of(const Sweep& sweep, const SweepLayout& layout) {
   std::vector<Member> members;
   for (const SweepRun& run : sweep.runs) {
     for (const uint64_t seed : run.seeds) {
@@ -89,7 +92,7 @@ std::vector<Member> members_of(const Sweep& sweep, const fs::path& out) {
       member.options.experiment = sweep.experiment.string();
       member.options.overrides = run.overrides;
       member.options.overrides.push_back(fmt::format("seed={}", seed));
-      member.options.out = (out / "runs" / member.name()).string();
+      member.options.out = layout.run(run.name, seed).string();
       try {
         // What is wrong is not found out after hours.
         const Run its = read_run(member.options);
@@ -129,30 +132,30 @@ std::string token_key(const DataConfig& data) {
 
 // Makes the tokens of all runs, those of the same text once, and links them into the runs' folders.
 // Collective.
-void share_tokens(const Sweep& sweep, const std::vector<Member>& members, const fs::path& out,
+void share_tokens(const Sweep& sweep, const std::vector<Member>& members, const SweepLayout& layout,
                   Communicator& world) {
+  const HostCollectives ranks = host_collectives(world);
   std::set<std::string> prepared;
   for (const Member& member : members) {
     Run run = read_run(member.options);
     const RunLayout its = run.layout;
     const std::string key = token_key(run.experiment.data);
-    run.layout.root = out / "tokens" / key;
+    run.layout.root = layout.tokens_of(key);
     if (prepared.insert(key).second) {
       // Elements of an array begin together: all but one wait for that one.
-      const auto lock = lock_stages(run, world, 3600);
-      prepare_tokens_of(run, world);
-      for (const SweepData& data : sweep.data) prepare_text(run, data.name, data.files, world);
+      const auto lock = lock_stages(run, ranks, 3600);
+      prepare_tokens_of(run, ranks);
+      for (const SweepData& data : sweep.data) prepare_text(run, data.name, data.files, ranks);
       world.barrier();
     }
     if (world.rank() != 0) continue;
-    create_folder(its.tokenizer().parent_path());
-    std::vector<fs::path> files = {its.tokenizer(), its.tokens("train"), its.tokens("validation"),
-                                   its.tokens("test")};
+    create_folder(its.tokens_folder());
+    std::vector<fs::path> files = tokens_stage(its).marks;
     for (const SweepData& data : sweep.data) files.push_back(its.tokens(data.name));
     for (const fs::path& file : files) {
       if (fs::exists(file)) continue;
       write_atomically(file, [&](const fs::path& temporary) {
-        const fs::path from = run.layout.tokenizer().parent_path() / file.filename();
+        const fs::path from = run.layout.tokens_folder() / file.filename();
         std::error_code error;
         fs::remove(temporary, error);
         fs::create_hard_link(from, temporary, error);
@@ -180,8 +183,9 @@ void complete_run(const Sweep& sweep, const Member& member, Session& session, Co
   clear_ledger();
   Run run = read_run(member.options);
   configure_runtime(run.experiment.device, session.local_rank());
-  claim_run_folder(run, alone);
-  const auto lock = lock_stages(run, alone);
+  const HostCollectives ranks = host_collectives(alone);
+  claim_run_folder(run, ranks);
+  const auto lock = lock_stages(run, ranks);
   std::string own_group;
   count_in_ledger(run.layout, start, 0, own_group,
                   [&] { run_stages(run, plan_of(run, {0}), alone, start, own_group); });
@@ -195,31 +199,32 @@ void complete_run(const Sweep& sweep, const Member& member, Session& session, Co
   }
 }
 
-void write_tables(const Sweep& sweep, const std::vector<Member>& members, const fs::path& out) {
+void write_tables(const Sweep& sweep, const std::vector<Member>& members,
+                  const SweepLayout& layout) {
   std::vector<TrainedRun> runs;
   for (const Member& member : members) runs.push_back(trained_run(member));
   const std::vector<FilledTable> tables = fill_tables(sweep, runs);
-  write_text_atomically(out / "sweep.json", sweep_json(tables));
-  write_text_atomically(out / "sweep.md", sweep_markdown(tables));
-  write_text_atomically(out / "seconds.json", sweep_seconds(runs));
+  write_text_atomically(layout.tables(), sweep_json(tables));
+  write_text_atomically(layout.markdown(), sweep_markdown(tables));
+  write_text_atomically(layout.seconds(), sweep_seconds(runs));
   std::cout << sweep_markdown(tables) << std::flush;
-  log_info(fmt::format("wrote {0}/sweep.json, {0}/sweep.md and {1}", out.string(),
-                       write_report(out).string()));
+  log_info(fmt::format("wrote {}, {} and {}", layout.tables().string(), layout.markdown().string(),
+                       write_report(layout.root).string()));
 }
 
 int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   require_part(job.part);
   const Sweep sweep = load_sweep(job.file);
-  const fs::path out = job.out;
-  std::vector<Member> members = members_of(sweep, out);
+  const SweepLayout layout{job.out};
+  std::vector<Member> members = members_of(sweep, layout);
   Communicator& world = session.world();
   if (job.list) {
     if (world.rank() == 0) print_members(members);
     return kExitDone;
   }
-  require_writable(out);
+  require_writable(layout.root);
   set_ledger_phase("prepare");
-  share_tokens(sweep, members, out, world);
+  share_tokens(sweep, members, layout, world);
   for (Member& member : members) {  // how long dense models are trained follows from the text, too
     const TrainedRun trained = trained_run(member);
     member.units = trained.units;
@@ -241,9 +246,9 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
     };
     work.push_back({member.name(), [&] { return member.complete(); }, complete});
   }
-  const bool last = work_off(RunLayout{out}, start, work, job.part);
+  const bool last = work_off(RunLayout{layout.root}, start, work, job.part);
   set_log_prefix("sweep");
-  if (last) write_tables(sweep, members, out);
+  if (last) write_tables(sweep, members, layout);
   return kExitDone;
 }
 

@@ -4,9 +4,10 @@
 #include <iostream>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/mixture/report/report.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -25,7 +26,7 @@ void score_tasks(const TasksJob& job, const Run& run, const std::string& start) 
   for (const std::string& file : job.files) tasks.push_back(read_task(file, job.prompt));
   std::vector<TrainUnit> units = units_of(run);
   std::erase_if(units, [](const TrainUnit& unit) { return unit.rows == Rows::random_shard; });
-  require_trained(run, units);
+  require_trained(run.layout, units);
   const TaskEvaluation evaluation(run, units, std::move(tasks));
   std::vector<Work> cells;
   for (size_t cell = 0; cell < evaluation.num_cells(); ++cell) {

@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include "jobs.hpp"
-#include "pipeline.hpp"
+#include "run_job.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
 
@@ -18,7 +19,7 @@ struct Which {
 
 TrainUnit chosen_unit(const Run& run, const Which& which) {
   const std::vector<TrainUnit> units = units_of(run);
-  if (which.expert >= 0) return find_unit(units, fmt::format("experts/{}", which.expert));
+  if (which.expert >= 0) return find_unit(units, expert_name(which.expert));
   if (!which.model.empty()) return find_unit(units, which.model);
   if (which.unit < 0) throw Error("say what to train: --expert K, --model NAME or --unit N");
   if (which.unit >= std::ssize(units)) {

@@ -87,7 +87,7 @@ class Generate : public JobTest {
            run_.layout.root.string() + " " + arguments;
   }
 
-  Run run_;
+  smalltalk::Run run_;  // Test has a member of that name
 };
 
 TEST_F(Generate, WritesWhatItsDefinitionSays) {

@@ -55,7 +55,7 @@ class Tasks : public JobTest {
 
 TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   constexpr int kModels = 4 + 4 + 2;  // experts, routers, dense models; not the control
-  const Run trained = open_run(run());
+  const auto trained = open_run(run());
   const RunLayout& layout = trained.layout;
   configure_runtime(trained.experiment.device, 0);
   std::vector<TrainUnit> units = units_of(trained);

@@ -85,7 +85,7 @@ class MixtureFixture : public ::testing::Test {
   static constexpr int64_t kVocabulary = 3 + 256 + 26;
 
   std::filesystem::path folder;
-  Run run;
+  smalltalk::Run run;  // Test has a member of that name
   Experiment& experiment = run.experiment;
   RunLayout& layout = run.layout;
 };

@@ -142,7 +142,7 @@ TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {
   const std::string whole = read_text(layout.router(1) / "model.safetensors");
 
   // A second run is stopped when its third round exchanges scores.
-  Run second = run;
+  auto second = run;
   second.layout.root = folder / "second";
   RouterHosting hosting = RouterHosting::alone(2);
   int exchanges = 0;
@@ -162,7 +162,7 @@ TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
   const double start = now_seconds();
   train_routers(run, RouterHosting::alone(2));
   const double longest = (now_seconds() - start) / 5;  // that a start gets
-  Run second = run;
+  auto second = run;
   second.layout.root = folder / "second";
   int starts = 0;
   for (bool done = false; !done; ++starts) {

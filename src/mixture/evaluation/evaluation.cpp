@@ -15,6 +15,7 @@
 #include "smalltalk/lm/train/transformer_stack.hpp"
 #include "smalltalk/mixture/routing/router_em.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -84,29 +85,6 @@ TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& fo
 
 }  // namespace
 
-std::string EvalCell::model() const {
-  return step == 0 ? unit : fmt::format("{}-step-{}", unit, step);
-}
-
-std::string EvalCell::name() const { return split + "-" + model(); }
-
-fs::path EvalCell::file(const RunLayout& layout) const { return layout.evaluation(split, model()); }
-
-std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
-  std::vector<EvalCell> cells;
-  for (const std::string split : {"validation", "test"}) {
-    cells.push_back({split, "routers"});
-    for (const TrainUnit& unit : units) cells.push_back({split, unit.name});
-  }
-  return cells;
-}
-
-std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts) {
-  std::vector<EvalCell> cells;
-  for (int64_t e = 0; e < num_experts; ++e) cells.push_back({split, fmt::format("routers/{}", e)});
-  return cells;
-}
-
 TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell) {
   return read_scores(cell.file(layout));
 }
@@ -146,6 +124,22 @@ void evaluate_cell(const Run& run, const EvalCell& cell) {
                 {"weights", weights}});
   notes.remove();
   log_info(fmt::format("evaluated {} on {}", cell.model(), cell.split));
+}
+
+bool compute_cells(const Run& run, const std::string& start, const std::vector<EvalCell>& cells,
+                   WorkPart part) {
+  std::vector<Work> pieces;
+  for (const EvalCell& cell : cells) {
+    pieces.push_back({cell.name(), [&] { return cell_complete(run.layout, cell); },
+                      [&] { evaluate_cell(run, cell); },
+                      // A model that is still in training is left to the group that trains it,
+                      // which comes here next: nobody waits for anybody.
+                      [&] {
+                        return cell.unit.starts_with("routers") ||
+                               unit_stage(run.layout, cell.unit).complete();
+                      }});
+  }
+  return work_off(run.layout, start, pieces, part);
 }
 
 double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info) {

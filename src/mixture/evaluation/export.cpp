@@ -24,7 +24,7 @@ void export_mixture(const Run& run, const fs::path& out) {
   std::vector<std::string> models;
   for (const TrainUnit& unit : units) models.push_back(unit.name);
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
-    models.push_back(fmt::format("routers/{}", e));
+    models.push_back(router_name(e));
     lock["models"][models.back()] = weights_hash(layout.router(e));
   }
   lock.update({{"format", "smalltalk mixture"},

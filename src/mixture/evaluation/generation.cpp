@@ -104,7 +104,7 @@ void Generation::route(const std::vector<Text*>& texts) const {
       chosen = derive_seed(options_.seed, "expert of a text", static_cast<uint64_t>(text->index)) %
                static_cast<uint64_t>(experts);
     }
-    const std::string model = fmt::format("experts/{}", chosen);
+    const std::string model = expert_name(static_cast<int64_t>(chosen));
     std::vector<Speaker>& speakers = text->result.speakers;
     if (speakers.empty() || speakers.back().model != model) {
       speakers.push_back({model, text->size() - text->prompt_size});

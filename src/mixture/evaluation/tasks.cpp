@@ -62,8 +62,6 @@ std::vector<double> score_block(const Transformer& model, std::span<const Choice
   return scores;
 }
 
-std::string router_name(int64_t e) { return fmt::format("routers/{}", e); }
-
 }  // namespace
 
 std::vector<double> score_choices(const Transformer& model, const std::vector<ChoiceRow>& rows,

@@ -70,7 +70,8 @@ std::string render_report(const fs::path& run) {
 fs::path write_report(const fs::path& folder, fs::path out) {
   const RunLayout layout{folder};
   if (out.empty()) out = layout.report();
-  const bool is_sweep = fs::exists(folder / "sweep.json") && !fs::exists(layout.experiment());
+  const bool is_sweep =
+      fs::exists(SweepLayout{folder}.tables()) && !fs::exists(layout.experiment());
   write_text_atomically(out, is_sweep ? render_sweep(folder) : render_report(folder));
   return out;
 }

@@ -11,6 +11,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/mixture/report/report.hpp"
+#include "smalltalk/mixture/run/run_layout.hpp"
 
 namespace smalltalk {
 
@@ -99,7 +100,8 @@ std::string pages_cell(const fs::path& folder, const std::string& run, const jso
   std::string out;
   for (const json& seed : seeds) {
     if (!seed.is_number_unsigned()) continue;
-    const std::string page = fmt::format("runs/{}-seed-{}/report.html", run, seed.dump());
+    const fs::path its_folder = SweepLayout{}.run(run, seed.get<uint64_t>());
+    const std::string page = RunLayout{its_folder}.report().string();
     std::error_code error;
     out += fs::exists(folder / page, error)
                ? fmt::format("<a href=\"{}\">{}</a> ", escape_html(page), seed.dump())
@@ -179,8 +181,8 @@ std::string render_sweep(const fs::path& folder) {
   using namespace report;
   if (!fs::is_directory(folder)) throw Error(folder.string() + ": not a folder");
   std::vector<std::string> problems;
-  const json sweep = read_json(folder / "sweep.json", problems);
-  const json seconds = read_json(folder / "seconds.json", problems);
+  const json sweep = read_json(SweepLayout{folder}.tables(), problems);
+  const json seconds = read_json(SweepLayout{folder}.seconds(), problems);
   const json& tables = at(sweep, "tables");
   std::string links, main;
   std::set<std::pair<std::string, std::string>> runs;  // and seeds

@@ -22,6 +22,7 @@
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 #include "smalltalk/lm/train/transformer_stack.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -34,13 +35,6 @@ constexpr int64_t kProbeSequences = 256;
 
 // Shorter rounds are their own progress: one line a round, none a step.
 constexpr int64_t kQuietSteps = 500;
-
-bool routers_complete(const Run& run) {
-  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
-    if (!fs::exists(run.layout.router(e) / "model.safetensors")) return false;
-  }
-  return true;
-}
 
 // The routers that a rank scores with, as one model. Those that it trains have a trainer.
 struct HostedRouters {
@@ -202,7 +196,7 @@ nlohmann::json RouterEm::read_record(int64_t round) const {
     return parse_json(read_text(path), path.string());
   } catch (const Error& error) {
     throw Error(fmt::format("{}: remove {} and {} to train the routers anew", error.what(),
-                            path.parent_path().string(), layout_.router(0).parent_path().string()));
+                            path.parent_path().string(), layout_.routers_folder().string()));
   }
 }
 
@@ -291,11 +285,10 @@ Shards RouterEm::e_step(int64_t round) {
     return parts;
   }
   if (routers_.steps(0) > (round - 1) * steps_per_round_) {
-    throw Error(
-        fmt::format("{} is missing, but router {} has been trained beyond it: remove {} to "
-                    "train the routers anew",
-                    layout_.round_record(round).string(), routers_.ids[0],
-                    layout_.router(0).parent_path().string()));
+    throw Error(fmt::format(
+        "{} is missing, but router {} has been trained beyond it: remove {} to "
+        "train the routers anew",
+        layout_.round_record(round).string(), routers_.ids[0], layout_.routers_folder().string()));
   }
   for (size_t i = 0; i < routers_.ids.size() && round > 1; ++i) {
     share_weights(hosting_.block, routers_.model(i));
@@ -406,7 +399,7 @@ std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequ
 }
 
 void train_routers(const Run& run, const RouterHosting& hosting) {
-  if (first_rank_says(routers_complete(run), hosting.world)) {
+  if (first_rank_says(routers_stage(run).complete(), hosting.world)) {
     log_info("routers are complete");
     return;
   }

@@ -12,6 +12,7 @@
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/mixture/routing/sharding.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
@@ -150,7 +151,7 @@ TextClusters clusters_of_control(const Run& run) {
   std::string shards;
   for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
     const fs::path model = layout.model(fmt::format("baselines/tfidf_kmeans/{}", e));
-    const std::string own = read_safetensors_metadata(model / "model.safetensors")["shards"];
+    const std::string own = read_safetensors_metadata(weights_file(model))["shards"];
     if (e == 0) shards = own;
     if (own != shards) {
       throw Error(fmt::format("{} was trained on the shards {}, expert 0 beside it on {}",
@@ -162,7 +163,7 @@ TextClusters clusters_of_control(const Run& run) {
     throw Error(
         fmt::format("the shards {} that the control's experts were trained on are no "
                     "longer in {}",
-                    shards, layout.shard_file("").parent_path().string()));
+                    shards, layout.shards_folder().string()));
   }
   Provenance made_from = read_shard_info(file).provenance;
   const fs::path saved = layout.tfidf_clusters(made_from["clusters"]);

@@ -101,10 +101,10 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
   const fs::path file = find_shards(layout, layout.shards(), parts.shards);
   if (file.empty()) {
     throw Error(fmt::format("the shards {} that the experts were trained on are no longer in {}",
-                            parts.shards, layout.shard_file("").parent_path().string()));
+                            parts.shards, layout.shards_folder().string()));
   }
   const Provenance shards = read_shard_info(file).provenance;
-  require(file, shards, "routers", parts.routers, layout.router(0).parent_path().string());
+  require(file, shards, "routers", parts.routers, layout.routers_folder().string());
   require(file, shards, "tokenizer", parts.tokenizer, layout.tokenizer().string());
   parts.prefix_tokens = std::stoll(value_of(shards, "prefix_tokens"));
   return parts;

@@ -16,8 +16,12 @@ std::string flat(std::string name) {
 
 }  // namespace
 
+std::string router_name(int64_t e) { return fmt::format("routers/{}", e); }
+
+std::string expert_name(int64_t e) { return fmt::format("experts/{}", e); }
+
 std::filesystem::path RunLayout::round(int64_t round) const {
-  return root / "rounds" / fmt::format("round-{:03}.h5", round);
+  return rounds_folder() / fmt::format("round-{:03}.h5", round);
 }
 
 std::filesystem::path RunLayout::round_record(int64_t round) const {
@@ -25,7 +29,7 @@ std::filesystem::path RunLayout::round_record(int64_t round) const {
 }
 
 std::filesystem::path RunLayout::scoring_notes(const std::string& work) const {
-  return root / "scoring" / flat(work);
+  return scoring_folder() / flat(work);
 }
 
 std::filesystem::path RunLayout::lock(const std::string& what) const {
@@ -34,12 +38,16 @@ std::filesystem::path RunLayout::lock(const std::string& what) const {
 
 std::filesystem::path RunLayout::evaluation(const std::string& split,
                                             const std::string& cell) const {
-  return root / "evaluation" / split / (flat(cell) + ".h5");
+  return evaluation_folder() / split / (flat(cell) + ".h5");
 }
 
 std::filesystem::path RunLayout::task_scores(const std::string& task,
                                              const std::string& model) const {
   return root / "tasks" / task / (flat(model) + ".json");
+}
+
+std::filesystem::path RunLayout::slurm_record(const std::string& stage, int64_t index) const {
+  return root / "slurm" / fmt::format("{}-{}", stage, index);
 }
 
 std::filesystem::path RunLayout::queue(const std::string& start, const std::string& work) const {

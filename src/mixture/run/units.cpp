@@ -12,6 +12,7 @@
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -21,8 +22,7 @@ std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_seq
   const int64_t experts = experiment.mixture.experts;
   std::vector<TrainUnit> units;
   for (int e = 0; e < static_cast<int>(experts); ++e) {
-    units.push_back(
-        {fmt::format("experts/{}", e), "mixture", e, Rows::shard, experiment.expert_train});
+    units.push_back({expert_name(e), "mixture", e, Rows::shard, experiment.expert_train});
   }
   const double flops = mixture_flops(experiment, num_sequences).total();
   const auto dense = [&](const std::string& name, int64_t batch, double lr) {
@@ -72,14 +72,10 @@ double unit_flops(const Experiment& experiment, const TrainUnit& unit) {
          train_flops(experiment.expert_model, unit.train.batch_size, experiment.data.seq_length);
 }
 
-bool unit_complete(const RunLayout& layout, const TrainUnit& unit) {
-  return fs::exists(layout.trained_mark(unit.name));
-}
-
 fs::path find_shards(const RunLayout& layout, const fs::path& link, const std::string& hash) {
   if (fs::exists(link) && read_shard_info(link).content_hash == hash) return link;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(layout.shard_file("").parent_path(), error)) {
+  for (const auto& entry : fs::directory_iterator(layout.shards_folder(), error)) {
     if (entry.path().extension() == ".h5" && read_shard_info(entry.path()).content_hash == hash) {
       return entry.path();
     }
@@ -99,7 +95,7 @@ fs::path current_shards(const RunLayout& layout, Rows rows) {
 fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
                         const HostCollectives& group) {
   const fs::path link = current_shards(layout, unit.rows);
-  const fs::path record = layout.model(unit.name) / "shards.txt";
+  const fs::path record = layout.shards_record(unit.name);
   std::string hash(16, ' ');
   if (group.rank == 0) {
     if (fs::exists(record)) {
@@ -112,11 +108,10 @@ fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
   group.broadcast(std::as_writable_bytes(std::span(hash)), 0);
   const fs::path path = find_shards(layout, link, hash);
   if (path.empty()) {
-    throw Error(
-        fmt::format("{} began with the shards {} (see its shards.txt), which are no longer "
-                    "in {}: bring them back, or delete {} to train on the current ones",
-                    unit.name, hash, layout.shard_file("").parent_path().string(),
-                    layout.model(unit.name).string()));
+    throw Error(fmt::format(
+        "{} began with the shards {} (see its shards.txt), which are no longer "
+        "in {}: bring them back, or delete {} to train on the current ones",
+        unit.name, hash, layout.shards_folder().string(), layout.model(unit.name).string()));
   }
   if (group.rank == 0 && path != link) {
     log_info(fmt::format("{} keeps the shards that it began with, {}", unit.name, path.string()));
@@ -150,7 +145,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
                 const std::function<void()>& before_complete) {
   const Experiment& experiment = run.experiment;
   const RunLayout& layout = run.layout;
-  if (first_rank_says(unit_complete(layout, unit), group)) {
+  if (first_rank_says(unit_stage(layout, unit.name).complete(), group)) {
     log_info(fmt::format("{} is complete", unit.name));
     return;
   }
@@ -180,7 +175,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   options.folder = folder;
   options.provenance = metadata;
   options.group = group;
-  options.nccl_rendezvous = (folder / "rendezvous").string();
+  options.nccl_rendezvous = layout.rendezvous(unit.name).string();
   Trainer trainer(model, unit.train, options);
   const int64_t resumed = trainer.resume();
   if (resumed > 0) log_info(fmt::format("{} goes on from step {}", unit.name, resumed));

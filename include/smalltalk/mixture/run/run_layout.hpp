@@ -23,41 +23,55 @@
 //   tasks/<task>-<hash>/*.json      log-likelihoods of a task's choices under each model
 //   scoring/                        scores of work that was stopped in the middle
 //   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
-//   queue/<start>/                  claims of work after the shards, one folder per start of
-//   launch;
-//                                   a file stop that tells its ranks to stop
+//   queue/<start>/                  claims of work after the shards, one folder per start of a
+//                                   job; a file stop that tells its ranks to stop
 //   locks/                          who writes what at the moment (see WriteLock)
+//   slurm/                          what slurm/submit and its stages note, see slurm/README.md
 //   stop                            made by a person: every job on this run saves and ends
 //   seconds.json                    wall time of the stages
 //   results.json  report.html  comparison-<split>.json  tasks.json
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
 namespace smalltalk {
 
+// The texts of an experiment.
+inline constexpr std::array<const char*, 3> kSplits = {"train", "validation", "test"};
+
+// Models by name, which is their folder below the run.
+std::string router_name(int64_t e);
+std::string expert_name(int64_t e);
+
 struct RunLayout {
   std::filesystem::path root;
 
   std::filesystem::path experiment() const { return root / "experiment.toml"; }
-  std::filesystem::path tokenizer() const { return root / "tokens" / "tokenizer.model"; }
+  std::filesystem::path tokens_folder() const { return root / "tokens"; }
+  std::filesystem::path tokenizer() const { return tokens_folder() / "tokenizer.model"; }
   std::filesystem::path tokens(const std::string& split) const {
-    return root / "tokens" / (split + ".h5");
+    return tokens_folder() / (split + ".h5");
   }
+  std::filesystem::path rounds_folder() const { return root / "rounds"; }
   std::filesystem::path round(int64_t round) const;
   std::filesystem::path round_record(int64_t round) const;
   std::filesystem::path routing_log() const { return root / "routing.jsonl"; }
-  std::filesystem::path router(int64_t e) const { return root / "routers" / std::to_string(e); }
+  std::filesystem::path routers_folder() const { return root / "routers"; }
+  std::filesystem::path router(int64_t e) const { return model(router_name(e)); }
   std::filesystem::path scores() const { return root / "scores"; }
+  std::filesystem::path shards_folder() const { return root / "shards"; }
   std::filesystem::path shard_file(const std::string& name) const {
-    return root / "shards" / (name + ".h5");
+    return shards_folder() / (name + ".h5");
   }
   std::filesystem::path shards() const { return root / "shards.h5"; }  // a link to the current one
   std::filesystem::path random_shards() const { return root / "random_shards.h5"; }
   std::filesystem::path tfidf_shards() const { return root / "tfidf_shards.h5"; }
+  std::filesystem::path tfidf_folder() const { return root / "tfidf"; }
   std::filesystem::path tfidf_clusters(const std::string& name) const {
-    return root / "tfidf" / (name + ".safetensors");
+    return tfidf_folder() / (name + ".safetensors");
   }
   std::filesystem::path sharding_report() const { return root / "sharding.json"; }
   std::filesystem::path model(const std::string& unit) const { return root / unit; }
@@ -65,13 +79,23 @@ struct RunLayout {
   std::filesystem::path trained_mark(const std::string& unit) const {
     return model(unit) / "training.json";
   }
+  std::filesystem::path shards_record(const std::string& unit) const {
+    return model(unit) / "shards.txt";
+  }
+  std::filesystem::path rendezvous(const std::string& unit) const {
+    return model(unit) / "rendezvous";
+  }
+  std::filesystem::path evaluation_folder() const { return root / "evaluation"; }
   std::filesystem::path evaluation(const std::string& split, const std::string& cell) const;
   std::filesystem::path task_scores(const std::string& task, const std::string& model) const;
+  std::filesystem::path scoring_folder() const { return root / "scoring"; }
   std::filesystem::path scoring_notes(const std::string& work) const;
   std::filesystem::path lock(const std::string& what) const;
   std::filesystem::path stop_file() const { return root / "stop"; }
   std::filesystem::path ledger_folder() const { return root / "ledger"; }
   std::filesystem::path queue(const std::string& start, const std::string& work) const;
+  std::filesystem::path slurm_id() const { return root / "slurm" / "id"; }
+  std::filesystem::path slurm_record(const std::string& stage, int64_t index) const;
   std::filesystem::path seconds() const { return root / "seconds.json"; }
   std::filesystem::path results() const { return root / "results.json"; }
   std::filesystem::path comparison(const std::string& split) const {
@@ -79,6 +103,23 @@ struct RunLayout {
   }
   std::filesystem::path task_results() const { return root / "tasks.json"; }
   std::filesystem::path report() const { return root / "report.html"; }
+};
+
+// The same of a sweep's folder: its runs are run folders.
+struct SweepLayout {
+  std::filesystem::path root;
+
+  static std::string run_name(const std::string& run, uint64_t seed) {
+    return run + "-seed-" + std::to_string(seed);
+  }
+  std::filesystem::path run(const std::string& run, uint64_t seed) const {
+    return root / "runs" / run_name(run, seed);
+  }
+  // A run folder of which only the tokens are there, for all runs on the same text.
+  std::filesystem::path tokens_of(const std::string& key) const { return root / "tokens" / key; }
+  std::filesystem::path tables() const { return root / "sweep.json"; }
+  std::filesystem::path markdown() const { return root / "sweep.md"; }
+  std::filesystem::path seconds() const { return root / "seconds.json"; }
 };
 
 }  // namespace smalltalk

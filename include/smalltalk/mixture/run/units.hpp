@@ -37,8 +37,6 @@ const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::strin
 // The FLOPs that a unit's training takes.
 double unit_flops(const Experiment& experiment, const TrainUnit& unit);
 
-bool unit_complete(const RunLayout& layout, const TrainUnit& unit);
-
 // The shard file with this content: `link` or another one of the run. Empty if there is none.
 std::filesystem::path find_shards(const RunLayout& layout, const std::filesystem::path& link,
                                   const std::string& content_hash);

@@ -1,0 +1,32 @@
+// The pieces of an evaluation, as names: the log-likelihoods of one model on one split, in a file.
+// mixture/evaluation/evaluation.hpp computes and reads them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/units.hpp"
+
+namespace smalltalk {
+
+struct EvalCell {
+  std::string split;  // whose tokens: "validation", "test" or the name of other text
+  // A model's folder below the run, "routers/3" included; or "routers": the scores of all, by which
+  // the mixture routes.
+  std::string unit;
+  int64_t step = 0;  // of one of its checkpoints; 0: the trained model
+
+  std::string model() const;  // unit and step
+  std::string name() const;   // that of the cell, all in one
+  std::filesystem::path file(const RunLayout& layout) const;
+};
+
+// All cells of a run: each unit and the routers on both splits.
+std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);
+// Each router as a model of its own, which a run's results do without.
+std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts);
+
+}  // namespace smalltalk

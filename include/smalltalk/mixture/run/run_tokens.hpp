@@ -1,0 +1,26 @@
+// The tokens of a run: made once by all ranks together, checked whenever they are opened.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "smalltalk/core/system/collectives.hpp"
+#include "smalltalk/mixture/run/run.hpp"
+
+namespace smalltalk {
+
+// Makes the tokenizer and the three token files, those that are missing. Collective.
+void prepare_tokens_of(const Run& run, const HostCollectives& ranks);
+// Makes tokens of other text, RUN/tokens/NAME.h5, for models to be compared on. Collective. Error:
+// a name that is no good for a file, or one of the three splits; the tokens there are of other
+// text.
+void prepare_text(const Run& run, const std::string& name, const std::vector<std::string>& files,
+                  const HostCollectives& ranks);
+
+// Error: the split's tokens are not there, of another tokenizer, or less than one sequence.
+void require_split(const Run& run, const std::string& split);
+// Opens the training tokens, checks that all token files are of one tokenizer and that the corpus
+// is large enough; sets vocab_size and provenance.
+void open_tokens(Run& run);
+
+}  // namespace smalltalk

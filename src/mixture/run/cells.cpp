@@ -1,0 +1,32 @@
+#include "smalltalk/mixture/run/cells.hpp"
+
+#include <fmt/format.h>
+
+namespace smalltalk {
+
+std::string EvalCell::model() const {
+  return step == 0 ? unit : fmt::format("{}-step-{}", unit, step);
+}
+
+std::string EvalCell::name() const { return split + "-" + model(); }
+
+std::filesystem::path EvalCell::file(const RunLayout& layout) const {
+  return layout.evaluation(split, model());
+}
+
+std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
+  std::vector<EvalCell> cells;
+  for (const std::string split : {"validation", "test"}) {
+    cells.push_back({split, "routers"});
+    for (const TrainUnit& unit : units) cells.push_back({split, unit.name});
+  }
+  return cells;
+}
+
+std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts) {
+  std::vector<EvalCell> cells;
+  for (int64_t e = 0; e < num_experts; ++e) cells.push_back({split, router_name(e)});
+  return cells;
+}
+
+}  // namespace smalltalk

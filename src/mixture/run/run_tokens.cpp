@@ -1,0 +1,117 @@
+#include "smalltalk/mixture/run/run_tokens.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/data/prepare.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+void prepare_split(const Run& run, const std::string& split, const std::vector<std::string>& inputs,
+                   const HostCollectives& ranks) {
+  PrepareOptions options;
+  options.inputs = inputs;
+  options.tokenizer = run.layout.tokenizer();
+  options.out = run.layout.tokens(split);
+  options.max_bad_fraction = run.experiment.data.max_bad_fraction;
+  options.ranks = ranks;
+  const PrepareReport report = prepare_tokens(options);
+  if (report.already_complete) return;
+  log_info(fmt::format("{}: {} documents, {} tokens, {} tokens/s", split, report.info.num_documents,
+                       human_count(static_cast<double>(report.info.num_tokens)),
+                       human_count(static_cast<double>(report.info.num_tokens) / report.seconds)));
+}
+
+// Trains the tokenizer, or copies the one that the experiment names.
+void make_tokenizer(const DataConfig& data, const fs::path& path) {
+  if (data.tokenizer.empty()) {
+    train_tokenizer(data.train, data.vocab_size, data.tokenizer_sample_bytes, path);
+  } else {
+    const Tokenizer given(data.tokenizer);  // refuses what is not a tokenizer
+    write_text_atomically(path, read_text(data.tokenizer));
+  }
+}
+
+void require_split(const Run& run, const std::string& split, const std::string& tokenizer) {
+  const TokenFile file(run.layout.tokens(split));
+  if (file.info().tokenizer_hash != tokenizer) {
+    throw Error(
+        fmt::format("{} was made with another tokenizer ({}) than {} ({}): delete it and "
+                    "run prepare again",
+                    file.path().string(), file.info().tokenizer_hash,
+                    run.layout.tokenizer().string(), tokenizer));
+  }
+  const int64_t length = run.experiment.data.seq_length;
+  if (split != "train" && file.num_sequences(length) < 1) {
+    throw Error(
+        fmt::format("{} holds less than one sequence of {} tokens", file.path().string(), length));
+  }
+}
+
+}  // namespace
+
+void prepare_tokens_of(const Run& run, const HostCollectives& ranks) {
+  const DataConfig& data = run.experiment.data;
+  const bool complete = tokens_stage(run.layout).complete();
+  time_stage(run.layout, "prepare", complete, ranks, [&] {
+    const fs::path tokenizer = run.layout.tokenizer();
+    const bool missing = first_rank_says(!fs::exists(tokenizer), ranks);
+    run_together(ranks, [&] {
+      if (!missing || ranks.rank != 0) return;
+      make_tokenizer(data, tokenizer);
+      stop_if_asked();
+    });
+    prepare_split(run, "train", data.train, ranks);
+    prepare_split(run, "validation", data.validation, ranks);
+    prepare_split(run, "test", data.test, ranks);
+  });
+}
+
+void prepare_text(const Run& run, const std::string& name, const std::vector<std::string>& files,
+                  const HostCollectives& ranks) {
+  if (!is_plain_name(name) || std::ranges::count(kSplits, name) > 0) {
+    throw Error(fmt::format(
+        "'{}' is no name for other text: it is of letters, digits, '-', '_' and '.', and none of "
+        "train, validation, test",
+        printable(name)));
+  }
+  prepare_split(run, name, files, ranks);
+}
+
+void require_split(const Run& run, const std::string& split) {
+  require_split(run, split, Tokenizer(run.layout.tokenizer()).hash());
+}
+
+void open_tokens(Run& run) {
+  Experiment& experiment = run.experiment;
+  const Tokenizer tokenizer(run.layout.tokenizer());
+  for (const char* split : kSplits) require_split(run, split, tokenizer.hash());
+  run.tokens = std::make_shared<TokenFile>(run.layout.tokens("train"));
+  const int64_t num_sequences = run.tokens->num_sequences(experiment.data.seq_length);
+  if (num_sequences < experiment.mixture.experts) {
+    throw Error(
+        fmt::format("mixture.experts = {} but {} holds only {} sequences of {} tokens: add "
+                    "text, or lower mixture.experts or data.seq_length",
+                    experiment.mixture.experts, run.tokens->path().string(), num_sequences,
+                    experiment.data.seq_length));
+  }
+  experiment.router_model.vocab_size = tokenizer.vocab_size();
+  experiment.expert_model.vocab_size = tokenizer.vocab_size();
+  run.provenance = {{"tokens", run.tokens->info().content_hash},
+                    {"tokenizer", tokenizer.hash()},
+                    {"routing", routing_hash(experiment)},
+                    {"seed", std::to_string(experiment.seed)}};
+}
+
+}  // namespace smalltalk

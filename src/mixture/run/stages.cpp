@@ -1,0 +1,117 @@
+#include "smalltalk/mixture/run/stages.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// What cannot be looked at is not there.
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+}  // namespace
+
+int64_t Stage::marks_there() const { return std::ranges::count_if(marks, is_there); }
+
+bool Stage::complete() const { return std::ranges::all_of(marks, is_there); }
+
+bool Stage::begun() const { return std::ranges::any_of(files, is_there); }
+
+Stage tokens_stage(const RunLayout& layout) {
+  Stage stage{"prepare", 0, "tokens", {layout.tokenizer()}, {layout.tokens_folder()}};
+  for (const char* split : kSplits) stage.marks.push_back(layout.tokens(split));
+  return stage;
+}
+
+Stage routers_stage(const Run& run) {
+  const RunLayout& layout = run.layout;
+  Stage stage{"route", 0, "routers"};
+  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
+    stage.marks.push_back(weights_file(layout.router(e)));
+  }
+  // Notes on scoring grow while the E-step of a long round does.
+  stage.files = {layout.routers_folder(), layout.rounds_folder(), layout.scoring_folder()};
+  return stage;
+}
+
+Stage shards_stage(const Run& run) {
+  const RunLayout& layout = run.layout;
+  Stage stage{"shard", 0, "shards", {layout.sharding_report(), layout.shards()}};
+  if (run.experiment.baselines.tfidf_shards) stage.marks.push_back(layout.tfidf_shards());
+  stage.files = {layout.scores(), layout.shards_folder(), layout.tfidf_folder(),
+                 layout.scoring_folder()};
+  return stage;
+}
+
+Stage unit_stage(const RunLayout& layout, const std::string& unit) {
+  return {"train", 0, unit, {layout.trained_mark(unit)}, {layout.model(unit)}};
+}
+
+Stage evaluation_stage(const RunLayout& layout, const std::vector<EvalCell>& cells, WorkPart part) {
+  Stage stage{"evaluate", part.part, fmt::format("part {} of {}", part.part, part.parts)};
+  for (int64_t cell = part.part; cell < std::ssize(cells); cell += part.parts) {
+    const EvalCell& its = cells[static_cast<size_t>(cell)];
+    stage.marks.push_back(its.file(layout));
+    stage.files.push_back(its.file(layout));
+    stage.files.push_back(layout.scoring_notes(its.name()));
+  }
+  return stage;
+}
+
+Stage results_stage(const RunLayout& layout) {
+  return {
+      "report", 0, "results", {layout.results(), layout.report()}, {layout.evaluation_folder()}};
+}
+
+std::vector<Stage> stages_of(const Run& run, const std::vector<TrainUnit>& units,
+                             int64_t evaluation_parts) {
+  const RunLayout& layout = run.layout;
+  std::vector<Stage> stages = {tokens_stage(layout), routers_stage(run), shards_stage(run)};
+  int64_t index = 0;
+  for (const TrainUnit& unit : units) {
+    stages.push_back(unit_stage(layout, unit.name));
+    stages.back().index = index++;
+  }
+  const std::vector<EvalCell> cells = eval_cells(units);
+  for (int64_t part = 0; part < evaluation_parts; ++part) {
+    stages.push_back(evaluation_stage(layout, cells, {part, evaluation_parts}));
+  }
+  stages.push_back(results_stage(layout));
+  return stages;
+}
+
+void require_trained(const RunLayout& layout, const std::vector<TrainUnit>& units) {
+  for (const TrainUnit& unit : units) {
+    if (unit_stage(layout, unit.name).complete()) continue;
+    throw Error(fmt::format("{} is not trained yet: run train --model {} first",
+                            layout.model(unit.name).string(), unit.name));
+  }
+}
+
+void time_stage(const RunLayout& layout, const std::string& name, bool complete,
+                const HostCollectives& ranks, const std::function<void()>& body) {
+  const double start = now_seconds();
+  body();
+  if (ranks.rank != 0 || complete) return;
+  const fs::path file = layout.seconds();
+  nlohmann::json all =
+      fs::exists(file) ? parse_json(read_text(file), file.string()) : nlohmann::json::object();
+  all[name] = now_seconds() - start;
+  write_text_atomically(file, all.dump(2) + "\n");
+}
+
+}  // namespace smalltalk
