@@ -49,18 +49,24 @@ void gather_blocks(MPI_Comm comm, const std::string& name, int rank, std::span<c
   }
 }
 
+// The sizes of the ranks' blocks, known to all of them, so that all take the same way.
+std::vector<int64_t> gather_sizes(MPI_Comm comm, const std::string& name, int size,
+                                  std::span<const std::byte> mine) {
+  std::vector<int64_t> sizes(static_cast<size_t>(size));
+  const auto my_size = static_cast<int64_t>(mine.size());
+  check_mpi(MPI_Allgather(&my_size, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, comm),
+            "MPI_Allgather", name);
+  return sizes;
+}
+
 struct Gathered {
   std::vector<std::byte> bytes;
   std::vector<int64_t> sizes;  // of the ranks' blocks
 };
 
-Gathered gather_bytes(MPI_Comm comm, const std::string& name, int rank, int size,
-                      std::span<const std::byte> mine) {
-  Gathered all;
-  all.sizes.resize(static_cast<size_t>(size));
-  const auto my_size = static_cast<int64_t>(mine.size());
-  check_mpi(MPI_Allgather(&my_size, 1, MPI_INT64_T, all.sizes.data(), 1, MPI_INT64_T, comm),
-            "MPI_Allgather", name);
+Gathered all_gather_blocks(MPI_Comm comm, const std::string& name, int rank, int size,
+                           std::span<const std::byte> mine) {
+  Gathered all{{}, gather_sizes(comm, name, size, mine)};
   all.bytes.resize(static_cast<size_t>(sum(all.sizes)));
   if (!all.bytes.empty()) {
     gather_blocks<std::byte>(comm, name, rank, mine, all.sizes, all.bytes);
@@ -234,13 +240,36 @@ void Communicator::all_gather(std::span<const float> mine, std::span<float> all)
 
 std::vector<std::byte> Communicator::all_gather_bytes(std::span<const std::byte> mine) {
   const Wait wait = impl_->waiting("MPI_Allgatherv");
-  return gather_bytes(impl_->comm, impl_->name, impl_->rank, impl_->size, mine).bytes;
+  return all_gather_blocks(impl_->comm, impl_->name, impl_->rank, impl_->size, mine).bytes;
+}
+
+std::vector<std::byte> Communicator::gather_bytes(std::span<const std::byte> mine, int root) {
+  if (root < 0 || root >= impl_->size) {
+    throw Error("gather_bytes on communicator \"" + impl_->name + "\": there is no rank " +
+                std::to_string(root));
+  }
+  const Wait wait = impl_->waiting("MPI_Gatherv");
+  std::vector<int64_t> sizes = gather_sizes(impl_->comm, impl_->name, impl_->size, mine);
+  const int64_t total = sum(sizes);
+  if (impl_->rank != root) std::fill(sizes.begin(), sizes.end(), 0);
+  std::vector<std::byte> all(static_cast<size_t>(sum(sizes)));
+  if (total > max_mpi_count()) {
+    std::vector<int64_t> bytes_to(sizes.size(), 0);
+    bytes_to[static_cast<size_t>(root)] = static_cast<int64_t>(mine.size());
+    exchange_in_pairs(impl_->comm, impl_->name, impl_->rank, mine, bytes_to, all, sizes);
+  } else if (total > 0) {
+    const std::vector<int> counts(sizes.begin(), sizes.end());
+    impl_->check(MPI_Gatherv(mine.data(), static_cast<int>(mine.size()), MPI_BYTE, all.data(),
+                             counts.data(), offsets_of(counts).data(), MPI_BYTE, root, impl_->comm),
+                 "MPI_Gatherv");
+  }
+  return all;
 }
 
 std::vector<std::string> Communicator::all_gather_strings(const std::string& mine) {
   const Wait wait = impl_->waiting("MPI_Allgatherv");
-  const auto [text, sizes] = gather_bytes(impl_->comm, impl_->name, impl_->rank, impl_->size,
-                                          std::as_bytes(std::span(mine)));
+  const auto [text, sizes] = all_gather_blocks(impl_->comm, impl_->name, impl_->rank, impl_->size,
+                                               std::as_bytes(std::span(mine)));
   std::vector<std::string> strings;
   size_t begin = 0;
   for (const int64_t size : sizes) {
@@ -317,6 +346,9 @@ HostCollectives host_collectives(Communicator& communicator) {
   };
   collectives.all_gather_bytes = [c](std::span<const std::byte> mine) {
     return c->all_gather_bytes(mine);
+  };
+  collectives.gather_bytes = [c](std::span<const std::byte> mine, int root) {
+    return c->gather_bytes(mine, root);
   };
   collectives.barrier = [c] { c->barrier(); };
   return collectives;

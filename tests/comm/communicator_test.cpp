@@ -155,7 +155,7 @@ const std::vector<size_t (*)(int from, int to, size_t n)> kLengths = {
     [](int, int, size_t n) { return n; },
     [](int from, int to, size_t n) { return n * static_cast<size_t>((from * 5 + to * 3) % 4); }};
 
-TEST(Communicator, AllGatherBytes) {
+TEST(Communicator, BytesAreGatheredByAllAndByOne) {
   Communicator& world = test_world();
   for (const auto length : kLengths) {
     for (const size_t n : kSizes) {
@@ -163,6 +163,10 @@ TEST(Communicator, AllGatherBytes) {
       std::vector<std::byte> expected;
       for (int r = 0; r < world.size(); ++r) append(expected, block(r));
       ASSERT_TRUE(world.all_gather_bytes(block(world.rank())) == expected) << n;
+      for (int root = 0; root < world.size(); ++root) {
+        const auto mine = world.gather_bytes(block(world.rank()), root);
+        ASSERT_TRUE(mine == (world.rank() == root ? expected : std::vector<std::byte>())) << n;
+      }
     }
   }
 }
@@ -234,6 +238,8 @@ TEST(Communicator, WrongSizesAreRefused) {
   EXPECT_THROW(world.all_gather(a, b), Error);
   EXPECT_THROW(world.reduce_scatter_sum(b, a), Error);
   EXPECT_THROW(world.split(-1, 0, "negative"), Error);
+  EXPECT_THROW(world.gather_bytes({}, -1), Error);
+  EXPECT_THROW(world.gather_bytes({}, world.size()), Error);
 
   const auto size = static_cast<size_t>(world.size());
   const std::vector<std::byte> bytes(size);
@@ -311,6 +317,8 @@ TEST(Communicator, HostCollectives) {
   for (size_t r = 0; r < size; ++r) ranks.push_back(std::byte(r));
   EXPECT_EQ(c.all_to_all(mine_to_each, std::vector<int64_t>(size, 1)), ranks);
   EXPECT_EQ(c.all_gather_bytes(std::span(mine_to_each).first(1)), ranks);
+  EXPECT_EQ(c.gather_bytes(std::span(mine_to_each).first(1), c.size - 1),
+            c.rank == c.size - 1 ? ranks : std::vector<std::byte>());
   c.barrier();
 }
 
@@ -324,6 +332,7 @@ TEST(Communicator, HostCollectivesOfOne) {
   const std::vector<std::byte> bytes = {std::byte{1}, std::byte{2}};
   EXPECT_EQ(c.all_to_all(bytes, std::vector<int64_t>{2}), bytes);
   EXPECT_EQ(c.all_gather_bytes(bytes), bytes);
+  EXPECT_EQ(c.gather_bytes(bytes, 0), bytes);
 }
 
 TEST(Session, Nodes) {

@@ -61,6 +61,11 @@ TEST_F(Ledger, CountsOurCollectives) {
   EXPECT_EQ(counted("world", "MPI_Allgatherv"), size > 1 ? Counts(1, rank) : Counts(0, 0));
 
   clear_ledger();
+  world.gather_bytes(bytes, size - 1);
+  EXPECT_EQ(counted("world", "MPI_Allgather"), Counts(1, 8));  // the lengths
+  EXPECT_EQ(counted("world", "MPI_Gatherv"), Counts(1, 33));
+
+  clear_ledger();
   std::vector<int64_t> integers(1024);
   std::vector<double> doubles(3);
   world.all_reduce_sum(integers);  // routing makes thousands: each must be a single call

@@ -98,6 +98,11 @@ inline HostCollectives thread_collectives(ThreadGroup& group, int rank, int size
     }
     return joined;
   };
+  ranks.gather_bytes = [rank, gather = ranks.all_gather_bytes](std::span<const std::byte> mine,
+                                                               int root) {
+    const Bytes joined = gather(mine);
+    return rank == root ? joined : Bytes();
+  };
   ranks.all_gather = [gather = ranks.all_gather_bytes](std::span<const float> mine,
                                                        std::span<float> all) {
     const Bytes bytes = gather(std::as_bytes(mine));

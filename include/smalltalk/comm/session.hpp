@@ -36,6 +36,8 @@ class Communicator {
   void all_gather(std::span<const float> mine, std::span<float> all);
   // Blocks of any length, joined in rank order; every rank gets all.
   std::vector<std::byte> all_gather_bytes(std::span<const std::byte> mine);
+  // Rank `root` gets all, the others nothing. Error: no such rank.
+  std::vector<std::byte> gather_bytes(std::span<const std::byte> mine, int root);
   std::vector<std::string> all_gather_strings(const std::string& mine);
   // `mine` holds bytes_to[r] bytes for each rank r, in rank order; returns what the ranks sent to
   // this one, in rank order. Error: bytes_to does not add up to `mine`.

@@ -45,6 +45,9 @@ struct HostCollectives {
   // The bytes of all ranks, of any lengths, in rank order.
   std::function<Bytes(std::span<const std::byte> mine)> all_gather_bytes =
       [](std::span<const std::byte> mine) { return Bytes(mine.begin(), mine.end()); };
+  // The same on rank `root`, and nothing on the others.
+  std::function<Bytes(std::span<const std::byte> mine, int root)> gather_bytes =
+      [](std::span<const std::byte> mine, int) { return Bytes(mine.begin(), mine.end()); };
   std::function<void()> barrier = [] {};
 };
 
