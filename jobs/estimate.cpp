@@ -7,7 +7,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/data/documents.hpp"
-#include "smalltalk/mixture/routing/sharding.hpp"
+#include "smalltalk/mixture/routing/corpus_scores.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {

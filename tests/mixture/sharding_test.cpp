@@ -9,7 +9,9 @@
 
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/mixture/routing/corpus_scores.hpp"
 #include "smalltalk/mixture/routing/router_em.hpp"
+#include "smalltalk/mixture/routing/shard_assignment.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 #include "support/thread_ranks.hpp"
 
@@ -225,6 +227,28 @@ TEST_F(Sharding, AppendIsRefusedWhereItCannotBe) {
   grow(2000);
   append.shares = {};
   EXPECT_THROW(shard(append), Error);
+}
+
+// Pieces begin and end where they do, whoever holds their rows.
+TEST_F(Sharding, AnAssignmentIsWrittenFromAllRanksInPieces) {
+  const std::vector<int64_t> ends = {3'000'000, 3'000'000, 4'500'000, 4'500'005};  // of ranks
+  Assignment all;
+  std::vector<int64_t> counts(5, 0);
+  for (int64_t i = 0; i < ends.back(); ++i) {
+    all.push_back(static_cast<uint16_t>(derive_seed(3, "expert", static_cast<uint64_t>(i)) % 5));
+    ++counts[all.back()];
+  }
+  const fs::path file = folder / "pieces.h5";
+  run_thread_ranks(4, [&](const HostCollectives& world) {
+    const auto rank = static_cast<size_t>(world.rank);
+    const int64_t first = rank == 0 ? 0 : ends[rank - 1];
+    AssignmentOutcome outcome;
+    outcome.expert.assign(all.begin() + first, all.begin() + ends[rank]);
+    outcome.stats.assigned_counts = counts;
+    outcome.rule = {AssignmentMethod::random, counts, {}, {}};
+    write_assignment(file, keep_none(5), outcome, world, {});
+  });
+  EXPECT_TRUE(read_shards(file).expert == all);
 }
 
 // Who trains keeps the shards that it began with.

@@ -13,7 +13,7 @@
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
-#include "smalltalk/mixture/routing/sharding.hpp"
+#include "smalltalk/mixture/routing/shard_assignment.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
@@ -109,12 +109,7 @@ void publish_tfidf_shards(const Run& run, const HostCollectives& world,
       hash_text(fmt::format("tfidf {} {} {}", name, to_string(assign.method),
                             assign.method == AssignmentMethod::optimal ? assign.epsilon : 0));
   const fs::path link = layout.tfidf_shards();
-  const auto published = [&] {
-    if (!fs::exists(link)) return false;
-    const Provenance there = read_shard_info(link).provenance;
-    return there.contains("request") && there.at("request") == request;
-  };
-  if (first_rank_says(published(), world)) return;
+  if (first_rank_says(request_of(link) == request, world)) return;
 
   const fs::path file = layout.shard_file("tfidf-" + request);
   if (!first_rank_says(fs::exists(file), world)) {
@@ -139,8 +134,7 @@ void publish_tfidf_shards(const Run& run, const HostCollectives& world,
     made_from["request"] = request;
     made_from["clusters"] = name;
     made_from["clusters_hash"] = hash_of_clusters(saved);
-    write_assignment(file, outcome.stats.assigned_counts, outcome.rule, {}, outcome.expert, world,
-                     made_from);
+    write_assignment(file, keep_none(experts), outcome, world, made_from);
   }
   if (world.rank == 0) publish_link(link, file);
   world.barrier();

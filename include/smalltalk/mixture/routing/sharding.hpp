@@ -9,15 +9,11 @@
 // link to the current one. Who trains keeps the file it began with.
 #pragma once
 
-#include <memory>
-#include <string>
+#include <cstdint>
 #include <vector>
 
 #include "smalltalk/core/assignment/assign_sequences.hpp"
-#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/collectives.hpp"
-#include "smalltalk/data/shard_file.hpp"
-#include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
@@ -35,21 +31,5 @@ struct ShardOptions {
 // than its new capacity. Throws Stopped, on all ranks, if any of them was asked to stop; the scores
 // that were found by then are kept.
 void shard_corpus(const Run& run, const HostCollectives& world, const ShardOptions& options);
-
-// The prefix lengths at which scores are kept: `longest`, and its halves, quarters and eighths as
-// long as they are 8 tokens or more. Ascending.
-std::vector<int64_t> kept_prefixes(int64_t longest);
-
-// The tokens that a block of the store was scored on, as a hash.
-uint64_t hash_of_sequences(const TokenFile& tokens, int64_t first, int64_t count,
-                           int64_t seq_length);
-
-// Writes a shard file of all ranks' assignments: `kept` of the first sequences (leader only), then
-// `mine` of each rank in rank order. counts [E] over all of them. Rank 0 writes, in pieces.
-// Collective.
-void write_assignment(const std::filesystem::path& path, std::span<const int64_t> counts,
-                      const AssignmentRule& rule, std::span<const uint16_t> kept,
-                      std::span<const uint16_t> mine, const HostCollectives& world,
-                      const Provenance& provenance);
 
 }  // namespace smalltalk
