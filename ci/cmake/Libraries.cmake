@@ -64,9 +64,3 @@ function(smalltalk_add_library name)
     PUBLIC ${arg_USES} ${arg_PUBLIC}
     PRIVATE $<BUILD_INTERFACE:smalltalk_options> ${arg_PRIVATE})
 endfunction()
-
-# Lets a target that includes LibTorch use the precompiled torch/torch.h of smalltalk_lm
-# (27 s a file without it, 8 s with it).
-function(smalltalk_reuse_torch_header target)
-  target_precompile_headers(${target} REUSE_FROM smalltalk_lm)
-endfunction()

@@ -51,15 +51,14 @@ function(smalltalk_add_mpi_main target)
 endfunction()
 
 # smalltalk_add_test(<folder>/<name> [LIBRARIES <library>...] [SOURCES <file>...] [LABEL <label>]
-#                    [RANKS <n>...] [TIMEOUT <seconds>] [TORCH] [WHOLE])
+#                    [RANKS <n>...] [TIMEOUT <seconds>] [WHOLE])
 # A GoogleTest program from <name>_test.cpp and SOURCES, linked to LIBRARIES (default: <folder>).
 #   RANKS  one ctest entry per world size, through mpirun, with tests/mpi_test_main.cpp (label mpi)
 #   LABEL  unit (default), mpi, e2e, slurm or gpu
-#   TORCH  the sources include LibTorch: reuses its precompiled header
 #   WHOLE  one ctest entry for the program instead of one a case: for programs slow to start
 #          (always so for those that load LibTorch)
 function(smalltalk_add_test name)
-  cmake_parse_arguments(arg "TORCH;WHOLE" "LABEL;TIMEOUT" "LIBRARIES;SOURCES;RANKS" ${ARGN})
+  cmake_parse_arguments(arg "WHOLE" "LABEL;TIMEOUT" "LIBRARIES;SOURCES;RANKS" ${ARGN})
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "smalltalk_add_test(${name}): unknown arguments ${arg_UNPARSED_ARGUMENTS}")
   endif()
@@ -97,11 +96,7 @@ function(smalltalk_add_test name)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     target_compile_options(${target} PRIVATE -Wno-restrict)  # false alarms on "a" + std::string
   endif()
-  if(arg_TORCH)
-    smalltalk_reuse_torch_header(${target})
-  else()
-    target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)  # compiles faster
-  endif()
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)  # compiles faster
 
   if(arg_RANKS)
     smalltalk_add_mpi_main(${target})

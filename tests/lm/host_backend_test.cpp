@@ -2,6 +2,7 @@
 // nobody else comes.
 #include "lm/train/host_backend.hpp"
 
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <future>

@@ -3,7 +3,9 @@
 #include "lm/torch/torch_engine.hpp"
 
 #include <ATen/ops/empty.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 

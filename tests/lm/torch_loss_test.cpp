@@ -1,8 +1,11 @@
 // The fused projection and cross-entropy in LibTorch operations, on the CPU, against float64.
 #include "lm/torch/torch_loss.hpp"
 
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "loss_reference.hpp"
 

@@ -3,6 +3,7 @@
 #include "smalltalk/lm/model/transformer.hpp"
 
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include <cmath>

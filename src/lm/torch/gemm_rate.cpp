@@ -1,7 +1,10 @@
 #include "lm/torch/gemm_rate.hpp"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 
 #include <map>
 #include <mutex>

@@ -1,6 +1,17 @@
 #include "lm/torch/torch_engine.hpp"
 
-#include <torch/torch.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/embedding_dense_backward.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/stack.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -74,7 +85,7 @@ TorchEngine::Weight TorchEngine::weight(int64_t offset, const std::vector<int64_
   result.value = flat_.as_strided(sizes, strides, offset);
   result.matrix = matrices_.as_strided(sizes, strides, offset);
   if (gradients_ != nullptr) {
-    result.gradient = torch::from_blob(gradients_ + offset, sizes, strides, flat_.options());
+    result.gradient = at::from_blob(gradients_ + offset, sizes, strides, flat_.options());
   }
   return result;
 }
@@ -82,8 +93,8 @@ TorchEngine::Weight TorchEngine::weight(int64_t offset, const std::vector<int64_
 void TorchEngine::rebind(float* parameters, float* gradients) {
   gradients_ = gradients;
   recorded_.reset();
-  flat_ = torch::from_blob(parameters, {num_models_ * layout_.total},
-                           at::TensorOptions().dtype(at::kFloat).device(device_));
+  flat_ = at::from_blob(parameters, {num_models_ * layout_.total},
+                        at::TensorOptions().dtype(at::kFloat).device(device_));
   if (type_ == at::kFloat) {
     matrices_ = flat_;
   } else if (!matrices_.defined()) {
@@ -165,7 +176,7 @@ at::Tensor TorchEngine::attention(const at::Tensor& qkv, const RotaryAngles& rot
 at::Tensor TorchEngine::to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                                   int64_t row_tokens) const {
   ST_CHECK(static_cast<int64_t>(tokens.size()) == sets * rows * row_tokens);
-  return torch::from_blob(const_cast<int64_t*>(tokens.data()), {sets, rows, row_tokens}, at::kLong)
+  return at::from_blob(const_cast<int64_t*>(tokens.data()), {sets, rows, row_tokens}, at::kLong)
       .to(device_, /*non_blocking=*/false, /*copy=*/true);
 }
 

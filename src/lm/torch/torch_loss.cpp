@@ -1,6 +1,14 @@
 #include "lm/torch/torch_loss.hpp"
 
-#include <torch/torch.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/logaddexp.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 
 #include "lm/torch/device.hpp"
 #include "smalltalk/core/system/error.hpp"

@@ -1,6 +1,8 @@
 // Checkpoints: weights, moments of AdamW, step, in one safetensors file with a hash, written
 // atomically while training goes on. The file does not depend on the size of the group.
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 
 #include <cstring>

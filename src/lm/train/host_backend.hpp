@@ -4,7 +4,7 @@
 // host memory.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <thread>
 #include <torch/csrc/distributed/c10d/Backend.hpp>

@@ -2,8 +2,6 @@
 // no_nccl_group.cpp, which throws.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <string>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 

@@ -1,5 +1,9 @@
 #include "lm/train/sharded_adamw.hpp"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -42,6 +46,11 @@ double square_sum(ThreadTeam& team, const float* values, int64_t size) {
 
 }  // namespace
 
+struct ShardedAdamW::Group {
+  c10::intrusive_ptr<c10d::Backend> backend;
+  std::vector<c10::intrusive_ptr<c10d::Work>> pending = {};
+};
+
 ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
                            const HostCollectives& host, const std::string& nccl_rendezvous,
                            int64_t bucket_bytes)
@@ -55,12 +64,15 @@ ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
   first_ = at::zeros({buckets_.padded() / size_}, model_.parameters.options());
   second_ = at::zeros_like(first_);
   if (size_ == 1) return;
+  group_ = std::make_unique<Group>();
   if (model_.device.device == "cuda") {
-    group_ = make_nccl_group(host, nccl_rendezvous);
+    group_->backend = make_nccl_group(host, nccl_rendezvous);
   } else {
-    group_ = c10::make_intrusive<HostBackend>(host);
+    group_->backend = c10::make_intrusive<HostBackend>(host);
   }
 }
+
+ShardedAdamW::~ShardedAdamW() = default;
 
 at::Tensor ShardedAdamW::piece(const at::Tensor& flat, const GradientBucket& bucket) const {
   return flat.narrow(0, bucket.begin + rank_ * bucket.piece, bucket.piece);
@@ -79,13 +91,14 @@ void ShardedAdamW::reduce_next_bucket() {
   const GradientBucket& bucket = buckets_.pop();
   at::Tensor whole = model_.gradients.narrow(0, bucket.begin, bucket.piece * size_);
   at::Tensor mine = piece(model_.gradients, bucket);
-  pending_.push_back(group_->_reduce_scatter_base(mine, whole, c10d::ReduceScatterOptions()));
+  group_->pending.push_back(
+      group_->backend->_reduce_scatter_base(mine, whole, c10d::ReduceScatterOptions()));
 }
 
 void ShardedAdamW::wait_for_pending(const char* what) {
   const PhaseClock::Scope scope(clock_, what, &PhaseSeconds::communication);
-  for (const auto& work : pending_) work->wait();
-  pending_.clear();
+  for (const auto& work : group_->pending) work->wait();
+  group_->pending.clear();
 }
 
 ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, bool stop) {
@@ -118,7 +131,7 @@ ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, bool stop) {
   numbers[1 + rank_] = loss;
   numbers[1 + size_] = stop ? 1.0 : 0.0;
   std::vector<at::Tensor> list = {numbers.to(model_.gradients.device())};
-  group_->allreduce(list, c10d::AllreduceOptions())->wait();
+  group_->backend->allreduce(list, c10d::AllreduceOptions())->wait();
   const at::Tensor summed = list[0].to(at::kCPU);
   const float* values = summed.const_data_ptr<float>();
   return {std::sqrt(static_cast<double>(values[0])),
@@ -172,7 +185,8 @@ void ShardedAdamW::update_all(int64_t t, double lr, double gradient_norm) {
       // While this bucket is gathered, in place, the next one is updated.
       at::Tensor whole = model_.parameters.narrow(0, bucket.begin, bucket.piece * size_);
       at::Tensor mine = piece(model_.parameters, bucket);
-      pending_.push_back(group_->_allgather_base(whole, mine, c10d::AllgatherOptions()));
+      group_->pending.push_back(
+          group_->backend->_allgather_base(whole, mine, c10d::AllgatherOptions()));
     }
   }
   if (size_ > 1) wait_for_pending("wait for all-gather");
@@ -203,7 +217,7 @@ at::Tensor ShardedAdamW::gather(const at::Tensor& shard) {
   for (const GradientBucket& bucket : buckets_.all()) {
     at::Tensor whole = at::empty({bucket.piece * size_}, shard.options());
     at::Tensor mine = shard.narrow(0, bucket.shard_begin, bucket.piece);
-    group_->_allgather_base(whole, mine, c10d::AllgatherOptions())->wait();
+    group_->backend->_allgather_base(whole, mine, c10d::AllgatherOptions())->wait();
     host.narrow(0, bucket.begin, bucket.piece * size_).copy_(whole);
   }
   return host;

@@ -4,10 +4,10 @@
 // and parameters while other buckets are updated. A group of one communicates nothing.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <functional>
-#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <memory>
 #include <vector>
 
 #include "lm/cpu/kernels.hpp"
@@ -24,6 +24,7 @@ class ShardedAdamW {
   // that are reduced by one call.
   ShardedAdamW(Transformer::Impl& model, const TrainConfig& config, const HostCollectives& host,
                const std::string& nccl_rendezvous, int64_t bucket_bytes);
+  ~ShardedAdamW();
 
   // For the engine, in the last backward pass before step(): sums a bucket over the group as soon
   // as its gradients are final. Empty in a group of one. Without it step() does it all.
@@ -65,9 +66,9 @@ class ShardedAdamW {
   TrainConfig config_;
   int rank_, size_;
   GradientBuckets buckets_;
-  c10::intrusive_ptr<c10d::Backend> group_;  // null in a group of one
-  std::vector<c10::intrusive_ptr<c10d::Work>> pending_;
-  at::Tensor first_, second_;  // [padded / ranks]: this rank's pieces, in the order of buckets
+  struct Group;                   // c10d's, whose headers are large
+  std::unique_ptr<Group> group_;  // null in a group of one
+  at::Tensor first_, second_;     // [padded / ranks]: this rank's pieces, in the order of buckets
   PhaseClock clock_;
 };
 
