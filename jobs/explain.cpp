@@ -11,9 +11,10 @@
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
-#include "smalltalk/mixture/routing/router_em.hpp"
+#include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 
 namespace smalltalk {
@@ -141,12 +142,9 @@ Json explain_text(const ExplainJob& job, const Run& run) {
   }
   if (tokens.size() < 2) throw Error("the text is too short: routers need at least 2 tokens");
   tokens.resize(std::min(tokens.size(), static_cast<size_t>(run.experiment.mixture.prefix_tokens)));
-  const auto length = static_cast<int64_t>(tokens.size());
   std::vector<float> scores;
   for (const Transformer& router : load_routers(run)) {
-    double score = 0;
-    router.log_likelihoods(tokens, 1, length, {&length, 1}, 1, {&score, 1});
-    scores.push_back(static_cast<float>(score));
+    scores.push_back(static_cast<float>(log_likelihood(router, tokens)));
   }
   const std::vector<int64_t> ranked = ranking(scores);
   Json experts = Json::array();
@@ -186,7 +184,7 @@ ScoresOf scores_by_routers(const Run& run, const fs::path& shards) {
     const auto id = static_cast<uint64_t>(sequence);
     std::vector<float> scores;
     for (const Transformer& router : *routers) {
-      scores.push_back(score_prefixes(router, tokens, {&id, 1}, length, prefixes)[0]);
+      scores.push_back(score_sequences(router, tokens, {&id, 1}, length, prefixes)[0]);
     }
     return scores;
   };

@@ -10,6 +10,7 @@
 #include "job_runner.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/mixture/evaluation/generation.hpp"
 
@@ -42,8 +43,7 @@ class Generate : public JobTest {
     double highest = -INFINITY;
     for (int64_t e = 0; e < run_.experiment.mixture.experts; ++e) {
       const Transformer router = Transformer::load(run_.layout.router(e), run_.experiment.device);
-      double score = 0;
-      router.log_likelihoods(tokens, 1, size, {&size, 1}, 1, {&score, 1});
+      const double score = log_likelihood(router, tokens);
       if (score > highest) best = e;
       highest = std::max(highest, score);
     }

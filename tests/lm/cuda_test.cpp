@@ -22,6 +22,7 @@
 #include "lm/train/nccl_group.hpp"
 #include "loss_reference.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
@@ -46,12 +47,7 @@ class CudaTest : public testing::Test {
   }
 };
 
-double score(const Transformer& model) {
-  const auto tokens = random_tokens(4 * 65, 37, 5);
-  std::vector<double> head(4);
-  model.log_likelihoods(tokens, 4, 65, std::vector<int64_t>{65}, 4, head);
-  return head[0] + head[1] + head[2] + head[3];
-}
+double score(const Transformer& model) { return log_likelihood(model, random_tokens(65, 37, 5)); }
 
 // The distance of two gradients as a share of the second's norm.
 double distance(const at::Tensor& values, const at::Tensor& expected) {
@@ -226,13 +222,13 @@ TEST_F(CudaTest, SeveralModelsComputeAsOne) {
     const at::Tensor gradients = all.step(tokens, ignore);
     const auto shared = random_tokens(4 * 65, 37, 50);
     std::vector<float> log_probs(3 * 4 * 64), one_log_probs(4 * 64);
-    all.engine.target_log_probs(shared, 4, 65, log_probs);
+    all.engine.compute_log_probs(shared, 4, 65, log_probs);
     for (int64_t r = 0; r < 3; ++r) {
       one.parameters.copy_(all.parameters.narrow(0, r, 1));
       const std::vector<int64_t> own(tokens.begin() + r * 4 * 65,
                                      tokens.begin() + (r + 1) * 4 * 65);
       EXPECT_LT(distance(gradients.narrow(0, r, 1), one.step(own, ignore)), reordered(precision));
-      one.engine.target_log_probs(shared, 4, 65, one_log_probs);
+      one.engine.compute_log_probs(shared, 4, 65, one_log_probs);
       for (int64_t i = 0; i < 4 * 64; ++i) {
         ASSERT_NEAR(log_probs[r * 4 * 64 + i], one_log_probs[i],
                     precision == "float32" ? 1e-3 : 0.1);
@@ -254,7 +250,7 @@ TEST_F(CudaTest, GraphEqualsEager) {
       EXPECT_NEAR(graph_loss, eager_loss, 1e-5 * eager_loss);
       // Scores between the steps, as a trainer that evaluates.
       std::vector<float> log_probs(2 * 32);
-      graph.engine.target_log_probs(random_tokens(2 * 33, 37, step), 2, 33, log_probs);
+      graph.engine.compute_log_probs(random_tokens(2 * 33, 37, step), 2, 33, log_probs);
       // Weights change in place.
       graph.parameters.mul_(0.9);
       eager.parameters.mul_(0.9);

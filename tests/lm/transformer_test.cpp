@@ -1,5 +1,4 @@
-// The model: gradients against finite differences, scores against logits, the two engines against
-// each other, folders.
+// The model: gradients against finite differences, the two engines against each other, folders.
 #include "smalltalk/lm/model/transformer.hpp"
 
 #include <ATen/ops/zeros.h>
@@ -17,6 +16,7 @@
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
@@ -31,10 +31,10 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ModelTest,
 
 double mean_loss(const Transformer& model, const std::vector<int64_t>& tokens, int64_t rows) {
   const auto row_tokens = static_cast<int64_t>(tokens.size()) / rows;
-  std::vector<double> scores(static_cast<size_t>(rows));
-  model.log_likelihoods(tokens, rows, row_tokens, {&row_tokens, 1}, rows, scores);
   double sum = 0;
-  for (double value : scores) sum -= value;
+  for (int64_t row = 0; row < rows; ++row) {
+    sum -= log_likelihood(model, std::span(tokens).subspan(row * row_tokens, row_tokens));
+  }
   return sum / static_cast<double>(rows * (row_tokens - 1));
 }
 
@@ -116,43 +116,6 @@ TEST_P(ModelTest, RecomputationGivesTheSameBits) {
   }
 }
 
-TEST_P(ModelTest, ScoresAreSumsOfLogSoftmax) {
-  const Transformer model(GetParam(), DeviceConfig(), 3);
-  const std::vector<int64_t> tokens = random_tokens(4 * 9, 37, 5);
-  const std::vector<float> logits = model.logits(tokens, 4, 9);
-  const std::vector<int64_t> prefixes = {1, 5, 9};
-  std::vector<double> scores(4 * prefixes.size());
-  model.log_likelihoods(tokens, 4, 9, prefixes, 3, scores);
-  for (int64_t row = 0; row < 4; ++row) {
-    double before = 0, after = 0;
-    for (int64_t t = 0; t < 8; ++t) {
-      const float* line = logits.data() + (row * 9 + t) * 37;
-      double sum = 0;
-      for (int64_t v = 0; v < 37; ++v) sum += std::exp(static_cast<double>(line[v]));
-      (t + 1 < 5 ? before : after) += line[tokens[row * 9 + t + 1]] - std::log(sum);
-    }
-    EXPECT_EQ(scores[row * 3], 0);
-    EXPECT_NEAR(scores[row * 3 + 1], before, 1e-4);
-    EXPECT_NEAR(scores[row * 3 + 2], before + after, 1e-4);
-  }
-}
-
-TEST_P(ModelTest, ScoresDoNotDependOnCountOrPlace) {
-  DeviceConfig two_threads;
-  two_threads.threads = 2;
-  const Transformer model(GetParam(), DeviceConfig(), 3), threaded(GetParam(), two_threads, 3);
-  const std::vector<int64_t> tokens = random_tokens(100 * 33, 37, 5);
-  std::vector<double> all(100), part(37), other(100);
-  const std::vector<int64_t> whole = {33};
-  model.log_likelihoods(tokens, 100, 33, whole, 32, all);
-  threaded.log_likelihoods(tokens, 100, 33, whole, 32, other);
-  EXPECT_EQ(all, other);
-  for (int64_t first : {0, 1, 5, 31, 63}) {
-    model.log_likelihoods(std::span(tokens).subspan(first * 33, 37 * 33), 37, 33, whole, 32, part);
-    for (int64_t i = 0; i < 37; ++i) EXPECT_EQ(part[i], all[first + i]) << first << " " << i;
-  }
-}
-
 TEST_P(ModelTest, FolderRoundTrip) {
   const TemporaryFolder folder;
   const Transformer model(GetParam(), DeviceConfig(), 3);
@@ -209,19 +172,7 @@ TEST(TransformerTest, InitialWeightsAreNormal) {
             other.parameters().at("model.embed_tokens.weight")[0]);
 }
 
-TEST(TransformerTest, RefusesForeignTokensAndShapes) {
-  const Transformer model(tiny_model(), DeviceConfig(), 3);
-  std::vector<int64_t> tokens(20, 1);
-  std::vector<double> scores(4);
-  const std::vector<int64_t> whole = {5};
-  EXPECT_THROW(model.log_likelihoods(tokens, 4, 5, std::vector<int64_t>{6}, 4, scores), Error);
-  tokens[7] = 37;
-  try {
-    model.log_likelihoods(tokens, 4, 5, whole, 4, scores);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("row 1"), std::string::npos) << error.what();
-  }
+TEST(TransformerTest, RefusesImpossibleShapes) {
   ModelConfig odd = tiny_model();
   odd.num_heads = 3;
   EXPECT_THROW(Transformer(odd, DeviceConfig(), 1), Error);

@@ -23,62 +23,6 @@
 namespace smalltalk {
 namespace {
 
-TEST(PartOf, TilesAllRowsInOrder) {
-  for (const int64_t n : {0, 1, 63, 64, 65, 1000}) {
-    for (const int64_t parts : {1, 2, 3, 7}) {
-      int64_t next = 0;
-      for (int64_t part = 0; part < parts; ++part) {
-        const auto [first, last] = part_of(n, part, parts);
-        EXPECT_EQ(first, next);
-        EXPECT_LE(first, last);
-        next = last;
-      }
-      EXPECT_EQ(next, n);
-    }
-  }
-}
-
-// Ranks that share routers and parts in every way: each row must arrive whole at the rank that
-// assigns it, with the code nearest to its score.
-TEST(TurnScores, BringsColumnsToRows) {
-  const std::vector<std::vector<ScoringShare>> layouts = {
-      {{{0, 1, 2}, 0, 1}},                                   // one rank
-      {{{0, 2}, 0, 1}, {{1}, 0, 1}},                         // fewer ranks than routers
-      {{{0}, 0, 1}, {{1}, 0, 2}, {{1}, 1, 2}, {{2}, 0, 1}},  // more
-  };
-  const auto score = [](int64_t row, int e) {
-    return static_cast<float>(-100 + 10 * std::sin(static_cast<double>(7 * row + 3 * e)));
-  };
-  for (const auto& layout : layouts) {
-    for (const int64_t n : {0, 1, 130, 1000}) {
-      std::vector<Assignment> joined(layout.size());
-      run_thread_ranks(static_cast<int>(layout.size()), [&](const HostCollectives& world) {
-        const ScoringShare& share = layout[static_cast<size_t>(world.rank)];
-        const auto [first, last] = part_of(n, share.part, share.parts);
-        std::vector<float> mine;
-        for (const int e : share.routers) {
-          for (int64_t row = first; row < last; ++row) mine.push_back(score(row, e));
-        }
-        const ScoreSlice slice = turn_scores(n, 3, layout, mine, world);
-        const ScoreBlock<uint16_t>& rows = slice.scores.blocks[0];
-        const LocalScores<uint16_t>& scores = slice.scores;
-        for (int64_t i = 0; i < scores.num_rows(); ++i) {
-          for (int e = 0; e < 3; ++e) {
-            const double code = rows.values[static_cast<size_t>(3 * i + e)];
-            ASSERT_NEAR(scores.lowest + scores.step * code,
-                        score(static_cast<int64_t>(rows.first_sequence) + i, e), 20.0 / 65535);
-          }
-        }
-        joined[static_cast<size_t>(world.rank)] = join_slices(argmax_assignment(scores), world);
-      });
-      for (const Assignment& one : joined) {
-        ASSERT_EQ(static_cast<int64_t>(one.size()), n);
-        EXPECT_EQ(one, joined[0]);
-      }
-    }
-  }
-}
-
 TEST(RoundChunk, NeverRepeatsASequenceWithinAnEpoch) {
   Experiment experiment;
   experiment.mixture.sequences_per_round = 30;
@@ -206,28 +150,6 @@ TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
     return all;
   };
   EXPECT_EQ(rows(second.layout), rows(layout));
-}
-
-TEST_F(RouterEm, ScoresDoNotDependOnTheParts) {
-  train_routers(run, RouterHosting::alone(2));
-  const Transformer router = Transformer::load(layout.router(0), experiment.device);
-  std::vector<uint64_t> ids(200);
-  std::iota(ids.begin(), ids.end(), uint64_t{0});
-  const auto score = [&](std::span<const uint64_t> some) {
-    return score_prefixes(router, run.tokens, some, experiment.data.seq_length,
-                          {&experiment.mixture.prefix_tokens, 1});
-  };
-  const std::vector<float> all = score(ids);
-  for (const int64_t parts : {2, 3}) {
-    std::vector<float> joined;
-    for (int64_t part = 0; part < parts; ++part) {
-      const auto [first, last] = part_of(200, part, parts);
-      const auto piece = score(
-          std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)));
-      joined.insert(joined.end(), piece.begin(), piece.end());
-    }
-    EXPECT_EQ(joined, all);
-  }
 }
 
 }  // namespace

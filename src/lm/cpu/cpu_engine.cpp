@@ -199,36 +199,42 @@ void CpuEngine::add_embedding_gradients(int thread) {
   }
 }
 
-void CpuEngine::target_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                                 std::span<float> log_probs) {
+// A block for each thread, or for each lane of models.
+int64_t CpuEngine::rows_at_once(int64_t row_tokens) const {
+  if (!lanes_.empty()) return lanes_[0].engine->rows_at_once(row_tokens);
+  return team_.size() * rows_per_block(row_tokens - 1);
+}
+
+void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                  std::span<float> log_probs) {
+  ST_CHECK(rows <= rows_at_once(row_tokens));
   const int64_t length = row_tokens - 1;
   if (num_models_ > 1) {
     const auto size = static_cast<size_t>(rows * length);
     for_models([&](CpuEngine& engine, int64_t m) {
-      engine.target_log_probs(tokens, rows, row_tokens,
-                              log_probs.subspan(static_cast<size_t>(m) * size, size));
+      engine.compute_log_probs(tokens, rows, row_tokens,
+                               log_probs.subspan(static_cast<size_t>(m) * size, size));
     });
     return;
   }
   const int64_t block_rows = rows_per_block(length);
   rotary_.grow(config_, length);
   team_.run([&](int thread) {
+    const int64_t first = thread * block_rows;
+    const int64_t count = std::min(block_rows, rows - first);
+    if (count <= 0) return;
+    // Always a whole block, filled up with token 0: a row's result then does not depend on how many
+    // rows there are.
     Worker& worker = workers_[thread];
-    const auto [begin, end] = part_of_range(rows, thread, team_.size(), block_rows);
+    load_block(worker, tokens, first, count, row_tokens, block_rows);
+    CpuBlock& block = worker.block;
+    block.begin(parameters_, rotary_, worker.inputs.data(), block_rows, length, Keep::nothing);
+    block.forward();
     worker.log_probs.resize(block_rows * length);
-    for (int64_t first = begin; first < end; first += block_rows) {
-      // Always whole blocks, the last one filled up with token 0: a row's result then does not
-      // depend on how many rows there are.
-      const int64_t count = std::min(block_rows, end - first);
-      load_block(worker, tokens, first, count, row_tokens, block_rows);
-      CpuBlock& block = worker.block;
-      block.begin(parameters_, rotary_, worker.inputs.data(), block_rows, length, Keep::nothing);
-      block.forward();
-      smalltalk::target_log_probs(block.tokens(), config_.hidden_size, config_.vocab_size,
-                                  block.hidden(), parameters_ + layout_.head, worker.targets.data(),
-                                  worker.log_probs.data(), block.scratch());
-      std::copy_n(worker.log_probs.data(), count * length, log_probs.data() + first * length);
-    }
+    target_log_probs(block.tokens(), config_.hidden_size, config_.vocab_size, block.hidden(),
+                     parameters_ + layout_.head, worker.targets.data(), worker.log_probs.data(),
+                     block.scratch());
+    std::copy_n(worker.log_probs.data(), count * length, log_probs.data() + first * length);
   });
 }
 

@@ -29,8 +29,9 @@ class CpuEngine : public Engine {
                                                      int64_t row_tokens, float scale,
                                                      const GradientsReady& ready) override;
   PhaseSeconds seconds() override;  // of the first worker; the others work alike
-  void target_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                        std::span<float> log_probs) override;
+  int64_t rows_at_once(int64_t row_tokens) const override;
+  void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                         std::span<float> log_probs) override;
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
   void rebind(float* parameters, float* gradients) override;

@@ -47,9 +47,12 @@ class Engine {
   // What accumulate_gradients took since the engine was made, forward and backward. On a GPU this
   // waits for the device: call it once in many steps.
   virtual PhaseSeconds seconds() = 0;
-  // All models score the same tokens: log_probs [R, rows, row_tokens - 1].
-  virtual void target_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                                std::span<float> log_probs) = 0;
+  // The most rows that compute_log_probs takes: as many as the device works on at once.
+  virtual int64_t rows_at_once(int64_t row_tokens) const = 0;
+  // Under every model, log p of every token but a row's first: [R, rows, row_tokens - 1]. A row's
+  // bits depend neither on its place nor on how many rows there are.
+  virtual void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                 std::span<float> log_probs) = 0;
   // logits [rows, row_tokens, V]; of one model.
   virtual void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                       std::span<float> logits) = 0;

@@ -4,9 +4,6 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
-#include <algorithm>
-#include <cstring>
-
 #include "lm/model/check_tokens.hpp"
 #include "lm/model/transformer_impl.hpp"
 #include "smalltalk/core/system/error.hpp"
@@ -91,51 +88,6 @@ Transformer::Transformer(const ModelConfig& config, const DeviceConfig& device, 
 
 const ModelConfig& Transformer::config() const { return impl_->config; }
 int64_t Transformer::num_parameters() const { return impl_->layout.total; }
-
-void score_rows(const Transformer::Impl& models, std::span<const int64_t> tokens, int64_t count,
-                int64_t row_tokens, std::span<const int64_t> prefixes, int64_t block_rows,
-                std::span<double> out) {
-  check_tokens(tokens, count, row_tokens, models.config.vocab_size);
-  if (row_tokens < 2) throw Error("a row needs at least 2 tokens to be scored");
-  if (prefixes.empty() || prefixes.front() < 1 || prefixes.back() > row_tokens ||
-      !std::is_sorted(prefixes.begin(), prefixes.end())) {
-    throw Error("prefixes must ascend within 1 .. " + std::to_string(row_tokens));
-  }
-  ST_CHECK(block_rows >= 1 &&
-           out.size() == static_cast<size_t>(models.num_models * count) * prefixes.size());
-
-  const int64_t length = row_tokens - 1;
-  std::vector<int64_t> filled;
-  std::vector<float> log_probs(models.num_models * block_rows * length);
-  for (int64_t first = 0; first < count; first += block_rows) {
-    const int64_t rows = std::min(block_rows, count - first);
-    std::span<const int64_t> block = tokens.subspan(first * row_tokens, rows * row_tokens);
-    if (rows < block_rows) {
-      // Products of another shape may round otherwise: fill the last block up.
-      filled.assign(block_rows * row_tokens, 0);
-      std::copy(block.begin(), block.end(), filled.begin());
-      block = filled;
-    }
-    models.engine->target_log_probs(block, block_rows, row_tokens, log_probs);
-    for (int64_t i = 0; i < models.num_models * rows; ++i) {
-      const int64_t model = i / rows, row = i % rows;
-      const float* values = log_probs.data() + (model * block_rows + row) * length;
-      double* sums = out.data() + (model * count + first + row) * std::ssize(prefixes);
-      double sum = 0;
-      int64_t target = 0;
-      for (size_t j = 0; j < prefixes.size(); ++j) {
-        for (; target < prefixes[j] - 1; ++target) sum += values[target];
-        sums[j] = sum;
-      }
-    }
-  }
-}
-
-void Transformer::log_likelihoods(std::span<const int64_t> tokens, int64_t count,
-                                  int64_t row_tokens, std::span<const int64_t> prefixes,
-                                  int64_t block_rows, std::span<double> out) const {
-  score_rows(*impl_, tokens, count, row_tokens, prefixes, block_rows, out);
-}
 
 std::vector<float> Transformer::weights() const {
   const at::Tensor host = impl_->host_parameters();

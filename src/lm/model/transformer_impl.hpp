@@ -35,9 +35,4 @@ struct Transformer::Impl {
   std::unique_ptr<Engine> engine;
 };
 
-// Transformer::log_likelihoods of the models of an engine: out [R, count, P].
-void score_rows(const Transformer::Impl& models, std::span<const int64_t> tokens, int64_t count,
-                int64_t row_tokens, std::span<const int64_t> prefixes, int64_t block_rows,
-                std::span<double> out);
-
 }  // namespace smalltalk

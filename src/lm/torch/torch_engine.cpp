@@ -24,6 +24,8 @@
 
 namespace smalltalk {
 
+constexpr int64_t kScoredRows = 64;  // at once: enough for a GPU's products
+
 // A differentiable function of a few tensors, whose output is either kept, with what autograd
 // saved, or computed again in the backward pass.
 struct TorchEngine::Stage {
@@ -237,17 +239,23 @@ at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
   return norm(x, final_norm_.value);
 }
 
-void TorchEngine::target_log_probs(std::span<const int64_t> tokens, int64_t rows,
-                                   int64_t row_tokens, std::span<float> log_probs) {
+int64_t TorchEngine::rows_at_once(int64_t /*row_tokens*/) const { return kScoredRows; }
+
+void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
+                                    int64_t row_tokens, std::span<float> log_probs) {
+  ST_CHECK(rows <= kScoredRows);
   const at::NoGradGuard no_grad;
-  const at::Tensor ids = to_device(tokens, 1, rows, row_tokens);
+  // Always as many rows, filled up with token 0: products of another shape may round otherwise.
+  const at::Tensor ids =
+      at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens), {0, 0, 0, kScoredRows - rows});
   const at::Tensor out = hidden(ids.narrow(2, 0, row_tokens - 1));
   const at::Tensor targets = ids.narrow(2, 1, row_tokens - 1).flatten();
-  ST_CHECK(static_cast<int64_t>(log_probs.size()) == num_models_ * targets.numel());
+  const int64_t size = rows * (row_tokens - 1);
+  ST_CHECK(std::ssize(log_probs) == num_models_ * size);
   for (int64_t r = 0; r < num_models_; ++r) {
-    const at::Tensor result = fused_target_log_probs(out[r], head_.matrix[r], targets).to(at::kCPU);
-    std::memcpy(log_probs.data() + r * targets.numel(), result.const_data_ptr<float>(),
-                result.nbytes());
+    const at::Tensor result =
+        fused_target_log_probs(out[r], head_.matrix[r], targets).narrow(0, 0, size).to(at::kCPU);
+    std::memcpy(log_probs.data() + r * size, result.const_data_ptr<float>(), result.nbytes());
   }
 }
 

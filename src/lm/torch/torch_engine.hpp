@@ -34,9 +34,9 @@ class TorchEngine : public Engine {
   std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
                                                      int64_t row_tokens, float scale,
                                                      const GradientsReady& ready) override;
-  // Of R models: all score the same tokens [rows, row_tokens]; log_probs [R, rows, row_tokens - 1].
-  void target_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                        std::span<float> log_probs) override;
+  int64_t rows_at_once(int64_t row_tokens) const override;
+  void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                         std::span<float> log_probs) override;
   // Of R models: logits [R, rows, row_tokens, V].
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;

@@ -11,6 +11,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/random.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
@@ -120,14 +121,15 @@ BenchResult run_bench(const BenchCase& bench, double seconds, const DeviceConfig
     const RowSource rows{row_tokens, fill};
     step = measure(0.8 * seconds, [&](int64_t n) { trainer.run(rows, trainer.step() + n); });
   } else {
-    std::vector<int64_t> tokens(static_cast<size_t>(bench.batch_size * row_tokens));
-    fill(0, bench.batch_size, tokens);
-    std::vector<double> scores(static_cast<size_t>(bench.batch_size));
+    std::vector<int64_t> row(static_cast<size_t>(row_tokens));
+    fill(0, 1, row);
+    const RowSource rows{row_tokens, [&](int64_t, int64_t count, std::span<int64_t> tokens) {
+                           for (int64_t i = 0; i < count; ++i) {
+                             std::ranges::copy(row, tokens.begin() + i * row_tokens);
+                           }
+                         }};
     step = measure(0.8 * seconds, [&](int64_t n) {
-      for (int64_t i = 0; i < n; ++i) {
-        model.log_likelihoods(tokens, bench.batch_size, row_tokens, {&row_tokens, 1},
-                              bench.batch_size, scores);
-      }
+      visit_log_probs(model, rows, 0, n * bench.batch_size, [](const LogProbs&) {});
     });
   }
   const auto flops_of = bench.train ? train_flops : forward_flops;

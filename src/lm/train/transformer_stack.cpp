@@ -79,11 +79,7 @@ Transformer& TransformerStack::operator[](int64_t model) {
   return impl_->models[static_cast<size_t>(model)];
 }
 
-void TransformerStack::log_likelihoods(std::span<const int64_t> tokens, int64_t count,
-                                       int64_t row_tokens, std::span<const int64_t> prefixes,
-                                       int64_t block_rows, std::span<double> out) const {
-  score_rows(impl_->all, tokens, count, row_tokens, prefixes, block_rows, out);
-}
+TransformerStack::operator ModelsView() const { return ModelsView(impl_->all); }
 
 // The trainers' gradients become parts of one buffer.
 void TransformerStack::Impl::allocate_gradients() {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <numeric>
@@ -13,7 +14,7 @@
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/train/transformer_stack.hpp"
-#include "smalltalk/mixture/routing/router_em.hpp"
+#include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -50,8 +51,8 @@ ScoreMatrix score_by_routers(const Experiment& experiment, std::span<const fs::p
   std::iota(ids.begin(), ids.end(), uint64_t{0});
   const auto stack = TransformerStack::load(routers, experiment.device);
   const std::vector<float> columns =  // [E, n]
-      score_prefixes(*stack, tokens, ids, experiment.data.seq_length,
-                     {&experiment.mixture.prefix_tokens, 1}, &notes);
+      score_sequences(*stack, tokens, ids, experiment.data.seq_length,
+                      {&experiment.mixture.prefix_tokens, 1}, &notes);
   ScoreMatrix scores(n, std::ssize(routers));
   for (size_t e = 0; e < routers.size(); ++e) {
     for (int64_t i = 0; i < n; ++i) {
@@ -66,20 +67,14 @@ TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& fo
                                 ScoringNotes& notes) {
   const int64_t length = experiment.data.seq_length;
   const int64_t n = tokens->num_sequences(length);
-  std::vector<int64_t> prefixes(static_cast<size_t>(length));
-  std::iota(prefixes.begin(), prefixes.end(), 2);
-  const std::vector<double> sums =
-      score_rows(Transformer::load(folder, experiment.device, step),
-                 ordered_rows(tokens, {}, length, length + 1), n, prefixes, &notes);
+  const Transformer model = Transformer::load(folder, experiment.device, step);
+  RowScores by_token(1, n, length, &notes);
+  by_token.fill(
+      model, ordered_rows(tokens, {}, length, length + 1), n,
+      [](int64_t, auto log_probs, auto row) { std::ranges::copy(log_probs, row.begin()); });
   TokenLikelihoods scores(n, length);
-  for (int64_t i = 0; i < n; ++i) {
-    double before = 0;
-    for (int64_t s = 0; s < length; ++s) {
-      const double sum = sums[static_cast<size_t>(i * length + s)];
-      scores.row(i)[s] = static_cast<float>(sum - before);
-      before = sum;
-    }
-  }
+  std::ranges::transform(by_token.values(), scores.values().begin(),
+                         [](double log_prob) { return static_cast<float>(log_prob); });
   return scores;
 }
 
@@ -111,7 +106,7 @@ void evaluate_cell(const Run& run, const EvalCell& cell) {
   const std::string weights = weights_of(models, cell.step);
   ScoringNotes notes(
       layout.scoring_notes(cell.name()),
-      fmt::format("{} {} {} {} {}", cell.unit, tokens->info().content_hash,
+      fmt::format("{} {} {} {} {} {}", cell_values(cell), cell.unit, tokens->info().content_hash,
                   experiment.data.seq_length, experiment.mixture.prefix_tokens, weights));
   const TokenLikelihoods scores =
       cell.unit == "routers" ? score_by_routers(experiment, models, tokens, notes)

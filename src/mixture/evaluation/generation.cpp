@@ -8,6 +8,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/random.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/decoder.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
@@ -92,8 +93,7 @@ void Generation::route(const std::vector<Text*>& texts) const {
     for (Text* text : texts) {
       if (text->routed_by < 2) continue;  // the first token is given, not scored
       const std::span row(text->tokens.data(), static_cast<size_t>(text->routed_by));
-      router.log_likelihoods(row, 1, text->routed_by, {&text->routed_by, 1}, 1,
-                             {&text->result.scores[static_cast<size_t>(e)], 1});
+      text->result.scores[static_cast<size_t>(e)] = log_likelihood(router, row);
     }
   }
   for (Text* text : texts) {

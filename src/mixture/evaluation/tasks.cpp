@@ -14,7 +14,7 @@
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
-#include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 
 namespace smalltalk {
@@ -24,8 +24,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr size_t kBlockRows = 16;     // rows of one forward pass, and
-constexpr int64_t kLengthStep = 32;   // steps of their length: fixed, so that results are
+constexpr int64_t kLengthStep = 32;  // of rows that are scored together; fixed, so that results are
 constexpr int64_t kPaddingToken = 0;  // behind a row, where no token of it looks
 
 std::string hash_of(const std::vector<ChoiceRow>& rows) {
@@ -43,23 +42,21 @@ int64_t padded_size(const ChoiceRow& row) {
   return (inputs + kLengthStep - 1) / kLengthStep * kLengthStep + 1;
 }
 
-// Rows of one padded size.
-std::vector<double> score_block(const Transformer& model, std::span<const ChoiceRow* const> rows) {
-  const int64_t size = padded_size(*rows[0]);
-  std::vector<int64_t> tokens(rows.size() * static_cast<size_t>(size), kPaddingToken);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::ranges::copy(rows[i]->tokens, tokens.begin() + size * static_cast<int64_t>(i));
-  }
-  std::vector<int64_t> prefixes(static_cast<size_t>(size));
-  std::iota(prefixes.begin(), prefixes.end(), int64_t{1});
-  std::vector<double> sums(tokens.size());  // of the first 1, 2, ... tokens
-  model.log_likelihoods(tokens, std::ssize(rows), size, prefixes, kBlockRows, sums);
-  std::vector<double> scores;
-  for (const ChoiceRow* row : rows) {
-    const double* sum = &sums[scores.size() * prefixes.size()];
-    scores.push_back(sum[row->tokens.size() - 1] - sum[row->given - 1]);
-  }
-  return scores;
+// Rows of the same padded size.
+RowSource padded_rows(std::span<const ChoiceRow* const> rows, int64_t size) {
+  return {size, [=](int64_t first, int64_t count, std::span<int64_t> tokens) {
+            std::ranges::fill(tokens, kPaddingToken);
+            for (int64_t i = 0; i < count; ++i) {
+              std::ranges::copy(rows[static_cast<size_t>(first + i)]->tokens,
+                                tokens.begin() + i * size);
+            }
+          }};
+}
+
+double score_choice(const ChoiceRow& row, std::span<const float> log_probs) {
+  std::array<double, 2> sums{};
+  sum_prefixes(log_probs, std::array{row.given, std::ssize(row.tokens)}, sums);
+  return sums[1] - sums[0];
 }
 
 }  // namespace
@@ -69,23 +66,20 @@ std::vector<double> score_choices(const Transformer& model, const std::vector<Ch
   std::vector<const ChoiceRow*> order;
   for (const ChoiceRow& row : rows) order.push_back(&row);
   std::ranges::stable_sort(order, {}, [](const ChoiceRow* row) { return padded_size(*row); });
-  const int64_t count = std::ssize(rows);
-  std::vector<double> ordered(rows.size());
-  int64_t done = notes != nullptr ? notes->read(1, count, 1, ordered) : 0;
-  while (done < count) {
-    const auto left = std::span(order).subspan(static_cast<size_t>(done));
-    const auto other = std::ranges::find_if(
-        left, [&](const ChoiceRow* row) { return padded_size(*row) != padded_size(*left[0]); });
-    const auto block = left.first(std::min<size_t>(kBlockRows, other - left.begin()));
-    std::ranges::copy(score_block(model, block), ordered.begin() + done);
-    done += std::ssize(block);
-    const bool stop = stop_requested() && done < count;
-    if (notes != nullptr && (stop || notes->due())) notes->write(1, count, 1, done, ordered);
-    if (stop) throw Stopped();
+  RowScores ordered(1, std::ssize(rows), 1, notes);
+  while (ordered.done() < std::ssize(rows)) {
+    const auto left = std::span(order).subspan(static_cast<size_t>(ordered.done()));
+    const int64_t size = padded_size(*left[0]);
+    const auto longer =
+        std::ranges::find_if(left, [&](const ChoiceRow* row) { return padded_size(*row) != size; });
+    ordered.fill(model, padded_rows(order, size), ordered.done() + (longer - left.begin()),
+                 [&](int64_t row, auto log_probs, std::span<double> score) {
+                   score[0] = score_choice(*order[static_cast<size_t>(row)], log_probs);
+                 });
   }
   std::vector<double> scores(rows.size());
   for (size_t i = 0; i < order.size(); ++i) {
-    scores[static_cast<size_t>(order[i] - rows.data())] = ordered[i];
+    scores[static_cast<size_t>(order[i] - rows.data())] = ordered.values()[i];
   }
   return scores;
 }

@@ -15,7 +15,7 @@
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/train/transformer_stack.hpp"
-#include "smalltalk/mixture/routing/router_em.hpp"
+#include "smalltalk/mixture/routing/scoring.hpp"
 
 namespace smalltalk {
 
@@ -154,7 +154,7 @@ void fill_store(const Run& run, const HostCollectives& world, ScoreStore& store,
         fmt::format("{} {} {} {}", blocks.hashes[static_cast<size_t>(block)],
                     experiment.data.seq_length, fmt::join(prefixes, ","), fmt::join(names, ",")));
     const std::vector<float> columns =
-        score_prefixes(*stack, run.tokens, ids, experiment.data.seq_length, prefixes, &notes);
+        score_sequences(*stack, run.tokens, ids, experiment.data.seq_length, prefixes, &notes);
     done += static_cast<int64_t>(ids.size() * names.size());
     progress.update(done);
     store.write(blocks.stored(block), names, prefixes,

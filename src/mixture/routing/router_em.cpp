@@ -22,6 +22,7 @@
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 #include "smalltalk/lm/train/transformer_stack.hpp"
+#include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
@@ -86,12 +87,12 @@ ScoreSlice score_chunk(const Run& run, const HostedRouters& routers, const Route
   const Experiment& experiment = run.experiment;
   const auto n = static_cast<int64_t>(ids.size());
   const ScoringShare& share = hosting.share();
-  const auto [first, last] = part_of(n, share.part, share.parts);
+  const auto [first, last] = share.rows(n);
   const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
   std::vector<float> mine;
   run_together(hosting.world, [&] {
-    mine = score_prefixes(*routers.stack, run.tokens, part, experiment.data.seq_length,
-                          {&experiment.mixture.prefix_tokens, 1}, &notes);
+    mine = score_sequences(*routers.stack, run.tokens, part, experiment.data.seq_length,
+                           {&experiment.mixture.prefix_tokens, 1}, &notes);
   });
   const auto bad =
       std::find_if(mine.begin(), mine.end(), [](float score) { return !std::isfinite(score); });
@@ -102,7 +103,7 @@ ScoreSlice score_chunk(const Run& run, const HostedRouters& routers, const Route
                     "lower router.lr",
                     part[at % part.size()], share.routers[at / part.size()], *bad));
   }
-  return turn_scores(n, experiment.mixture.experts, hosting.shares, mine, hosting.world);
+  return exchange_scores(n, experiment.mixture.experts, hosting.shares, mine, hosting.world);
 }
 
 // The rows of a slice before position n of the chunk, and the others.
@@ -253,12 +254,13 @@ Shards RouterEm::find_assignment(int64_t round, nlohmann::json& record) {
     options.threads = static_cast<int>(experiment_.device.threads);
     AssignmentOutcome outcome =
         assign_sequences(of_chunk, rule.capacities, options, hosting_.world);
-    assignment = join_slices(outcome.expert, hosting_.world);
+    assignment = gather_values<uint16_t>(outcome.expert, hosting_.world);
     rule = std::move(outcome.rule);
     require_no_empty_shard(outcome.stats.assigned_counts, fmt::format("round {}", round));
     line.update(stats_json(outcome.stats));
     line["selection"] = traffic_json(outcome.traffic);
-    const Assignment probe_now = join_slices(argmax_assignment(of_probe), hosting_.world);
+    const Assignment probe_now =
+        gather_values<uint16_t>(argmax_assignment(of_probe), hosting_.world);
     if (round > 2 && hosting_.leader()) {
       const auto before = read_record(round - 1).at("probe_experts").get<Assignment>();
       int64_t changed = 0;
@@ -374,6 +376,13 @@ void RouterEm::run() {
 }
 
 }  // namespace
+
+RouterHosting RouterHosting::alone(int64_t num_experts) {
+  RouterHosting hosting;
+  for (int e = 0; e < static_cast<int>(num_experts); ++e) hosting.trains.push_back(e);
+  hosting.shares = {{hosting.trains, 0, 1}};
+  return hosting;
+}
 
 std::vector<uint64_t> round_chunk(const Experiment& experiment, int64_t num_sequences,
                                   int64_t round, int64_t* epoch) {

@@ -43,16 +43,6 @@ class Transformer {
   const ModelConfig& config() const;
   int64_t num_parameters() const;
 
-  // Log-likelihoods in nats of the beginnings of `count` rows of `row_tokens` tokens
-  // [count, row_tokens]: out[i, j] is that of the first prefixes[j] tokens of row i, the very first
-  // of which is given, not scored. [count, P]; prefixes ascend, within 1 .. row_tokens. No
-  // autograd; rows are worked on in blocks of `block_rows` always filled up to that shape, so that
-  // a row's result depends neither on how many rows are asked for nor on who asks. REQUIRES ids in
-  // [0, V) (else Error naming the row).
-  void log_likelihoods(std::span<const int64_t> tokens, int64_t count, int64_t row_tokens,
-                       std::span<const int64_t> prefixes, int64_t block_rows,
-                       std::span<double> out) const;
-
   // All weights as one vector in host memory [num_parameters], in the model's own order, and back:
   // what ranks that share a model send each other.
   std::vector<float> weights() const;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "smalltalk/core/system/batch.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
@@ -30,10 +31,7 @@ class TransformerStack {
   // A transformer like any other, whose weights are part of the stack's.
   Transformer& operator[](int64_t model);
 
-  // As Transformer::log_likelihoods, of the same rows under every model: out [R, count, P].
-  void log_likelihoods(std::span<const int64_t> tokens, int64_t count, int64_t row_tokens,
-                       std::span<const int64_t> prefixes, int64_t block_rows,
-                       std::span<double> out) const;
+  operator ModelsView() const;  // all models, to score the same rows
 
   // Trains all models up to but without `last_step`, step by step: every step is one pass over the
   // stack. trainers[i] trains model i, alone in its group, on rows[i]; all are at the same step,
