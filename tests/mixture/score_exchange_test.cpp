@@ -11,21 +11,6 @@
 namespace smalltalk {
 namespace {
 
-TEST(ScoringShares, TileAllRowsInOrder) {
-  for (const int64_t n : {0, 1, 63, 64, 65, 1000}) {
-    for (const int parts : {1, 2, 3, 7}) {
-      int64_t next = 0;
-      for (int part = 0; part < parts; ++part) {
-        const auto [first, last] = ScoringShare{{0}, part, parts}.rows(n);
-        EXPECT_EQ(first, next);
-        EXPECT_LE(first, last);
-        next = last;
-      }
-      EXPECT_EQ(next, n);
-    }
-  }
-}
-
 // Ranks that share routers and parts in every way: each row must arrive whole at the rank that
 // assigns it, with the code nearest to its score.
 TEST(ExchangeScores, BringsColumnsToRows) {

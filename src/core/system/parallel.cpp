@@ -32,6 +32,12 @@ void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>
   if (failure) std::rethrow_exception(failure);
 }
 
+std::pair<int64_t, int64_t> part_of_range(int64_t size, int index, int parts, int64_t grain) {
+  const int64_t grains = (size + grain - 1) / grain;
+  return {std::min(size, grains * index / parts * grain),
+          std::min(size, grains * (index + 1) / parts * grain)};
+}
+
 int available_cores() {
   cpu_set_t cores;
   if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;

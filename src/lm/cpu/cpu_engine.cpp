@@ -5,6 +5,7 @@
 #include "lm/cpu/gemm.hpp"
 #include "lm/cpu/kernels.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/parallel.hpp"
 #include "smalltalk/core/system/trace.hpp"
 
 namespace smalltalk {

@@ -8,6 +8,7 @@
 #include "lm/cpu/cpu_kernels.hpp"
 #include "lm/cpu/gemm.hpp"
 #include "lm/cpu/kernels.hpp"
+#include "smalltalk/core/system/parallel.hpp"
 
 namespace smalltalk {
 namespace {

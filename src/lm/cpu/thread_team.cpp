@@ -1,6 +1,6 @@
 #include "lm/cpu/thread_team.hpp"
 
-#include <algorithm>
+#include <utility>
 
 #include "lm/cpu/gemm.hpp"
 
@@ -49,12 +49,6 @@ void ThreadTeam::run(const std::function<void(int)>& work) {
 
 void ThreadTeam::wait() {
   if (size_ > 1) inner_->arrive_and_wait();
-}
-
-std::pair<int64_t, int64_t> part_of_range(int64_t size, int index, int parts, int64_t grain) {
-  const int64_t grains = (size + grain - 1) / grain;
-  return {std::min(size, grains * index / parts * grain),
-          std::min(size, grains * (index + 1) / parts * grain)};
 }
 
 }  // namespace smalltalk

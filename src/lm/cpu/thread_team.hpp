@@ -2,13 +2,11 @@
 #pragma once
 
 #include <barrier>
-#include <cstdint>
 #include <exception>
 #include <functional>
 #include <mutex>
 #include <optional>
 #include <thread>
-#include <utility>
 #include <vector>
 
 namespace smalltalk {
@@ -38,8 +36,5 @@ class ThreadTeam {
   std::exception_ptr failure_;
   std::vector<std::jthread> threads_;
 };
-
-// Part `index` of `parts` nearly equal ones of [0, size), cut at multiples of `grain`.
-std::pair<int64_t, int64_t> part_of_range(int64_t size, int index, int parts, int64_t grain = 1);
 
 }  // namespace smalltalk
