@@ -2,8 +2,8 @@
 // announced layer by layer, recomputation, several models as one. All on the CPU.
 #include "lm/torch/torch_engine.hpp"
 
-#include <ATen/ops/empty.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/CPUAllocator.h>
