@@ -182,7 +182,7 @@ struct CudaModels {
   at::Tensor step(const std::vector<int64_t>& tokens, const GradientsReady& ready,
                   double* loss = nullptr) {
     gradients.zero_();
-    const auto losses = engine.accumulate_gradients_of_models(tokens, 4, 65, 0.01F, ready);
+    const auto losses = engine.accumulate_gradients(tokens, 4, 65, 0.01F, ready);
     if (loss != nullptr) *loss = std::accumulate(losses.begin(), losses.end(), 0.0);
     return gradients.clone();
   }

@@ -80,10 +80,10 @@ TEST(GroupTest, ACheckpointKeepsItsBytesInGroupsOfAnySize) {
 class ForwardingEngine : public Engine {
  public:
   explicit ForwardingEngine(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
-  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
-                                                     int64_t row_tokens, float scale,
-                                                     const GradientsReady& ready) override {
-    return engine_->accumulate_gradients_of_models(tokens, rows, row_tokens, scale, ready);
+  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                           int64_t row_tokens, float scale,
+                                           const GradientsReady& ready) override {
+    return engine_->accumulate_gradients(tokens, rows, row_tokens, scale, ready);
   }
   void set_recompute(Recompute recompute) override { engine_->set_recompute(recompute); }
   PhaseSeconds seconds() override { return engine_->seconds(); }
@@ -106,9 +106,9 @@ class StoppingEngine : public ForwardingEngine {
                  const std::atomic<int>& reduced)
       : ForwardingEngine(std::move(engine)), last_layer_(last_layer), reduced_(reduced) {}
 
-  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
-                                                     int64_t row_tokens, float scale,
-                                                     const GradientsReady& ready) override {
+  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                           int64_t row_tokens, float scale,
+                                           const GradientsReady& ready) override {
     GradientsReady stopping;
     if (ready) {
       stopping = [&](int64_t begin, int64_t end) {
@@ -122,7 +122,7 @@ class StoppingEngine : public ForwardingEngine {
       };
     }
     const auto losses =
-        ForwardingEngine::accumulate_gradients_of_models(tokens, rows, row_tokens, scale, stopping);
+        ForwardingEngine::accumulate_gradients(tokens, rows, row_tokens, scale, stopping);
     reduced_after_.push_back(reduced_);
     return losses;
   }
@@ -171,11 +171,11 @@ class NanEngine : public ForwardingEngine {
  public:
   NanEngine(std::unique_ptr<Engine> engine, int first, int last)
       : ForwardingEngine(std::move(engine)), first_(first), last_(last) {}
-  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
-                                                     int64_t row_tokens, float scale,
-                                                     const GradientsReady& ready) override {
+  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                           int64_t row_tokens, float scale,
+                                           const GradientsReady& ready) override {
     const auto losses =
-        ForwardingEngine::accumulate_gradients_of_models(tokens, rows, row_tokens, scale, ready);
+        ForwardingEngine::accumulate_gradients(tokens, rows, row_tokens, scale, ready);
     const bool broken = pass_ >= first_ && pass_ < last_;
     ++pass_;
     return broken ? std::vector<double>{NAN} : losses;

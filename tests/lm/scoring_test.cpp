@@ -9,7 +9,7 @@
 #include "fixtures.hpp"
 #include "lm/model/transformer_impl.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/lm/train/transformer_stack.hpp"
+#include "smalltalk/lm/model/transformer_stack.hpp"
 
 namespace smalltalk {
 namespace {

@@ -95,7 +95,7 @@ TEST_P(TorchEngineTest, RecomputationChangesNoBit) {
       models.engine.set_recompute(recompute);
       models.gradients.zero_();
       losses.push_back(
-          models.engine.accumulate_gradients(some_tokens(5), kRows, kRowTokens, 0.01F, {}));
+          models.engine.accumulate_gradients(some_tokens(5), kRows, kRowTokens, 0.01F, {})[0]);
       gradients.push_back(models.gradients.clone());
     }
     EXPECT_GT(gradients[0].norm().item<double>(), 0);
@@ -182,7 +182,7 @@ TEST_P(TorchEngineTest, SeveralModelsComputeAsOne) {
   }
   const auto shared = some_tokens(50);
   const std::vector<double> losses =
-      all.engine.accumulate_gradients_of_models(tokens, kRows, kRowTokens, 0.01F, {});
+      all.engine.accumulate_gradients(tokens, kRows, kRowTokens, 0.01F, {});
   const int64_t scores = kRows * (kRowTokens - 1), logit_count = kRows * kRowTokens * 37;
   std::vector<float> log_probs(kModels * scores), logits(kModels * logit_count);
   all.engine.compute_log_probs(shared, kRows, kRowTokens, log_probs);
@@ -193,7 +193,7 @@ TEST_P(TorchEngineTest, SeveralModelsComputeAsOne) {
     const int64_t total = one.layout.total;
     one.parameters.copy_(all.parameters.narrow(0, r * total, total));
     const auto own = std::span(tokens).subspan(r * kRows * kRowTokens, kRows * kRowTokens);
-    const double loss = one.engine.accumulate_gradients(own, kRows, kRowTokens, 0.01F, {});
+    const double loss = one.engine.accumulate_gradients(own, kRows, kRowTokens, 0.01F, {})[0];
     EXPECT_NEAR(losses[r], loss, 1e-5 * loss);
     const at::Tensor gradients = all.gradients.narrow(0, r * total, total);
     EXPECT_LT((gradients - one.gradients).norm().item<double>(),

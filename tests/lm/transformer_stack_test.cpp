@@ -1,5 +1,5 @@
 // Several models as one: trained, the same bits as one by one.
-#include "smalltalk/lm/train/transformer_stack.hpp"
+#include "smalltalk/lm/model/transformer_stack.hpp"
 
 #include <gtest/gtest.h>
 
@@ -54,8 +54,8 @@ TEST(TransformerStackTest, TrainsLikeOneByOne) {
       pointers.push_back(trainers.back().get());
       rows.push_back(rows_of(i));
     }
-    stack.train(pointers, rows, 5);
-    stack.train(pointers, rows, 12);
+    train_stack(stack, pointers, rows, 5);
+    train_stack(stack, pointers, rows, 12);
 
     DeviceConfig alone;  // a model has all threads only if there are more of them than models
     alone.threads = threads > 3 ? threads : 1;
@@ -77,7 +77,7 @@ TEST(TransformerStackTest, LogsThePhasesOfItsPasses) {
   Trainer trainer(stack[0], stack_training(), options);
   Trainer* pointer = &trainer;
   const RowSource rows = rows_of(0);
-  stack.train({&pointer, 1}, {&rows, 1}, 2);
+  train_stack(stack, {&pointer, 1}, {&rows, 1}, 2);
   std::istringstream lines(read_text(folder.path() / "metrics.jsonl"));
   for (std::string line; std::getline(lines, line);) {
     const auto row = nlohmann::json::parse(line);

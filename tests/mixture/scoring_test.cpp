@@ -13,7 +13,7 @@
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/sampler.hpp"
-#include "smalltalk/lm/train/transformer_stack.hpp"
+#include "smalltalk/lm/model/transformer_stack.hpp"
 #include "smalltalk/mixture/routing/score_exchange.hpp"
 
 namespace smalltalk {

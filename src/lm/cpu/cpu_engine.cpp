@@ -63,10 +63,9 @@ void CpuEngine::for_models(const std::function<void(CpuEngine&, int64_t)>& work)
   }
 }
 
-std::vector<double> CpuEngine::accumulate_gradients_of_models(std::span<const int64_t> tokens,
-                                                              int64_t rows, int64_t row_tokens,
-                                                              float scale,
-                                                              const GradientsReady& ready) {
+std::vector<double> CpuEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                                    int64_t row_tokens, float scale,
+                                                    const GradientsReady& ready) {
   if (num_models_ == 1) return {train_rows(tokens, rows, row_tokens, scale, ready)};
   std::vector<double> losses(static_cast<size_t>(num_models_));
   const auto size = static_cast<size_t>(rows * row_tokens);

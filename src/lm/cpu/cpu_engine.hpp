@@ -25,9 +25,9 @@ class CpuEngine : public Engine {
             int64_t num_models = 1);
 
   void set_recompute(Recompute recompute) override;
-  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
-                                                     int64_t row_tokens, float scale,
-                                                     const GradientsReady& ready) override;
+  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                           int64_t row_tokens, float scale,
+                                           const GradientsReady& ready) override;
   PhaseSeconds seconds() override;  // of the first worker; the others work alike
   int64_t rows_at_once(int64_t row_tokens) const override;
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,

@@ -1,5 +1,6 @@
-// What computes a transformer. Two of them: CpuEngine, written out by hand for small models on few
-// cores, and TorchEngine, LibTorch with autograd, for GPUs (and for tests, on the CPU).
+// What computes a transformer, forward and backward. There are two: CpuEngine, written out by hand
+// for small models on few cores, and TorchEngine for GPUs (and for tests, on the CPU), which writes
+// out the matrix products and their gradients and leaves what lies between them to autograd.
 #pragma once
 
 #include <cstdint>
@@ -35,15 +36,9 @@ class Engine {
   // tokens [R, rows, row_tokens], each model its own: every row predicts its tokens 1 ..
   // row_tokens - 1. Adds to the gradient buffer the gradients of `scale` times the sums of -log p;
   // returns these sums [R], unscaled.
-  virtual std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens,
-                                                             int64_t rows, int64_t row_tokens,
-                                                             float scale,
-                                                             const GradientsReady& ready) = 0;
-  // The same of one model.
-  double accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                              float scale, const GradientsReady& ready) {
-    return accumulate_gradients_of_models(tokens, rows, row_tokens, scale, ready)[0];
-  }
+  virtual std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                                   int64_t row_tokens, float scale,
+                                                   const GradientsReady& ready) = 0;
   // What accumulate_gradients took since the engine was made, forward and backward. On a GPU this
   // waits for the device: call it once in many steps.
   virtual PhaseSeconds seconds() = 0;

@@ -121,6 +121,7 @@ void TorchEngine::cast_weights() {
 }
 
 void TorchEngine::set_recompute(Recompute recompute) {
+  if (recompute == recompute_) return;  // what was recorded still holds
   recompute_ = recompute;
   recorded_.reset();
 }
@@ -358,10 +359,9 @@ void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& 
   finish(0, config_.tie_embeddings ? layout_.blocks : layout_.head);
 }
 
-std::vector<double> TorchEngine::accumulate_gradients_of_models(std::span<const int64_t> tokens,
-                                                                int64_t rows, int64_t row_tokens,
-                                                                float scale,
-                                                                const GradientsReady& ready) {
+std::vector<double> TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                                      int64_t row_tokens, float scale,
+                                                      const GradientsReady& ready) {
   ST_CHECK(gradients_ != nullptr);
   const at::NoGradGuard no_grad;
   at::Tensor ids = to_device(tokens, num_models_, rows, row_tokens);

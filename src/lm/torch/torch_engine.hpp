@@ -31,9 +31,9 @@ class TorchEngine : public Engine {
 
   // With the shapes and the scale of the call before, a GPU launches CUDA graphs, unless any call
   // asked for `ready`.
-  std::vector<double> accumulate_gradients_of_models(std::span<const int64_t> tokens, int64_t rows,
-                                                     int64_t row_tokens, float scale,
-                                                     const GradientsReady& ready) override;
+  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                           int64_t row_tokens, float scale,
+                                           const GradientsReady& ready) override;
   int64_t rows_at_once(int64_t row_tokens) const override;
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                          std::span<float> log_probs) override;

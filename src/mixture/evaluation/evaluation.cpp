@@ -13,7 +13,7 @@
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
-#include "smalltalk/lm/train/transformer_stack.hpp"
+#include "smalltalk/lm/model/transformer_stack.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 #include "smalltalk/mixture/run/stages.hpp"

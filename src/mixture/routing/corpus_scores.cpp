@@ -14,7 +14,7 @@
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/core/system/stop.hpp"
-#include "smalltalk/lm/train/transformer_stack.hpp"
+#include "smalltalk/lm/model/transformer_stack.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
 
 namespace smalltalk {

@@ -20,8 +20,8 @@
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/lm/model/transformer_stack.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
-#include "smalltalk/lm/train/transformer_stack.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -61,7 +61,7 @@ struct HostedRouters {
       if (trainer && trainer->step() == least) all.push_back(trainer.get());
     }
     if (all.size() == trainers.size()) {
-      if (least < last_step) stack->train(all, rows, last_step);
+      if (least < last_step) train_stack(*stack, all, rows, last_step);
     } else {
       for (size_t i = 0; i < trainers.size(); ++i) {
         if (trainers[i] && trainers[i]->step() < last_step) trainers[i]->run(rows[i], last_step);

@@ -1,16 +1,19 @@
-// The one training loop: router, expert, dense baseline. What differs is a value: the config, the
-// source of rows, the group of ranks. AdamW (decoupled decay on matrices, not on norms), gradient
-// clipping by global norm, warm-up and decay as in core/experiment/learning_rate.hpp, gradient
-// accumulation over micro-batches, optimiser state sharded over the group (ZeRO-1: reduce-scatter
-// of gradients, AdamW on the own part, all-gather of parameters). The loss is the mean over all
-// tokens of the global batch, whatever the number of ranks and micro-batches.
+// The one training loop: routers, expert, dense baseline. What differs is a value: the config, the
+// source of rows, the group of ranks, the number of models that train at once. AdamW (decoupled
+// decay on matrices, not on norms), gradient clipping by global norm, warm-up and decay as in
+// core/experiment/learning_rate.hpp, gradient accumulation over micro-batches, optimiser state
+// sharded over the group (ZeRO-1: reduce-scatter of gradients, AdamW on the own part, all-gather of
+// parameters). The loss is the mean over all tokens of the global batch, whatever the number of
+// ranks and micro-batches.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/batch.hpp"
@@ -18,6 +21,8 @@
 #include "smalltalk/lm/model/transformer.hpp"
 
 namespace smalltalk {
+
+class TransformerStack;
 
 struct TrainOptions {
   std::string name;  // "expert 3", for log lines and metrics
@@ -64,12 +69,20 @@ class Trainer {
   // Training is over: removes the checkpoints that are not kept for ever.
   void clear_checkpoints();
 
-  struct Impl;  // src/lm/train/trainer_impl.hpp, for TransformerStack
-  Impl& impl() { return *impl_; }
-
  private:
+  friend void train_stack(TransformerStack& stack, std::span<Trainer* const> trainers,
+                          std::span<const RowSource> rows, int64_t last_step);
+  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Trainer::run() of all models of a stack at once, one pass over the stack a micro-batch.
+// trainers[i] trains model i, alone in its group, on rows[i]. All are at the same step, with
+// batches and rows of the same size. If one is to stop, all do, at the same step. On the CPU the
+// results are the bits of trainer after trainer with one compute thread, on a GPU they differ by
+// the rounding of batched products.
+void train_stack(TransformerStack& stack, std::span<Trainer* const> trainers,
+                 std::span<const RowSource> rows, int64_t last_step);
 
 // Gradients of the mean loss over `count` rows by parameter name, for tests against a reference.
 std::map<std::string, std::vector<float>> loss_gradients(Transformer& model,

@@ -9,10 +9,8 @@
 #include <span>
 #include <vector>
 
-#include "smalltalk/core/system/batch.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
-#include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
 
@@ -33,12 +31,9 @@ class TransformerStack {
 
   operator ModelsView() const;  // all models, to score the same rows
 
-  // Trains all models up to but without `last_step`, step by step: every step is one pass over the
-  // stack. trainers[i] trains model i, alone in its group, on rows[i]; all are at the same step,
-  // with the same batch and row lengths. On the CPU the results are the bits of trainer after
-  // trainer with one compute thread, on a GPU they differ by the rounding of batched products.
-  void train(std::span<Trainer* const> trainers, std::span<const RowSource> rows,
-             int64_t last_step);
+  // For the training loop (src/lm/model/transformer_impl.hpp): the stack as one, with the gradients
+  // of all models in one buffer, of which each model's own are part from now on.
+  Transformer::Impl& with_gradients();
 
  private:
   // Without weights.

@@ -1,0 +1,182 @@
+#include "lm/train/training_run.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "smalltalk/core/experiment/flops.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/stop.hpp"
+
+namespace smalltalk {
+namespace {
+
+constexpr int64_t kNamedSequences = 64;  // of a step that went wrong
+constexpr int kMaxNonfinite = 10;        // steps in a row that may be left out
+
+}  // namespace
+
+Trainer::Impl::Run::Run(Impl& trainer, Engine& engine, const RowSource& rows, int64_t last_step)
+    : trainer_(trainer),
+      progress_(trainer.progress),
+      engine_(engine),
+      rows_(rows),
+      last_step_(last_step),
+      schedule_(trainer.config.schedule()),
+      interval_start_(now_seconds()),
+      interval_phases_(phases()),
+      loader_(rows, trainer.model.config.vocab_size,
+              {trainer.config.batch_size, trainer.options.group.rank, trainer.options.group.size,
+               trainer.micro_batch, progress_.step, last_step}) {
+  if (trainer.options.group.rank == 0) trainer.log.start(progress_.step);
+  if (!trainer.options.folder.empty()) traced_ = trainer.model.device.traced_steps();
+}
+
+void Trainer::Impl::Run::begin_step() {
+  if (progress_.step == traced_.first && traced_.last > progress_.step) {
+    trainer_.options.group.barrier();  // the ranks' times count from here
+    start_trace();
+    tracing_ = true;
+  }
+  span_.emplace("step", progress_.step);
+}
+
+std::span<const int64_t> Trainer::Impl::Run::next_tokens() {
+  const TraceSpan span("wait for tokens", data_seconds_);
+  return loader_.next();
+}
+
+bool Trainer::Impl::Run::end_step(double loss) {
+  const TrainConfig& config = trainer_.config;
+  const double lr = learning_rate(schedule_, progress_.step);
+  // Adam's bias corrections go by the number of updates.
+  const ShardedAdamW::StepResult result =
+      trainer_.optimizer.step(progress_.step - progress_.skipped_steps, lr, loss, stop_requested(),
+                              [this](const auto& reduced) { return accept(reduced); });
+  span_.reset();
+  result.finite() ? add_loss(result) : report_nonfinite(result);
+  ++progress_.step;
+  progress_.targets += config.batch_size * (rows_.row_tokens - 1);
+  ++interval_steps_;
+  const bool last = progress_.step == last_step_;
+  if (tracing_ && (last || progress_.step == traced_.last)) {
+    write_trace();
+    tracing_ = false;
+  }
+  const int64_t interval = std::max<int64_t>(config.log_interval, 1);
+  if (last || progress_.step == 1 || progress_.step % interval == 0) {
+    log_step(result.gradient_norm, lr);
+  }
+  if (config.save_interval > 0 && progress_.step % config.save_interval == 0) {
+    trainer_.checkpoint();
+  }
+  trainer_.checkpoints.check();
+  return result.stop && !last;
+}
+
+bool Trainer::Impl::Run::accept(const ShardedAdamW::StepResult& result) {
+  const TrainConfig& config = trainer_.config;
+  if (!result.finite()) return false;
+  if (config.outlier_zscore == 0) return true;
+  const double loss = result.mean_loss();
+  const OutlierRow row{progress_.step + 1,
+                       loss,
+                       result.gradient_norm,
+                       progress_.losses.zscore(loss),
+                       progress_.gradient_norms.zscore(result.gradient_norm),
+                       config.outlier_skip};
+  // Outliers count among the last steps, too: what has come to stay is soon no outlier any more.
+  progress_.losses.add(loss);
+  progress_.gradient_norms.add(result.gradient_norm);
+  if (std::max(row.loss_zscore, row.gradient_norm_zscore) <= config.outlier_zscore) return true;
+  if (trainer_.options.group.rank == 0) trainer_.log.write(row);
+  if (config.outlier_skip) ++progress_.skipped_steps;
+  return !config.outlier_skip;
+}
+
+void Trainer::Impl::Run::report_nonfinite(const ShardedAdamW::StepResult& result) {
+  const TrainConfig& config = trainer_.config;
+  std::string sequences;
+  const int64_t first = progress_.step * config.batch_size;
+  const int64_t named = std::min<int64_t>(config.batch_size, kNamedSequences);
+  for (int64_t row = first; rows_.sequence_of && row < first + named; ++row) {
+    sequences += fmt::format("{}{}", row == first ? "; sequences " : ", ", rows_.sequence_of(row));
+  }
+  if (!sequences.empty() && named < config.batch_size) {
+    sequences += fmt::format(" and {} more", config.batch_size - named);
+  }
+  const std::string what = fmt::format("{}: loss {} or gradient norm {} of step {} is not finite{}",
+                                       trainer_.options.name, fmt::join(result.losses, ", "),
+                                       result.gradient_norm, progress_.step + 1, sequences);
+  if (!config.skip_nonfinite) {
+    throw Error(what +
+                ". Lower the learning rate, set grad_clip, or leave such steps out "
+                "(skip_nonfinite = true)");
+  }
+  ++progress_.skipped_steps;
+  if (++trainer_.nonfinite_in_a_row > kMaxNonfinite) {
+    throw Error(fmt::format("{}. So were the {} steps before it", what, kMaxNonfinite));
+  }
+  if (trainer_.options.group.rank == 0) log_warning(what + "; its update is left out");
+}
+
+void Trainer::Impl::Run::add_loss(const ShardedAdamW::StepResult& result) {
+  trainer_.nonfinite_in_a_row = 0;
+  ++progress_.interval_steps;
+  progress_.interval_loss += result.mean_loss();
+  for (const double loss : result.losses) {
+    progress_.interval_max_loss = std::max(progress_.interval_max_loss, loss);
+  }
+}
+
+void Trainer::Impl::Run::log_step(double gradient_norm, double lr) {
+  const double now = now_seconds();
+  const PhaseSeconds now_phases = phases();
+  const int64_t sequences = interval_steps_ * trainer_.config.batch_size;
+  LogRow row;
+  row.step = progress_.step;
+  row.num_steps = std::max(trainer_.config.steps, progress_.step);
+  row.tokens = progress_.targets;
+  if (progress_.interval_steps > 0) {
+    progress_.last_loss = progress_.interval_loss / static_cast<double>(progress_.interval_steps);
+    row.max_loss = progress_.interval_max_loss;
+  }
+  row.loss = progress_.last_loss;
+  row.gradient_norm = gradient_norm;
+  row.lr = lr;
+  row.seconds = now - interval_start_;
+  row.phases = now_phases - interval_phases_;
+  row.interval_steps = interval_steps_;
+  row.interval_tokens = sequences * (rows_.row_tokens - 1);
+  row.interval_flops = train_flops(trainer_.model.config, sequences, rows_.row_tokens - 1);
+  if (trainer_.options.group.rank == 0) trainer_.log.write(row);
+  progress_.interval_steps = 0;
+  progress_.interval_loss = 0;
+  progress_.interval_max_loss = -INFINITY;
+  interval_start_ = now;
+  interval_steps_ = 0;
+  interval_phases_ = now_phases;
+}
+
+PhaseSeconds Trainer::Impl::Run::phases() {
+  PhaseSeconds result = engine_.seconds() + trainer_.optimizer.seconds();
+  result.data = data_seconds_;
+  return result;
+}
+
+void Trainer::Impl::Run::write_trace() const {
+  const TrainOptions& options = trainer_.options;
+  const HostCollectives& group = options.group;
+  const std::string mine = (group.rank == 0 ? "" : ",\n") + stop_trace(group.rank);
+  const auto all = group.all_gather_bytes(std::as_bytes(std::span(mine)));
+  if (group.rank != 0) return;
+  const std::filesystem::path file = options.folder / "trace.json";
+  const std::string events(reinterpret_cast<const char*>(all.data()), all.size());
+  write_text_atomically(file, trace_json(events));
+  if (options.show_progress) log_info(options.name + ": wrote " + file.string());
+}
+
+}  // namespace smalltalk

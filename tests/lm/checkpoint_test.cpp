@@ -1,0 +1,205 @@
+// A run that was cut short and resumed equals the unbroken one; which checkpoints are kept, used
+// and refused.
+#include <gtest/gtest.h>
+
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/run_folder.hpp"
+#include "support/thread_ranks.hpp"
+#include "trainer_fixtures.hpp"
+
+namespace smalltalk {
+namespace {
+
+TEST(TrainerTest, ResumedEqualsUnbroken) {
+  const TemporaryFolder folder;
+  const RowSource rows = random_rows(13, 37);
+  const TrainConfig config = small_training(10);
+
+  Transformer whole(tiny_model(), DeviceConfig(), 1);
+  Trainer unbroken(whole, config, quiet(folder.path() / "whole"));
+  EXPECT_EQ(unbroken.resume(), 0);
+  const TrainSummary expected = unbroken.run(rows, 10);
+
+  TrainConfig saving = config;
+  saving.save_interval = 4;
+  {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer trainer(model, saving, quiet(folder.path() / "cut"));
+    trainer.resume();
+    trainer.run(rows, 7);  // saves at 4, is killed at 7
+  }
+  Transformer model(tiny_model(), DeviceConfig(), 99);  // weights come from the checkpoint
+  Trainer trainer(model, saving, quiet(folder.path() / "cut"));
+  EXPECT_EQ(trainer.resume(), 4);
+  const TrainSummary summary = trainer.run(rows, 10);
+  EXPECT_EQ(weights(model), weights(whole));
+  EXPECT_EQ(summary.last_loss, expected.last_loss);
+  EXPECT_EQ(summary.tokens, expected.tokens);
+
+  // Each logged step once, with the same figures.
+  const auto a = metrics(folder.path() / "whole"), b = metrics(folder.path() / "cut");
+  ASSERT_EQ(a.size(), 5U);  // steps 1, 3, 6, 9, 10
+  ASSERT_EQ(b.size(), 5U);
+  for (size_t i = 0; i < a.size(); ++i) {
+    for (const char* key : {"step", "tokens", "loss_metrics/global_avg_loss", "grad_norm", "lr"}) {
+      EXPECT_EQ(a[i].at(key), b[i].at(key)) << key;
+    }
+    for (const char* key :
+         {"time", "model", "loss_metrics/global_max_loss", "throughput(tps)", "tflops", "mfu(%)",
+          "time_metrics/end_to_end(s)", "time_metrics/data_loading(s)", "time_metrics/forward(s)",
+          "time_metrics/backward(s)", "time_metrics/communication(s)", "time_metrics/optimizer(s)",
+          "memory/max_active(GiB)", "eta(s)"}) {
+      EXPECT_TRUE(a[i].contains(key)) << key;
+    }
+  }
+}
+
+TEST(TrainerTest, StoppedAnywhereEqualsUnbroken) {
+  const RowSource rows = random_rows(13, 37);
+  TrainConfig config = small_training(10);
+  config.log_interval = 3;  // stops fall between two rows of the log
+  const TemporaryFolder folder;
+  for (const int ranks : {1, 2}) {
+    SCOPED_TRACE(ranks);
+    // Trains until done, beginning again after each stop, and returns the number of starts.
+    const auto train = [&](const std::string& name, int64_t steps_before_a_stop) {
+      int starts = 0;
+      for (bool done = false; !done && starts < 10; ++starts) {
+        watch_for_stop({});
+        done = true;
+        const auto train_rank = [&](const HostCollectives& group) {
+          Transformer model(tiny_model(), DeviceConfig(), 1);
+          TrainOptions options = quiet(folder.path() / name);
+          options.group = group;
+          Trainer trainer(model, config, options);
+          const int64_t step = trainer.resume();
+          EXPECT_GE(step, starts) << "no start without progress";
+          try {
+            const int64_t stop_at = (step + steps_before_a_stop) * config.batch_size;
+            trainer.run(stopping_rows(rows, stop_at), 10);
+            trainer.save(folder.path() / name / "end.safetensors");
+          } catch (const Stopped&) {
+            if (group.rank == 0) done = false;
+          }
+        };
+        run_thread_ranks(ranks, train_rank);
+      }
+      watch_for_stop({});
+      return starts;
+    };
+    const std::string whole = "whole" + std::to_string(ranks), cut = "cut" + std::to_string(ranks);
+    EXPECT_EQ(train(whole, 1000), 1);
+    EXPECT_GT(train(cut, 2), 2);
+    EXPECT_EQ(read_text(folder.path() / cut / "end.safetensors"),
+              read_text(folder.path() / whole / "end.safetensors"));
+    const auto a = metrics(folder.path() / whole), b = metrics(folder.path() / cut);
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      for (const char* key : {"step", "loss_metrics/global_avg_loss",
+                              "loss_metrics/global_max_loss", "grad_norm", "lr"}) {
+        EXPECT_EQ(a[i].at(key), b[i].at(key)) << key << " in row " << i;
+      }
+    }
+  }
+}
+
+TEST(TrainerTest, RefusesForeignAndDamagedCheckpoints) {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "checkpoints/step-00000000.safetensors";
+  TrainOptions options = quiet(folder.path());
+  options.provenance = {{"shards", "a"}};
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  Trainer trainer(model, small_training(1), options);
+  trainer.checkpoint();
+
+  const auto expect_refusal = [&](TrainOptions with, const std::string& word) {
+    Transformer fresh(tiny_model(), DeviceConfig(), 1);
+    Trainer other(fresh, small_training(1), with);
+    try {
+      other.resume();
+      FAIL() << word;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(file.string()), std::string::npos) << error.what();
+    }
+  };
+  TrainOptions foreign = options;
+  foreign.provenance["shards"] = "b";
+  expect_refusal(foreign, "another run");
+  foreign.provenance = {{"seed", "1"}};
+  expect_refusal(foreign, "seed");
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
+  expect_refusal(options, "half-written");
+}
+
+TEST(TrainerTest, KeepsTheNewestCheckpointsAndEveryKth) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(20);
+  config.save_interval = 2;
+  config.keep_last = 3;
+  config.keep_every = 8;
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  Trainer trainer(model, config, quiet(folder.path()));
+  trainer.run(random_rows(13, 37), 15);
+  const auto checkpoints = folder.path() / "checkpoints";
+  EXPECT_EQ(
+      names_in(checkpoints),
+      (std::vector<std::string>{"latest", "step-00000008.safetensors", "step-00000010.safetensors",
+                                "step-00000012.safetensors", "step-00000014.safetensors"}));
+  EXPECT_EQ(std::filesystem::read_symlink(checkpoints / "latest"), "step-00000014.safetensors");
+  trainer.clear_checkpoints();
+  EXPECT_EQ(names_in(checkpoints),
+            (std::vector<std::string>{"latest", "step-00000008.safetensors"}));
+}
+
+// One flipped bit anywhere, and what a crash of the machine may leave.
+TEST(TrainerTest, UsesTheCheckpointBeforeADamagedOne) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(20);
+  config.save_interval = 2;
+  const RowSource rows = random_rows(13, 37);
+  {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer(model, config, quiet(folder.path())).run(rows, 5);
+  }
+  const auto newest = folder.path() / "checkpoints/step-00000004.safetensors";
+  const std::string whole = read_text(newest);
+  const auto resumed_step = [&] {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    return Trainer(model, config, quiet(folder.path())).resume();
+  };
+  EXPECT_EQ(resumed_step(), 4);
+  for (size_t i = 0; i < 40; ++i) {
+    std::string damaged = whole;
+    damaged[i * (whole.size() - 1) / 39] ^= static_cast<char>(1 << i % 8);
+    write_text_atomically(newest, damaged);
+    EXPECT_EQ(resumed_step(), 2) << "byte " << i * (whole.size() - 1) / 39;
+  }
+  for (const size_t size : {size_t{0}, size_t{7}, size_t{100}, whole.size() - 1}) {
+    write_text_atomically(newest, whole.substr(0, size));
+    EXPECT_EQ(resumed_step(), 2) << size;
+  }
+  write_text_atomically(newest, std::string(whole.size(), '\0'));
+  EXPECT_EQ(resumed_step(), 2);
+  write_text_atomically(folder.path() / "checkpoints/step-00000002.safetensors", "");
+  EXPECT_THROW(resumed_step(), Error);
+}
+
+TEST(TrainerTest, AFullDiskEndsTheRunWithTheReason) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(200);
+  config.save_interval = 1;
+  Transformer model(tiny_model(), DeviceConfig(), 1);
+  Trainer trainer(model, config, quiet(folder.path()));
+  write_text_atomically(folder.path() / "checkpoints", "a file where the folder should be");
+  try {
+    trainer.run(random_rows(13, 37), 200);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("checkpoints"), std::string::npos) << error.what();
+    EXPECT_LT(trainer.step(), 200);
+  }
+}
+
+}  // namespace
+}  // namespace smalltalk
