@@ -12,15 +12,15 @@
 namespace smalltalk {
 namespace {
 
-// The tokens in blocks of these sizes; by default in one.
+// The tokens dealt to threads in these numbers; by default all to one.
 double run_loss(const LossCase& c, int threads, float scale, std::vector<float>& d_hidden,
                 std::vector<float>& d_head, std::vector<int64_t> sizes = {}) {
   const int64_t width = c.shape.hidden;
   if (sizes.empty()) sizes = {c.shape.tokens};
-  std::vector<LossTokens> blocks;
+  std::vector<LossTokens> tokens;
   int64_t first = 0;
   for (const int64_t size : sizes) {
-    blocks.push_back({size, c.hidden.data() + first * width, c.targets.data() + first,
+    tokens.push_back({size, c.hidden.data() + first * width, c.targets.data() + first,
                       d_hidden.data() + first * width});
     first += size;
   }
@@ -28,7 +28,7 @@ double run_loss(const LossCase& c, int threads, float scale, std::vector<float>&
   FusedLoss loss(width, c.shape.vocab, team);
   std::vector<double> sums(static_cast<size_t>(threads));
   team.run([&](int thread) {
-    sums[thread] = loss.run(thread, blocks, c.head.data(), scale, d_head.data());
+    sums[thread] = loss.run(thread, tokens, c.head.data(), scale, d_head.data());
   });
   return sums[0];
 }
@@ -72,7 +72,7 @@ TEST(LossTest, GradientOfTheHeadIsAdded) {
   for (size_t i = 0; i < once.size(); ++i) EXPECT_NEAR(twice[i], 2 * once[i], 1e-5);
 }
 
-// The last block of a step may be missing on some threads.
+// In the last pass of a step some threads may have no tokens.
 TEST(LossTest, BlocksOfAnySizeAddUp) {
   const LossCase c = random_loss_case({100, 8, 70}, 1);
   std::vector<float> whole(c.head.size()), parts(c.head.size());

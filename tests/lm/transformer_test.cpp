@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "fixtures.hpp"
-#include "lm/cpu/cpu_block.hpp"
+#include "lm/cpu/cpu_pass.hpp"
 #include "lm/model/transformer_impl.hpp"
 #include "lm/torch/torch_engine.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
@@ -110,7 +110,7 @@ TEST_P(ModelTest, RecomputationGivesTheSameBits) {
                                         {Recompute::full, Keep::inputs}}) {
     model.impl().engine->set_recompute(recompute);
     EXPECT_EQ(loss_gradients(model, tokens, 5, 70, nullptr), expected) << to_string(recompute);
-    const int64_t floats = CpuBlock::memory_floats(model.config(), 1, 69, keep);
+    const int64_t floats = CpuPass::memory_floats(model.config(), 1, 69, keep);
     EXPECT_LT(floats, memory);
     memory = floats;
   }

@@ -1,4 +1,4 @@
-// Causal attention of a block of sequences on the CPU, forward and backward, head by head: narrow
+// Causal attention of a few sequences on the CPU, forward and backward, head by head: narrow
 // heads through a kernel of their own (cpu_kernels.hpp), others through small matrix products. The
 // probabilities of a head exist only for kQueryBlock queries at a time; the backward pass computes
 // them again from the row's log of the sum of exponentials.

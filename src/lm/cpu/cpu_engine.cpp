@@ -11,10 +11,10 @@
 namespace smalltalk {
 namespace {
 
-// Tokens of one block: enough for efficient products, few enough for the caches.
-constexpr int64_t kBlockTokens = 512;
+// Tokens of one pass: enough for efficient products, few enough for the caches.
+constexpr int64_t kPassTokens = 512;
 
-int64_t rows_per_block(int64_t length) { return std::max<int64_t>(1, kBlockTokens / length); }
+int64_t rows_per_pass(int64_t length) { return std::max<int64_t>(1, kPassTokens / length); }
 
 }  // namespace
 
@@ -31,13 +31,13 @@ CpuEngine::CpuEngine(const ModelConfig& config, const ParameterLayout& layout, T
     return;
   }
   for (int i = 0; i < team.size(); ++i) {
-    workers_.push_back({CpuBlock(config, layout), {}, {}, {}, {}, {}});
+    workers_.push_back({CpuPass(config, layout), {}, {}, {}, {}, {}});
   }
 }
 
-int64_t CpuEngine::block_rows(int64_t rows, int64_t length, int64_t threads) {
-  // Small enough that every thread has a block.
-  return std::min(rows_per_block(length), (rows + threads - 1) / threads);
+int64_t CpuEngine::pass_rows(int64_t rows, int64_t length, int64_t threads) {
+  // Few enough that every thread has a pass.
+  return std::min(rows_per_pass(length), (rows + threads - 1) / threads);
 }
 
 void CpuEngine::rebind(float* parameters, float* gradients) {
@@ -88,11 +88,11 @@ Keep kept_with(Recompute recompute) {
 
 void CpuEngine::set_recompute(Recompute recompute) { keep_ = kept_with(recompute); }
 
-void CpuEngine::load_block(Worker& worker, std::span<const int64_t> tokens, int64_t first,
-                           int64_t rows, int64_t row_tokens, int64_t block_rows) {
+void CpuEngine::load_rows(Worker& worker, std::span<const int64_t> tokens, int64_t first,
+                          int64_t rows, int64_t row_tokens, int64_t pass_rows) {
   const int64_t length = row_tokens - 1;
-  worker.inputs.assign(block_rows * length, 0);
-  worker.targets.assign(block_rows * length, 0);
+  worker.inputs.assign(pass_rows * length, 0);
+  worker.targets.assign(pass_rows * length, 0);
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t* line = tokens.data() + (first + i) * row_tokens;
     std::copy_n(line, length, worker.inputs.data() + i * length);
@@ -104,7 +104,7 @@ double CpuEngine::train_rows(std::span<const int64_t> tokens, int64_t rows, int6
                              float scale, const GradientsReady& ready) {
   const int64_t length = row_tokens - 1;
   const int64_t threads = team_.size();
-  const int64_t block_rows = CpuEngine::block_rows(rows, length, threads);
+  const int64_t pass_rows = CpuEngine::pass_rows(rows, length, threads);
   rotary_.grow(config_, length);
   if (!loss_) {
     loss_ = std::make_unique<FusedLoss>(config_.hidden_size, config_.vocab_size, team_);
@@ -116,26 +116,26 @@ double CpuEngine::train_rows(std::span<const int64_t> tokens, int64_t rows, int6
   loss_sum_ = 0;
   team_.run([&](int thread) {
     Worker& worker = workers_[thread];
-    // One block for each thread at a time; the last time some may have none.
-    for (int64_t first = 0; first < rows; first += threads * block_rows) {
-      const int64_t mine = std::min(rows, first + thread * block_rows);
-      const int64_t count = std::min(block_rows, rows - mine);
-      load_block(worker, tokens, mine, count, row_tokens, count);
+    // One pass for each thread at a time; the last time some may have none.
+    for (int64_t first = 0; first < rows; first += threads * pass_rows) {
+      const int64_t mine = std::min(rows, first + thread * pass_rows);
+      const int64_t count = std::min(pass_rows, rows - mine);
+      load_rows(worker, tokens, mine, count, row_tokens, count);
       if (count > 0) {
-        worker.block.begin(parameters_, rotary_, worker.inputs.data(), count, length, keep_);
+        worker.pass.begin(parameters_, rotary_, worker.inputs.data(), count, length, keep_);
       }
-      train_block(thread, count, scale, first + threads * block_rows >= rows, ready);
+      train_pass(thread, count, scale, first + threads * pass_rows >= rows, ready);
     }
   });
   return loss_sum_;
 }
 
-void CpuEngine::train_block(int thread, int64_t rows, float scale, bool last,
-                            const GradientsReady& ready) {
+void CpuEngine::train_pass(int thread, int64_t rows, float scale, bool last,
+                           const GradientsReady& ready) {
   Worker& worker = workers_[thread];
-  CpuBlock& block = worker.block;
+  CpuPass& pass = worker.pass;
   float* gradients = thread == 0 ? gradients_ + layout_.blocks : worker.gradients.data();
-  // Only the last block's gradients are final; they are merged and announced layer by layer.
+  // Only the last pass makes gradients final; they are merged and announced layer by layer.
   const auto finish = [&](int64_t begin, int64_t end) {
     if (!last) return;
     team_.wait();
@@ -146,9 +146,8 @@ void CpuEngine::train_block(int thread, int64_t rows, float scale, bool last,
   loss_tokens_[thread] = {0, nullptr, nullptr, nullptr};
   if (rows > 0) {
     const TraceSpan span("forward", worker.seconds.forward);
-    block.forward();
-    loss_tokens_[thread] = {block.tokens(), block.hidden(), worker.targets.data(),
-                            block.d_hidden()};
+    pass.forward();
+    loss_tokens_[thread] = {pass.tokens(), pass.hidden(), worker.targets.data(), pass.d_hidden()};
   }
   {
     const TraceSpan span("loss", worker.seconds.forward);
@@ -159,10 +158,10 @@ void CpuEngine::train_block(int thread, int64_t rows, float scale, bool last,
   }
   const TraceSpan span("backward", worker.seconds.backward);
   if (last && ready && thread == 0 && !config_.tie_embeddings) ready(layout_.head, layout_.blocks);
-  if (rows > 0) block.backward_final_norm(gradients);
+  if (rows > 0) pass.backward_final_norm(gradients);
   for (int64_t i = config_.num_layers - 1; i >= 0; --i) {
     const TraceSpan layer_span("layer", i);
-    if (rows > 0) block.backward_layer(i, gradients);
+    if (rows > 0) pass.backward_layer(i, gradients);
     const bool top = i + 1 == config_.num_layers;
     finish(layout_.layers[i].qkv, top ? layout_.decay_size : layout_.layers[i + 1].qkv);
   }
@@ -189,20 +188,20 @@ void CpuEngine::add_embedding_gradients(int thread) {
   const int64_t hidden = config_.hidden_size;
   const auto [begin, end] = part_of_range(config_.vocab_size, thread, team_.size(), 16);
   for (size_t i = 0; i < workers_.size(); ++i) {
-    const CpuBlock& block = workers_[i].block;
+    const CpuPass& pass = workers_[i].pass;
     for (int64_t t = 0; t < loss_tokens_[i].count; ++t) {
-      const int64_t token = block.inputs()[t];
+      const int64_t token = pass.inputs()[t];
       if (token < begin || token >= end) continue;
-      add_into(block.d_embedding() + t * hidden, hidden,
+      add_into(pass.d_embedding() + t * hidden, hidden,
                gradients_ + layout_.embedding + token * hidden);
     }
   }
 }
 
-// A block for each thread, or for each lane of models.
+// A pass for each thread, or for each lane of models.
 int64_t CpuEngine::rows_at_once(int64_t row_tokens) const {
   if (!lanes_.empty()) return lanes_[0].engine->rows_at_once(row_tokens);
-  return team_.size() * rows_per_block(row_tokens - 1);
+  return team_.size() * rows_per_pass(row_tokens - 1);
 }
 
 void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
@@ -217,23 +216,23 @@ void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
     });
     return;
   }
-  const int64_t block_rows = rows_per_block(length);
+  const int64_t pass_rows = rows_per_pass(length);
   rotary_.grow(config_, length);
   team_.run([&](int thread) {
-    const int64_t first = thread * block_rows;
-    const int64_t count = std::min(block_rows, rows - first);
+    const int64_t first = thread * pass_rows;
+    const int64_t count = std::min(pass_rows, rows - first);
     if (count <= 0) return;
-    // Always a whole block, filled up with token 0: a row's result then does not depend on how many
+    // Always a whole pass, filled up with token 0: a row's result then does not depend on how many
     // rows there are.
     Worker& worker = workers_[thread];
-    load_block(worker, tokens, first, count, row_tokens, block_rows);
-    CpuBlock& block = worker.block;
-    block.begin(parameters_, rotary_, worker.inputs.data(), block_rows, length, Keep::nothing);
-    block.forward();
-    worker.log_probs.resize(block_rows * length);
-    target_log_probs(block.tokens(), config_.hidden_size, config_.vocab_size, block.hidden(),
+    load_rows(worker, tokens, first, count, row_tokens, pass_rows);
+    CpuPass& pass = worker.pass;
+    pass.begin(parameters_, rotary_, worker.inputs.data(), pass_rows, length, Keep::nothing);
+    pass.forward();
+    worker.log_probs.resize(pass_rows * length);
+    target_log_probs(pass.tokens(), config_.hidden_size, config_.vocab_size, pass.hidden(),
                      parameters_ + layout_.head, worker.targets.data(), worker.log_probs.data(),
-                     block.scratch());
+                     pass.scratch());
     std::copy_n(worker.log_probs.data(), count * length, log_probs.data() + first * length);
   });
 }
@@ -242,16 +241,16 @@ void CpuEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t ro
                        std::span<float> logits) {
   ST_CHECK(num_models_ == 1);
   const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
-  const int64_t block_rows = rows_per_block(row_tokens);
+  const int64_t pass_rows = rows_per_pass(row_tokens);
   rotary_.grow(config_, row_tokens);
   team_.run([&](int thread) {
-    CpuBlock& block = workers_[thread].block;
-    const auto [begin, end] = part_of_range(rows, thread, team_.size(), block_rows);
-    for (int64_t first = begin; first < end; first += block_rows) {
-      block.begin(parameters_, rotary_, tokens.data() + first * row_tokens,
-                  std::min(block_rows, end - first), row_tokens, Keep::nothing);
-      block.forward();
-      gemm_nt(block.tokens(), vocab, hidden, 1, {block.hidden(), hidden},
+    CpuPass& pass = workers_[thread].pass;
+    const auto [begin, end] = part_of_range(rows, thread, team_.size(), pass_rows);
+    for (int64_t first = begin; first < end; first += pass_rows) {
+      pass.begin(parameters_, rotary_, tokens.data() + first * row_tokens,
+                 std::min(pass_rows, end - first), row_tokens, Keep::nothing);
+      pass.forward();
+      gemm_nt(pass.tokens(), vocab, hidden, 1, {pass.hidden(), hidden},
               {parameters_ + layout_.head, hidden}, false,
               {logits.data() + first * row_tokens * vocab, vocab});
     }

@@ -1,6 +1,6 @@
 // The transformer on the CPU in float32, written out by hand: no autograd, no allocation per step.
-// Sequences are dealt to threads in blocks; every thread takes a block through all layers, with
-// gradients of its own for the layers' matrices, while the output projection and its loss are
+// Every thread takes a few sequences at a time through all layers (CpuPass), with gradients of its
+// own for the layers' matrices, while the output projection and its loss are
 // shared out by vocabulary. Sums are formed in a fixed order, so that results depend on the number
 // of threads only through rounding.
 #pragma once
@@ -8,8 +8,8 @@
 #include <memory>
 #include <vector>
 
-#include "lm/cpu/cpu_block.hpp"
 #include "lm/cpu/cpu_loss.hpp"
+#include "lm/cpu/cpu_pass.hpp"
 #include "lm/cpu/thread_team.hpp"
 #include "lm/model/engine.hpp"
 
@@ -36,8 +36,8 @@ class CpuEngine : public Engine {
               std::span<float> logits) override;
   void rebind(float* parameters, float* gradients) override;
 
-  // Rows of the blocks of a training step over `rows` rows.
-  static int64_t block_rows(int64_t rows, int64_t length, int64_t threads);
+  // Rows of one pass of a training step over `rows` rows.
+  static int64_t pass_rows(int64_t rows, int64_t length, int64_t threads);
 
  private:
   // An engine of one model on a part of the threads, which the models take in turn.
@@ -51,16 +51,16 @@ class CpuEngine : public Engine {
   void for_models(const std::function<void(CpuEngine&, int64_t)>& work);
 
   struct Worker {
-    CpuBlock block;
-    std::vector<int64_t> inputs, targets;  // of one block, [rows * length]
-    std::vector<float> log_probs;          // of one block
+    CpuPass pass;
+    std::vector<int64_t> inputs, targets;  // of one pass, [rows * length]
+    std::vector<float> log_probs;          // of one pass
     std::vector<float> gradients;          // of the blocks; not used by the first worker
     PhaseSeconds seconds;
   };
-  // Copies rows into the worker's block; rows that are not there become token 0.
-  void load_block(Worker& worker, std::span<const int64_t> tokens, int64_t first, int64_t rows,
-                  int64_t row_tokens, int64_t block_rows);
-  void train_block(int thread, int64_t rows, float scale, bool last, const GradientsReady& ready);
+  // Copies rows for the worker's pass; rows that are not there become token 0.
+  void load_rows(Worker& worker, std::span<const int64_t> tokens, int64_t first, int64_t rows,
+                 int64_t row_tokens, int64_t pass_rows);
+  void train_pass(int thread, int64_t rows, float scale, bool last, const GradientsReady& ready);
   void merge_gradients(int thread, int64_t begin, int64_t end);
   void add_embedding_gradients(int thread);
 
@@ -72,7 +72,7 @@ class CpuEngine : public Engine {
   Keep keep_ = Keep::everything;  // of a training step
   RotaryTable rotary_;
   std::vector<Worker> workers_;
-  std::vector<LossTokens> loss_tokens_;  // of the blocks in work
+  std::vector<LossTokens> loss_tokens_;  // of the passes in work
   std::unique_ptr<FusedLoss> loss_;      // from the first training step on
   double loss_sum_ = 0;
   float* parameters_ = nullptr;

@@ -87,14 +87,15 @@ int64_t FusedLoss::memory_floats(int64_t hidden, int64_t vocab, int threads) {
   return tile * (vocab + vocab / kChunk + threads * (4 * hidden + 9));
 }
 
-double FusedLoss::run(int thread, std::span<const LossTokens> blocks, const float* head,
+double FusedLoss::run(int thread, std::span<const LossTokens> tokens, const float* head,
                       float scale, float* d_head) {
   Worker& worker = workers_[thread];
   double loss = 0;
-  for (const LossTokens& block : blocks) {
-    for (int64_t first = 0; first < block.count; first += tile_) {
-      const LossTokens tile{std::min(tile_, block.count - first), block.hidden + first * hidden_,
-                            block.targets + first, block.d_hidden + first * hidden_};
+  for (const LossTokens& of_thread : tokens) {
+    for (int64_t first = 0; first < of_thread.count; first += tile_) {
+      const LossTokens tile{std::min(tile_, of_thread.count - first),
+                            of_thread.hidden + first * hidden_, of_thread.targets + first,
+                            of_thread.d_hidden + first * hidden_};
       project(worker, tile, head);
       team_.wait();
       loss += join(thread, tile, head, scale);

@@ -11,7 +11,7 @@
 
 namespace smalltalk {
 
-// The tokens of one block.
+// The tokens of one thread.
 struct LossTokens {
   int64_t count;
   const float* hidden;     // [count, H]
@@ -29,10 +29,10 @@ class FusedLoss {
  public:
   FusedLoss(int64_t hidden, int64_t vocab, ThreadTeam& team);
 
-  // To be called by all threads of the team at once. The sum of -log p(target) over all blocks, in
-  // nats, is returned on thread 0. Writes d_hidden of all blocks, adds to d_head [V, H] the
+  // To be called by all threads of the team at once. The sum of -log p(target) over all tokens, in
+  // nats, is returned on thread 0. Writes d_hidden of all tokens, adds to d_head [V, H] the
   // gradients of `scale` times that sum. head [V, H].
-  double run(int thread, std::span<const LossTokens> blocks, const float* head, float scale,
+  double run(int thread, std::span<const LossTokens> tokens, const float* head, float scale,
              float* d_head);
 
   // Floats that all threads together keep.

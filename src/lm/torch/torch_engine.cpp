@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/bmm.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/embedding_dense_backward.h>
 #include <ATen/ops/empty_like.h>
@@ -67,6 +68,7 @@ TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layou
       device_(parameters.device()),
       type_(precision == "bf16-mixed" ? at::kBFloat16 : at::kFloat),
       num_models_(num_models),
+      weights_(config, layout, device_, type_, num_models),
       clock_(device_) {
   ST_CHECK(num_models >= 1 && parameters.numel() >= num_models * layout.total);
   rebind(parameters.data_ptr<float>(), nullptr);
@@ -74,81 +76,16 @@ TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layou
 
 TorchEngine::~TorchEngine() = default;
 
-TorchEngine::Weight TorchEngine::weight(int64_t offset, const std::vector<int64_t>& shape) const {
-  std::vector<int64_t> sizes = {num_models_}, strides = {layout_.total};
-  int64_t stride = 1;
-  for (const int64_t extent : shape) stride *= extent;
-  for (const int64_t extent : shape) {
-    stride /= extent;
-    sizes.push_back(extent);
-    strides.push_back(stride);
-  }
-  Weight result;
-  result.value = flat_.as_strided(sizes, strides, offset);
-  result.matrix = matrices_.as_strided(sizes, strides, offset);
-  if (gradients_ != nullptr) {
-    result.gradient = at::from_blob(gradients_ + offset, sizes, strides, flat_.options());
-  }
-  return result;
-}
-
 void TorchEngine::rebind(float* parameters, float* gradients) {
-  gradients_ = gradients;
+  can_train_ = gradients != nullptr;
   recorded_.reset();
-  flat_ = at::from_blob(parameters, {num_models_ * layout_.total},
-                        at::TensorOptions().dtype(at::kFloat).device(device_));
-  if (type_ == at::kFloat) {
-    matrices_ = flat_;
-  } else if (!matrices_.defined()) {
-    matrices_ = at::empty_like(flat_, type_);
-  }
-  const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
-  embedding_ = weight(layout_.embedding, {config_.vocab_size, hidden});
-  head_ = weight(layout_.head, {config_.vocab_size, hidden});
-  final_norm_ = weight(layout_.final_norm, {1, hidden});
-  layers_.clear();
-  for (const LayerOffsets& at : layout_.layers) {
-    layers_.push_back({weight(at.qkv, {qkv_width(config_), hidden}),
-                       weight(at.output, {hidden, config_.num_heads * config_.head_dim()}),
-                       weight(at.gate_up, {gate_up_width(config_), hidden}),
-                       weight(at.down, {hidden, width}), weight(at.attention_norm, {1, hidden}),
-                       weight(at.feed_forward_norm, {1, hidden})});
-  }
-}
-
-void TorchEngine::cast_weights() {
-  if (type_ != at::kFloat) matrices_.copy_(flat_);
+  weights_.rebind(parameters, gradients);
 }
 
 void TorchEngine::set_recompute(Recompute recompute) {
   if (recompute == recompute_) return;  // what was recorded still holds
   recompute_ = recompute;
   recorded_.reset();
-}
-
-// ---- Products -----------------------------------------------------------------------------------
-
-at::Tensor TorchEngine::product(const at::Tensor& x, const Weight& weight) const {
-  if (num_models_ == 1) return at::mm(x[0], weight.matrix[0].t()).unsqueeze(0);
-  return at::bmm(x, weight.matrix.transpose(1, 2));
-}
-
-at::Tensor TorchEngine::product_backward(const at::Tensor& x, Weight& weight,
-                                         const at::Tensor& d_out) const {
-  if (num_models_ == 1) {
-    if (type_ == at::kFloat) {
-      weight.gradient[0].addmm_(d_out[0].t(), x[0]);
-    } else {
-      weight.gradient[0].add_(at::mm(d_out[0].t(), x[0]));
-    }
-    return at::mm(d_out[0], weight.matrix[0]).unsqueeze(0);
-  }
-  if (type_ == at::kFloat) {
-    weight.gradient.baddbmm_(d_out.transpose(1, 2), x);
-  } else {
-    weight.gradient.add_(at::bmm(d_out.transpose(1, 2), x));
-  }
-  return at::bmm(d_out, weight.matrix);
 }
 
 // ---- Between the products -----------------------------------------------------------------------
@@ -161,10 +98,10 @@ at::Tensor TorchEngine::attention(const at::Tensor& qkv, const RotaryAngles& rot
   const int64_t length = rotary.cosine.size(0), dim = config_.head_dim();
   const int64_t heads = config_.num_heads, kv = config_.num_kv_heads;
   // Sequences of all models are alike here: [sequences, heads + 2 kv, length, d].
-  const at::Tensor parts = qkv.view({-1, length, heads + 2 * kv, dim}).transpose(1, 2);
-  const at::Tensor query = rotate(parts.narrow(1, 0, heads), rotary);
-  at::Tensor key = rotate(parts.narrow(1, heads, kv), rotary);
-  at::Tensor value = parts.narrow(1, heads + kv, kv);
+  const at::Tensor by_head = qkv.view({-1, length, heads + 2 * kv, dim}).transpose(1, 2);
+  const at::Tensor query = rotate(by_head.narrow(1, 0, heads), rotary);
+  at::Tensor key = rotate(by_head.narrow(1, heads, kv), rotary);
+  at::Tensor value = by_head.narrow(1, heads + kv, kv);
   if (kv != heads) {
     key = key.repeat_interleave(heads / kv, 1);
     value = value.repeat_interleave(heads / kv, 1);
@@ -185,15 +122,15 @@ at::Tensor TorchEngine::to_device(std::span<const int64_t> tokens, int64_t sets,
 
 at::Tensor TorchEngine::embed(const at::Tensor& inputs) const {
   const at::Tensor ids = inputs.flatten(1);
-  if (num_models_ == 1) return at::embedding(embedding_.value[0], ids);
+  if (num_models_ == 1) return at::embedding(weights_.embedding.value[0], ids);
   Tensors models;
   for (int64_t r = 0; r < num_models_; ++r) {
-    models.push_back(at::embedding(embedding_.value[r], ids[std::min(r, ids.size(0) - 1)]));
+    models.push_back(at::embedding(weights_.embedding.value[r], ids[std::min(r, ids.size(0) - 1)]));
   }
   return at::stack(models);
 }
 
-at::Tensor TorchEngine::begin_layer(const Layer& layer, const at::Tensor& x,
+at::Tensor TorchEngine::begin_layer(const TorchLayer& layer, const at::Tensor& x,
                                     const RotaryAngles& rotary, bool keep_outputs,
                                     SavedLayer* saved, at::Tensor& activation_out) const {
   const auto run = [&](Stage SavedLayer::*member, const Function& function, Tensors inputs) {
@@ -221,7 +158,7 @@ at::Tensor TorchEngine::begin_layer(const Layer& layer, const at::Tensor& x,
   return middle;
 }
 
-at::Tensor TorchEngine::forward_layer(const Layer& layer, const at::Tensor& x,
+at::Tensor TorchEngine::forward_layer(const TorchLayer& layer, const at::Tensor& x,
                                       const RotaryAngles& rotary, bool keep_outputs,
                                       SavedLayer* saved) const {
   at::Tensor activation_out;
@@ -230,14 +167,14 @@ at::Tensor TorchEngine::forward_layer(const Layer& layer, const at::Tensor& x,
 }
 
 at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
-  cast_weights();
+  weights_.cast();
   const RotaryAngles angles = rotary_angles(config_, inputs.size(2), device_);
   at::Tensor x = embed(inputs);
-  for (const Layer& layer : layers_) {
-    const TraceSpan span("layer", &layer - layers_.data());
+  for (const TorchLayer& layer : weights_.layers) {
+    const TraceSpan span("layer", &layer - weights_.layers.data());
     x = forward_layer(layer, x, angles, false, nullptr);
   }
-  return norm(x, final_norm_.value);
+  return norm(x, weights_.final_norm.value);
 }
 
 int64_t TorchEngine::rows_at_once(int64_t /*row_tokens*/) const { return kScoredRows; }
@@ -255,7 +192,9 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
   ST_CHECK(std::ssize(log_probs) == num_models_ * size);
   for (int64_t r = 0; r < num_models_; ++r) {
     const at::Tensor result =
-        fused_target_log_probs(out[r], head_.matrix[r], targets).narrow(0, 0, size).to(at::kCPU);
+        fused_target_log_probs(out[r], weights_.head.matrix[r], targets)
+            .narrow(0, 0, size)
+            .to(at::kCPU);
     std::memcpy(log_probs.data() + r * size, result.const_data_ptr<float>(), result.nbytes());
   }
 }
@@ -264,14 +203,14 @@ void TorchEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t 
                          std::span<float> logits) {
   const at::NoGradGuard no_grad;
   const at::Tensor out = hidden(to_device(tokens, 1, rows, row_tokens));
-  const at::Tensor result = product(out, head_).to(at::kFloat).to(at::kCPU).contiguous();
+  const at::Tensor result = product(out, weights_.head).to(at::kFloat).to(at::kCPU).contiguous();
   ST_CHECK(static_cast<int64_t>(logits.size()) == result.numel());
   std::memcpy(logits.data(), result.const_data_ptr<float>(), result.nbytes());
 }
 
 // ---- Backward -----------------------------------------------------------------------------------
 
-TorchEngine::Tensors TorchEngine::backward_stage(Stage& stage, Weight& weight,
+TorchEngine::Tensors TorchEngine::backward_stage(Stage& stage, TorchWeight& weight,
                                                  const at::Tensor& d_out) const {
   if (!stage.output.defined()) stage.compute();
   const at::Tensor d_input = product_backward(stage.output.detach(), weight, d_out);
@@ -280,14 +219,14 @@ TorchEngine::Tensors TorchEngine::backward_stage(Stage& stage, Weight& weight,
   return gradients;
 }
 
-void TorchEngine::backward_layer(Layer& layer, SavedLayer& saved, const RotaryAngles& rotary,
+void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const RotaryAngles& rotary,
                                  at::Tensor& d_x) const {
   if (saved.input.defined()) {
     at::Tensor activation_out;
     begin_layer(layer, saved.input, rotary, true, &saved, activation_out);
     saved.input.reset();
   }
-  const auto through_norm = [&](Stage& stage, Weight& matrix, Weight& norm_weight,
+  const auto through_norm = [&](Stage& stage, TorchWeight& matrix, TorchWeight& norm_weight,
                                 const at::Tensor& d_out) {
     const Tensors gradients = backward_stage(stage, matrix, d_out);
     d_x = d_x + gradients[0];
@@ -301,31 +240,33 @@ void TorchEngine::backward_layer(Layer& layer, SavedLayer& saved, const RotaryAn
 
 void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep& step) {
   const int64_t length = tokens.size(2) - 1;
-  cast_weights();
+  weights_.cast();
   step.angles = rotary_angles(config_, length, device_);
-  step.layers.assign(layers_.size(), {});
+  step.layers.assign(weights_.layers.size(), {});
   at::Tensor x = embed(tokens.narrow(2, 0, length));
-  for (size_t i = 0; i < layers_.size(); ++i) {
+  for (size_t i = 0; i < weights_.layers.size(); ++i) {
     const TraceSpan span("layer", static_cast<int64_t>(i));
     if (recompute_ == Recompute::full) {
       step.layers[i].input = x;
-      x = forward_layer(layers_[i], x, step.angles, false, nullptr);
+      x = forward_layer(weights_.layers[i], x, step.angles, false, nullptr);
     } else {
-      x = forward_layer(layers_[i], x, step.angles, recompute_ == Recompute::none, &step.layers[i]);
+      x = forward_layer(weights_.layers[i], x, step.angles, recompute_ == Recompute::none,
+                        &step.layers[i]);
     }
   }
-  step.final_norm = {[this](const Tensors& in) { return norm(in[0], in[1]); },
-                     {x.detach().requires_grad_(), final_norm_.value.detach().requires_grad_()},
-                     {}};
+  step.final_norm = {
+      [this](const Tensors& in) { return norm(in[0], in[1]); },
+      {x.detach().requires_grad_(), weights_.final_norm.value.detach().requires_grad_()},
+      {}};
   step.final_norm.compute();
   const at::Tensor out = step.final_norm.output.detach();
   const at::Tensor targets = tokens.narrow(2, 1, length).flatten(1);
   step.d_out = at::empty_like(out);
   Tensors losses;
   for (int64_t r = 0; r < num_models_; ++r) {
-    at::Tensor d_hidden = step.d_out[r], d_head = head_.gradient[r];
+    at::Tensor d_hidden = step.d_out[r], d_head = weights_.head.gradient[r];
     losses.push_back(
-        fused_cross_entropy(out[r], head_.matrix[r], targets[r], scale, d_hidden, d_head));
+        fused_cross_entropy(out[r], weights_.head.matrix[r], targets[r], scale, d_hidden, d_head));
   }
   step.losses = at::stack(losses);
 }
@@ -342,18 +283,18 @@ void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& 
       torch::autograd::grad({step.final_norm.output}, step.final_norm.inputs, {step.d_out});
   step.final_norm = {};
   step.d_out.reset();
-  final_norm_.gradient.add_(gradients[1]);
+  weights_.final_norm.gradient.add_(gradients[1]);
   at::Tensor d_x = gradients[0];
   for (int64_t i = config_.num_layers - 1; i >= 0; --i) {
     const TraceSpan span("layer", i);
-    backward_layer(layers_[i], step.layers[i], step.angles, d_x);
+    backward_layer(weights_.layers[i], step.layers[i], step.angles, d_x);
     finish(layout_.layers[i].qkv,
            i + 1 == config_.num_layers ? layout_.decay_size : layout_.layers[i + 1].qkv);
   }
   finish(layout_.decay_size, layout_.total);
   const at::Tensor ids = tokens.narrow(2, 0, tokens.size(2) - 1).flatten(1);
   for (int64_t r = 0; r < num_models_; ++r) {
-    embedding_.gradient[r].add_(
+    weights_.embedding.gradient[r].add_(
         at::embedding_dense_backward(d_x[r], ids[r], config_.vocab_size, -1, false));
   }
   finish(0, config_.tie_embeddings ? layout_.blocks : layout_.head);
@@ -362,7 +303,7 @@ void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& 
 std::vector<double> TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
                                                       int64_t row_tokens, float scale,
                                                       const GradientsReady& ready) {
-  ST_CHECK(gradients_ != nullptr);
+  ST_CHECK(can_train_);
   const at::NoGradGuard no_grad;
   at::Tensor ids = to_device(tokens, num_models_, rows, row_tokens);
   // Graphs keep memory of their own: an engine has them for all steps or for none.

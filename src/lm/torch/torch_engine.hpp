@@ -18,6 +18,7 @@
 #include "lm/model/parameter_layout.hpp"
 #include "lm/torch/phase_clock.hpp"
 #include "lm/torch/torch_ops.hpp"
+#include "lm/torch/torch_weights.hpp"
 
 namespace smalltalk {
 
@@ -52,23 +53,8 @@ class TorchEngine : public Engine {
   using Tensors = std::vector<at::Tensor>;
   using Function = std::function<at::Tensor(const Tensors&)>;
 
-  struct Weight {
-    // [R, ...], views of the flat buffers. `matrix` is the value in the type of the products.
-    at::Tensor value, matrix, gradient;
-  };
-  struct Layer {
-    Weight qkv, output, gate_up, down, attention_norm, feed_forward_norm;
-  };
-
-  Weight weight(int64_t offset, const std::vector<int64_t>& shape) const;
-  void cast_weights();  // before a call's first product
   at::Tensor to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                        int64_t row_tokens) const;  // [sets, rows, row_tokens], sets 1 or R
-
-  // x [R, T, in] times weight [R, out, in] -> [R, T, out]
-  at::Tensor product(const at::Tensor& x, const Weight& weight) const;
-  // Adds the gradient of that weight; -> that of x.
-  at::Tensor product_backward(const at::Tensor& x, Weight& weight, const at::Tensor& d_out) const;
 
   // Functions between the products; T = rows * length tokens of each model.
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;  // [R, T, H]
@@ -77,15 +63,15 @@ class TorchEngine : public Engine {
   at::Tensor embed(const at::Tensor& inputs) const;  // [R or 1, rows, length] -> [R, T, H] float32
   // Everything before the last product of a block; -> the residual stream there, and the product's
   // input in `activation`. Fills `saved`, if there is one, with what the backward pass needs.
-  at::Tensor begin_layer(const Layer& layer, const at::Tensor& x, const RotaryAngles& rotary,
+  at::Tensor begin_layer(const TorchLayer& layer, const at::Tensor& x, const RotaryAngles& rotary,
                          bool keep_outputs, SavedLayer* saved, at::Tensor& activation) const;
-  at::Tensor forward_layer(const Layer& layer, const at::Tensor& x, const RotaryAngles& rotary,
+  at::Tensor forward_layer(const TorchLayer& layer, const at::Tensor& x, const RotaryAngles& rotary,
                            bool keep_outputs, SavedLayer* saved) const;
   // d_x: the gradient of the block's output before, of its input after.
-  void backward_layer(Layer& layer, SavedLayer& saved, const RotaryAngles& rotary,
+  void backward_layer(TorchLayer& layer, SavedLayer& saved, const RotaryAngles& rotary,
                       at::Tensor& d_x) const;
   // Through `stage` and the product of its output with `weight`; -> gradients of its inputs.
-  Tensors backward_stage(Stage& stage, Weight& weight, const at::Tensor& d_out) const;
+  Tensors backward_stage(Stage& stage, TorchWeight& weight, const at::Tensor& d_out) const;
   at::Tensor hidden(const at::Tensor& inputs);  // inference: -> [R, T, H]
   // The two halves of a step. tokens [R, rows, row_tokens]; the loss belongs to the first.
   void forward_step(const at::Tensor& tokens, float scale, SavedStep& step);
@@ -97,11 +83,8 @@ class TorchEngine : public Engine {
   at::ScalarType type_;  // of the products
   int64_t num_models_;
   Recompute recompute_ = Recompute::none;
-  float* gradients_ = nullptr;
-  at::Tensor flat_;      // [R * layout.total], the parameters
-  at::Tensor matrices_;  // the same in the type of the products
-  Weight embedding_, head_, final_norm_;
-  std::vector<Layer> layers_;
+  TorchWeights weights_;
+  bool can_train_ = false;  // there are gradient buffers
   std::unique_ptr<RecordedStep> recorded_;
   bool announces_ = false;  // a call asked for `ready`
   PhaseClock clock_;

@@ -35,8 +35,8 @@ at::Tensor rotate(const at::Tensor& x, const RotaryAngles& angles) {
 
 at::Tensor activate(const ModelConfig& config, const at::Tensor& up) {
   if (config.feed_forward == FeedForward::relu2) return at::relu(up).square();
-  const auto parts = up.chunk(2, -1);
-  return at::silu(parts[0]) * parts[1];
+  const auto gate_up = up.chunk(2, -1);
+  return at::silu(gate_up[0]) * gate_up[1];
 }
 
 }  // namespace smalltalk

@@ -18,14 +18,14 @@ class CheckpointFolder {
   ~CheckpointFolder();  // waits for the write under way; its error is lost
   CheckpointFolder(const CheckpointFolder&) = delete;
 
-  // Calls write(file) behind the caller's back, then removes what is not kept. Waits for the write
-  // before it. Error: what that one threw.
+  // Calls write(file) on a thread of its own, then removes what is not kept. Waits first for the
+  // write before this one. Error: what that one threw.
   void begin_write(int64_t step, std::function<void(const std::filesystem::path&)> write);
   // Waits until nothing is under way. Error: what the write threw.
   void wait();
   // Does not wait. Error: what a write threw that has come to its end.
   void check();
-  // Of steps that are there, descending: whole files, each to be checked when it is read.
+  // The steps that have a file, descending. Whether a file is whole shows when it is read.
   std::vector<int64_t> steps() const;
   std::filesystem::path file(int64_t step) const;
   // Training is over: removes all but those that are kept for ever.

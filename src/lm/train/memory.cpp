@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "lm/cpu/cpu_block.hpp"
 #include "lm/cpu/cpu_engine.hpp"
 #include "lm/cpu/cpu_loss.hpp"
+#include "lm/cpu/cpu_pass.hpp"
 #include "lm/torch/torch_loss.hpp"
 #include "lm/train/gradient_buckets.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
@@ -18,10 +18,10 @@ void add_cpu(const ModelConfig& model, const ParameterLayout& layout, int64_t th
              int64_t length, Recompute recompute, MemoryEstimate& memory) {
   // Every thread but the first has gradients of its own for the blocks.
   memory.gradients += kFloat * static_cast<double>((threads - 1) * (layout.total - layout.blocks));
-  const int64_t block_rows = CpuEngine::block_rows(rows, length, threads);
+  const int64_t pass_rows = CpuEngine::pass_rows(rows, length, threads);
   memory.activations =
-      kFloat * static_cast<double>(threads * CpuBlock::memory_floats(model, block_rows, length,
-                                                                     kept_with(recompute)));
+      kFloat * static_cast<double>(threads * CpuPass::memory_floats(model, pass_rows, length,
+                                                                    kept_with(recompute)));
   memory.loss = kFloat * static_cast<double>(FusedLoss::memory_floats(
                              model.hidden_size, model.vocab_size, static_cast<int>(threads)));
 }
@@ -53,7 +53,7 @@ void add_torch(const ModelConfig& model, const ParameterLayout& layout, bool bf1
     kept = input;
   }
   // Gradients on their way through a layer take about as much as what the layer keeps; where all of
-  // it is computed again, only one part at a time has them, attention the most.
+  // it is computed again, only one stage at a time has them, attention the most.
   const double working = recompute == Recompute::full ? layer + attention : layer;
   memory.activations =
       static_cast<double>(tokens) * (static_cast<double>(model.num_layers) * kept + norm + working);

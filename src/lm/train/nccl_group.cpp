@@ -13,10 +13,10 @@ c10::intrusive_ptr<c10d::Backend> make_nccl_group(const HostCollectives& host,
   if (rendezvous.empty()) throw Error("a group of GPUs needs a rendezvous file");
   // A file left behind by an earlier try of the same job would make ranks wait for keys of the
   // dead: every try takes a new name, which the first rank chooses.
-  int64_t token = std::chrono::system_clock::now().time_since_epoch().count();
-  host.broadcast(std::as_writable_bytes(std::span(&token, 1)), 0);
+  int64_t attempt = std::chrono::system_clock::now().time_since_epoch().count();
+  host.broadcast(std::as_writable_bytes(std::span(&attempt, 1)), 0);
   auto store =
-      c10::make_intrusive<c10d::FileStore>(rendezvous + "." + std::to_string(token), host.size);
+      c10::make_intrusive<c10d::FileStore>(rendezvous + "." + std::to_string(attempt), host.size);
   return c10::make_intrusive<c10d::ProcessGroupNCCL>(std::move(store), host.rank, host.size);
 }
 

@@ -18,11 +18,12 @@ struct LogRow {
   int64_t num_steps = 0;  // of the whole schedule
   int64_t tokens = 0;     // targets trained on so far, over the group
   double loss = 0;        // mean over the interval and the group, nats per token
-  double max_loss = 0;    // the highest of any rank's part of any step of the interval
+  double max_loss = 0;    // the highest of any rank in any step of the interval
   double gradient_norm = 0;
   double lr = 0;
-  double seconds = 0;   // of the interval
-  PhaseSeconds phases;  // of the interval, of the rank that writes
+  // What this process did of the interval: after a restart that is less than all of it.
+  double seconds = 0;
+  PhaseSeconds phases;  // of the rank that writes
   int64_t interval_steps = 0;
   int64_t interval_tokens = 0;  // over the group
   double interval_flops = 0;    // over the group

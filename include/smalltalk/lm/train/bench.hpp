@@ -13,8 +13,7 @@ struct BenchCase {
   ModelConfig model;
   int64_t batch_size = 1;
   int64_t seq_length = 1024;
-  bool train = true;   // a training step; else scoring
-  int64_t models = 1;  // that score the same sequences
+  bool train = true;  // a training step; else scoring
 };
 
 struct BenchResult {

@@ -1,4 +1,4 @@
-#include "lm/cpu/cpu_block.hpp"
+#include "lm/cpu/cpu_pass.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -30,7 +30,7 @@ void RotaryTable::grow(const ModelConfig& config, int64_t min_length) {
 }
 
 template <typename F>
-void CpuBlock::for_buffers(F&& take) {
+void CpuPass::for_buffers(F&& take) {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
   const int64_t out_width = config_.num_heads * config_.head_dim();
   // What is not kept has one buffer, of the first layer, that all share.
@@ -79,20 +79,19 @@ int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 }  // namespace
 
-int64_t CpuBlock::memory_floats(const ModelConfig& config, int64_t rows, int64_t length,
-                                Keep keep) {
-  CpuBlock block(config, {});
-  block.rows_ = rows;
-  block.length_ = length;
-  block.keep_ = keep;
-  block.layers_.resize(config.num_layers);
+int64_t CpuPass::memory_floats(const ModelConfig& config, int64_t rows, int64_t length, Keep keep) {
+  CpuPass pass(config, {});
+  pass.rows_ = rows;
+  pass.length_ = length;
+  pass.keep_ = keep;
+  pass.layers_.resize(config.num_layers);
   int64_t floats = 0;
-  block.for_buffers([&](float*&, int64_t size) { floats += whole_lines(size); });
+  pass.for_buffers([&](float*&, int64_t size) { floats += whole_lines(size); });
   return floats + 16;
 }
 
-void CpuBlock::begin(const float* parameters, const RotaryTable& rotary, const int64_t* inputs,
-                     int64_t rows, int64_t length, Keep keep) {
+void CpuPass::begin(const float* parameters, const RotaryTable& rotary, const int64_t* inputs,
+                    int64_t rows, int64_t length, Keep keep) {
   parameters_ = parameters;
   rotary_ = &rotary;
   inputs_ = inputs;
@@ -111,7 +110,7 @@ void CpuBlock::begin(const float* parameters, const RotaryTable& rotary, const i
   });
 }
 
-void CpuBlock::forward_attention(int64_t i) {
+void CpuPass::forward_attention(int64_t i) {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
   const int64_t qkv = qkv_width(config_), heads = config_.num_heads;
   const int64_t out_width = heads * config_.head_dim();
@@ -132,7 +131,7 @@ void CpuBlock::forward_attention(int64_t i) {
           {parameters_ + at.output, out_width}, true, {layer.middle, hidden});
 }
 
-void CpuBlock::forward_feed_forward(int64_t i) {
+void CpuPass::forward_feed_forward(int64_t i) {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
   const int64_t gate_up = gate_up_width(config_);
   const LayerOffsets& at = layout_.layers[i];
@@ -145,7 +144,7 @@ void CpuBlock::forward_feed_forward(int64_t i) {
   activate(layer);
 }
 
-void CpuBlock::activate(const Layer& layer) {
+void CpuPass::activate(const Layer& layer) {
   const int64_t tokens = rows_ * length_, width = config_.intermediate_size;
   if (config_.feed_forward == FeedForward::swiglu) {
     swiglu_forward(layer.gate_up, tokens, width, layer.act);
@@ -154,7 +153,7 @@ void CpuBlock::activate(const Layer& layer) {
   }
 }
 
-void CpuBlock::forward() {
+void CpuPass::forward() {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
   const int64_t width = config_.intermediate_size;
   float* x = layers_[0].input;
@@ -176,14 +175,14 @@ void CpuBlock::forward() {
                    final_rstd_);
 }
 
-void CpuBlock::backward_final_norm(float* gradients) {
+void CpuPass::backward_final_norm(float* gradients) {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
   std::fill_n(d_residual_, tokens * hidden, 0.0F);
   rms_norm_backward(last_, parameters_ + layout_.final_norm, final_rstd_, d_hidden_, tokens, hidden,
                     d_residual_, gradients + (layout_.final_norm - layout_.blocks));
 }
 
-void CpuBlock::backward_layer(int64_t i, float* gradients) {
+void CpuPass::backward_layer(int64_t i, float* gradients) {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
   const int64_t qkv = qkv_width(config_), gate_up = gate_up_width(config_);
   const int64_t width = config_.intermediate_size, heads = config_.num_heads;

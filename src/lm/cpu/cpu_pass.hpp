@@ -1,7 +1,7 @@
-// Forward and backward pass of one block of sequences on one thread, in buffers that are allocated
-// once. A block is a few hundred tokens, so that its activations stay in cache. The output
+// A few sequences on their way through the layers and back, on one thread, in buffers that are
+// allocated once. A pass is a few hundred tokens, so that its activations stay in cache. The output
 // projection and its loss come between the two, outside (cpu_loss.hpp).
-// T tokens of the block, H hidden, F intermediate, Q width of q, k and v together.
+// T tokens of the pass, H hidden, F intermediate, Q width of q, k and v together.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace smalltalk {
 
-// Rotary tables [length, head_dim / 2], shared by all blocks of an engine.
+// Rotary tables [length, head_dim / 2], shared by all passes of an engine.
 struct RotaryTable {
   int64_t length = 0;
   std::vector<float> cosine, sine;
@@ -26,9 +26,9 @@ enum class Keep {
   everything
 };
 
-class CpuBlock {
+class CpuPass {
  public:
-  CpuBlock(const ModelConfig& config, const ParameterLayout& layout)
+  CpuPass(const ModelConfig& config, const ParameterLayout& layout)
       : config_(config), layout_(layout) {}
 
   // What the passes below work on, until the next call. inputs [rows * length] must outlive them.

@@ -1,0 +1,53 @@
+// The weights of R models of one configuration as tensors, views of the flat buffers [R, P], and
+// the matrix products with them, batched over the models.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "lm/model/parameter_layout.hpp"
+
+namespace smalltalk {
+
+struct TorchWeight {
+  // [R, ...]. `matrix` is the value in the type of the products; `gradient` is float32.
+  at::Tensor value, matrix, gradient;
+};
+
+// x [R, T, in] times weight [R, out, in] -> [R, T, out]
+at::Tensor product(const at::Tensor& x, const TorchWeight& weight);
+// Adds the gradient of that weight; -> that of x.
+at::Tensor product_backward(const at::Tensor& x, TorchWeight& weight, const at::Tensor& d_out);
+
+struct TorchLayer {
+  TorchWeight qkv, output, gate_up, down, attention_norm, feed_forward_norm;
+};
+
+class TorchWeights {
+ public:
+  // Products are computed in `type`, float32 or bfloat16.
+  TorchWeights(const ModelConfig& config, const ParameterLayout& layout, at::Device device,
+               at::ScalarType type, int64_t num_models);
+
+  // Where the flat buffers are; gradients may be null. Every TorchWeight is made anew.
+  void rebind(float* parameters, float* gradients);
+  // Brings the matrices up to date: before the first product with changed parameters.
+  void cast();
+
+  TorchWeight embedding, head, final_norm;
+  std::vector<TorchLayer> layers;
+
+ private:
+  TorchWeight weight(int64_t offset, const std::vector<int64_t>& shape, float* gradients) const;
+
+  ModelConfig config_;
+  ParameterLayout layout_;
+  at::Device device_;
+  at::ScalarType type_;
+  int64_t num_models_;
+  at::Tensor flat_;      // [R * P], the parameters
+  at::Tensor matrices_;  // the same in the type of the products
+};
+
+}  // namespace smalltalk
