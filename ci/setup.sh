@@ -5,6 +5,7 @@
 #   ci/setup.sh          everything the program needs
 #   ci/setup.sh --core   only what the library `core` and its tests need
 #   ci/setup.sh --fuzz   only clang, for ci/fuzz.sh
+#   ci/setup.sh --arm    only a cross compiler for ARM and qemu, for ci/cross_arm.sh
 #   ci/setup.sh --peers  also transformers, tensorboard and lm-evaluation-harness, with which tests
 #                        compare what we write and compute
 set -euo pipefail
@@ -21,6 +22,7 @@ other_packages=(libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libcli11-dev n
   libsimdjson-dev libsentencepiece-dev libzstd-dev zlib1g-dev iproute2
   slurm-wlm slurmctld slurmd munge)  # these four for tests
 fuzz_packages=(clang libclang-rt-dev)
+arm_packages=(g++-aarch64-linux-gnu qemu-user googletest)
 
 with_torch=yes
 with_peers=no
@@ -29,8 +31,9 @@ for argument in "$@"; do
   case $argument in
     --core) with_torch=no packages=("${core_packages[@]}") ;;
     --fuzz) with_torch=no packages=("${fuzz_packages[@]}") ;;
+    --arm) with_torch=no packages=("${arm_packages[@]}") ;;
     --peers) with_peers=yes ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 

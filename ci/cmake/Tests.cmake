@@ -1,6 +1,10 @@
 # How tests are registered, so that none is ever forgotten.
 include(GoogleTest)
-find_package(GTest REQUIRED)
+if(CMAKE_CROSSCOMPILING)  # Debian's package has the sources, too
+  add_subdirectory(/usr/src/googletest ${PROJECT_BINARY_DIR}/googletest EXCLUDE_FROM_ALL)
+else()
+  find_package(GTest REQUIRED)
+endif()
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 
 find_program(SMALLTALK_MPIRUN mpirun)
@@ -82,7 +86,7 @@ function(smalltalk_add_test name)
   endif()
   set(links_torch FALSE)
   foreach(library lm mixture jobs)
-    if(library IN_LIST arg_LIBRARIES)
+    if(library IN_LIST arg_LIBRARIES AND SMALLTALK_TORCH)
       set(links_torch TRUE)
     endif()
   endforeach()
@@ -115,7 +119,7 @@ function(smalltalk_add_test name)
   else()
     # A list cannot pass through gtest_discover_tests, so these read their environment from env.
     set_target_properties(${target} PROPERTIES
-      CROSSCOMPILING_EMULATOR "${CMAKE_COMMAND};-E;env;${test_environment}")
+      CROSSCOMPILING_EMULATOR "${CMAKE_COMMAND};-E;env;${test_environment};${CMAKE_CROSSCOMPILING_EMULATOR}")
     gtest_discover_tests(${target} TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
       PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} COST ${arg_TIMEOUT})
@@ -136,7 +140,7 @@ function(smalltalk_add_command_test name)
       set(arg_${key} ${value})
     endif()
   endforeach()
-  add_test(NAME ${name} COMMAND ${arg_COMMAND})
+  add_test(NAME ${name} COMMAND ${arg_COMMAND} COMMAND_EXPAND_LISTS)
   smalltalk_configure_test(${name} ${arg_LABEL} ${arg_RANKS} ${arg_TIMEOUT})
 endfunction()
 

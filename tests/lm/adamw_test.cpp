@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "fixtures.hpp"
-#include "lm/cpu/kernels.hpp"
+#include "lm/cpu/elementwise.hpp"
 #include "lm/train/sharded_adamw.hpp"
 
 namespace smalltalk {
@@ -74,7 +74,7 @@ TEST(AdamWTest, FirstStepInClosedForm) {
   step.gradient_scale = 1;
   step.correction1 = 0.1F;
   step.correction2_root = std::sqrt(0.01F);
-  adamw(&parameter, &gradient, &first, &second, 1, step);
+  elementwise().adamw(&parameter, &gradient, &first, &second, 1, step);
   // The corrected moments are g and g^2: a step of lr against the sign, after decay by lr * 0.5.
   EXPECT_NEAR(parameter, 2 * 0.95 + 0.1, 1e-6);
   EXPECT_EQ(gradient, 0);

@@ -77,8 +77,8 @@ TEST_P(AttentionTest, AgreesWithFloat64) {
   const std::vector<float> qkv = random_floats(tokens * s.qkv_stride(), 1);
   const std::vector<float> d_out = random_floats(tokens * s.out_stride(), 2);
   const Truth truth = reference(s, {qkv.begin(), qkv.end()}, {d_out.begin(), d_out.end()});
-  for (const CpuKernels* kernels : available_cpu_kernels()) {
-    SCOPED_TRACE(kernels->name);
+  for (const CpuKernels* kernels : cpu_kernel_copies().runnable) {
+    SCOPED_TRACE(kernels->instruction_set);
     std::vector<float> out(d_out.size()), d_qkv(qkv.size(), NAN);
     std::vector<float> lse(static_cast<size_t>(s.rows * s.heads * s.length));
     std::vector<float> scratch(static_cast<size_t>(attention_scratch_size(s.length, s.head_dim)));

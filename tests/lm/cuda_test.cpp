@@ -285,7 +285,7 @@ TEST_F(CudaTest, AdamWAgreesWithTheCpu) {
     apply(tensors[0].data_ptr<float>(), tensors[1].data_ptr<float>(), tensors[2].data_ptr<float>(),
           tensors[3].data_ptr<float>(), kSize, step);
   };
-  update(adamw, host);
+  update(elementwise().adamw, host);
   update(device_adamw, device);
   for (const int i : {0, 2, 3}) EXPECT_LT(distance(device[i], host[i]), 1e-6) << i;
 }

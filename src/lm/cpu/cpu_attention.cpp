@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "lm/cpu/cpu_kernels.hpp"
+#include "lm/cpu/elementwise.hpp"
 #include "lm/cpu/gemm.hpp"
-#include "lm/cpu/kernels.hpp"
 
 namespace smalltalk {
 
@@ -45,13 +45,14 @@ void attention_forward(const CpuKernels& kernels, const AttentionShape& shape, c
           const int64_t seen = first + i + 1;
           float* line = scores + i * keys;
           float maximum = 0;
-          sums[i] = exp_row(line, seen, &maximum);
+          sums[i] = elementwise().exp_row(line, seen, &maximum);
           std::fill(line + seen, line + keys, 0.0F);
           row_lse[first + i] = maximum + std::log(sums[i]);
         }
         float* part = result + first * out_stride;
         gemm_nn(count, dim, keys, 1, {scores, keys}, {value, stride}, false, {part, out_stride});
-        for (int64_t i = 0; i < count; ++i) scale_row(part + i * out_stride, dim, 1.0F / sums[i]);
+        for (int64_t i = 0; i < count; ++i)
+          elementwise().scale_row(part + i * out_stride, dim, 1.0F / sums[i]);
       }
     }
   }
@@ -98,16 +99,16 @@ void attention_backward(const CpuKernels& kernels, const AttentionShape& shape, 
         for (int64_t i = 0; i < count; ++i) {
           const int64_t seen = first + i + 1;
           float* line = probability + i * keys;
-          exp_shifted(line, seen, row_lse[first + i]);
+          elementwise().exp_shifted(line, seen, row_lse[first + i]);
           std::fill(line + seen, line + keys, 0.0F);
         }
         gemm_tn(keys, dim, count, 1, {probability, keys}, d_part, true, {d_value, stride});
         gemm_nt(count, keys, dim, 1, d_part, {value, stride}, false, {d_probability, keys});
         for (int64_t i = 0; i < count; ++i) {
           const int64_t at = (first + i) * out_stride;
-          const float dot = dot_product(result + at, d_result + at, dim);
-          softmax_backward_row(probability + i * keys, d_probability + i * keys, first + i + 1, dot,
-                               scale);
+          const float dot = elementwise().dot_product(result + at, d_result + at, dim);
+          elementwise().softmax_backward_row(probability + i * keys, d_probability + i * keys,
+                                             first + i + 1, dot, scale);
         }
         const Matrix d_scores = {probability, keys};
         gemm_nn(count, dim, keys, 1, d_scores, {key, stride}, false,

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "lm/cpu/elementwise.hpp"
 #include "lm/cpu/gemm.hpp"
-#include "lm/cpu/kernels.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/parallel.hpp"
 #include "smalltalk/core/system/trace.hpp"
@@ -178,8 +178,8 @@ void CpuEngine::train_pass(int thread, int64_t rows, float scale, bool last,
 void CpuEngine::merge_gradients(int thread, int64_t begin, int64_t end) {
   const auto [first, past] = part_of_range(end - begin, thread, team_.size(), 16);
   for (size_t i = 1; i < workers_.size(); ++i) {
-    move_into(workers_[i].gradients.data() + (begin - layout_.blocks) + first, past - first,
-              gradients_ + begin + first);
+    elementwise().move_into(workers_[i].gradients.data() + (begin - layout_.blocks) + first,
+                            past - first, gradients_ + begin + first);
   }
 }
 
@@ -192,8 +192,8 @@ void CpuEngine::add_embedding_gradients(int thread) {
     for (int64_t t = 0; t < loss_tokens_[i].count; ++t) {
       const int64_t token = pass.inputs()[t];
       if (token < begin || token >= end) continue;
-      add_into(pass.d_embedding() + t * hidden, hidden,
-               gradients_ + layout_.embedding + token * hidden);
+      elementwise().add_into(pass.d_embedding() + t * hidden, hidden,
+                             gradients_ + layout_.embedding + token * hidden);
     }
   }
 }

@@ -1,11 +1,11 @@
 // What the CPU engine's time is spent on, written with vectors and compiled for several instruction
-// sets, of which one is chosen when the process starts. Plain row-major float32 arrays.
+// sets. Plain row-major float32 arrays.
 // T tokens, H hidden, V vocabulary.
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <vector>
+
+#include "smalltalk/core/system/instruction_set.hpp"
 
 namespace smalltalk {
 
@@ -50,7 +50,7 @@ struct RunningSoftmax {
 inline constexpr int64_t kSoftmaxLanes = 16;
 
 struct CpuKernels {
-  const char* name;  // "avx512", "avx2", "sse2"
+  const char* instruction_set;
 
   void (*product)(const Product& product);
 
@@ -72,10 +72,8 @@ inline int64_t head_attention_scratch(int64_t length, int64_t head_dim) {
   return 4 * head_dim * (length + kSoftmaxLanes) + 2 * (length + kSoftmaxLanes);
 }
 
-// Those of the best instruction set that this processor has, or of the one that the environment
-// variable SMALLTALK_ISA names. Error: it names one that is unknown or missing here.
+// Those that the program uses.
 const CpuKernels& cpu_kernels();
-// All that this processor has, best first.
-std::vector<const CpuKernels*> available_cpu_kernels();
+const KernelCopies<CpuKernels>& cpu_kernel_copies();
 
 }  // namespace smalltalk

@@ -6,8 +6,8 @@
 #include <tuple>
 
 #include "lm/cpu/cpu_kernels.hpp"
+#include "lm/cpu/elementwise.hpp"
 #include "lm/cpu/gemm.hpp"
-#include "lm/cpu/kernels.hpp"
 #include "smalltalk/core/system/parallel.hpp"
 
 namespace smalltalk {
@@ -123,7 +123,7 @@ void FusedLoss::project(Worker& w, const LossTokens& tile, const float* head) {
     std::copy_n(mine.maximum.data(), stride, w.shifts.data() + (first - w.begin) / kChunk * stride);
     if (moved && first > w.begin) {
       for (int64_t h = 0; h < hidden_; ++h) {
-        multiply_into(w.factor.data(), stride, mine.d_hidden.data() + h * stride);
+        elementwise().multiply_into(w.factor.data(), stride, mine.d_hidden.data() + h * stride);
       }
     }
     gemm_tn(hidden_, stride, rows, 1, {head + first * hidden_, hidden_}, {logits, stride},
@@ -177,9 +177,9 @@ void FusedLoss::head_gradients(Worker& w, const LossTokens& tile, float scale, f
     if (last_shifts == nullptr ||
         std::memcmp(shifts, last_shifts, tile.count * sizeof(float)) != 0) {
       for (int64_t t = 0; t < tile.count; ++t) {
-        scale_row_into(tile.hidden + t * hidden_, hidden_,
-                       w.gain[t] * std::exp2(shifts[t] - w.maximum[t]),
-                       w.scaled.data() + t * hidden_);
+        elementwise().scale_row_into(tile.hidden + t * hidden_, hidden_,
+                                     w.gain[t] * std::exp2(shifts[t] - w.maximum[t]),
+                                     w.scaled.data() + t * hidden_);
       }
     }
     last_shifts = shifts;
@@ -190,7 +190,7 @@ void FusedLoss::head_gradients(Worker& w, const LossTokens& tile, float scale, f
   for (int64_t t = 0; t < tile.count; ++t) {
     const int64_t target = tile.targets[t];
     if (target < w.begin || target >= w.end) continue;
-    add_scaled(tile.hidden + t * hidden_, hidden_, -scale, d_head + target * hidden_);
+    elementwise().add_scaled(tile.hidden + t * hidden_, hidden_, -scale, d_head + target * hidden_);
   }
 }
 

@@ -6,8 +6,8 @@
 
 #include "lm/cpu/cpu_attention.hpp"
 #include "lm/cpu/cpu_loss.hpp"
+#include "lm/cpu/elementwise.hpp"
 #include "lm/cpu/gemm.hpp"
-#include "lm/cpu/kernels.hpp"
 
 namespace smalltalk {
 
@@ -116,13 +116,13 @@ void CpuPass::forward_attention(int64_t i) {
   const int64_t out_width = heads * config_.head_dim();
   const LayerOffsets& at = layout_.layers[i];
   const Layer& layer = layers_[i];
-  rms_norm_forward(layer.input, parameters_ + at.attention_norm,
-                   static_cast<float>(config_.rms_norm_eps), tokens, hidden, layer.attention_norm,
-                   layer.attention_rstd);
+  elementwise().rms_norm_forward(layer.input, parameters_ + at.attention_norm,
+                                 static_cast<float>(config_.rms_norm_eps), tokens, hidden,
+                                 layer.attention_norm, layer.attention_rstd);
   gemm_nt(tokens, qkv, hidden, 1, {layer.attention_norm, hidden}, {parameters_ + at.qkv, hidden},
           false, {layer.qkv, qkv});
-  rotate_heads(layer.qkv, qkv, tokens, length_, heads + config_.num_kv_heads, config_.head_dim(),
-               rotary_->cosine.data(), rotary_->sine.data(), 1);
+  elementwise().rotate_heads(layer.qkv, qkv, tokens, length_, heads + config_.num_kv_heads,
+                             config_.head_dim(), rotary_->cosine.data(), rotary_->sine.data(), 1);
   attention_forward(cpu_kernels(),
                     {rows_, length_, heads, config_.num_kv_heads, config_.head_dim()}, layer.qkv,
                     layer.attention, layer.lse, scratch_);
@@ -136,9 +136,9 @@ void CpuPass::forward_feed_forward(int64_t i) {
   const int64_t gate_up = gate_up_width(config_);
   const LayerOffsets& at = layout_.layers[i];
   const Layer& layer = layers_[i];
-  rms_norm_forward(layer.middle, parameters_ + at.feed_forward_norm,
-                   static_cast<float>(config_.rms_norm_eps), tokens, hidden,
-                   layer.feed_forward_norm, layer.feed_forward_rstd);
+  elementwise().rms_norm_forward(layer.middle, parameters_ + at.feed_forward_norm,
+                                 static_cast<float>(config_.rms_norm_eps), tokens, hidden,
+                                 layer.feed_forward_norm, layer.feed_forward_rstd);
   gemm_nt(tokens, gate_up, hidden, 1, {layer.feed_forward_norm, hidden},
           {parameters_ + at.gate_up, hidden}, false, {layer.gate_up, gate_up});
   activate(layer);
@@ -147,9 +147,9 @@ void CpuPass::forward_feed_forward(int64_t i) {
 void CpuPass::activate(const Layer& layer) {
   const int64_t tokens = rows_ * length_, width = config_.intermediate_size;
   if (config_.feed_forward == FeedForward::swiglu) {
-    swiglu_forward(layer.gate_up, tokens, width, layer.act);
+    elementwise().swiglu_forward(layer.gate_up, tokens, width, layer.act);
   } else {
-    relu2_forward(layer.gate_up, tokens * width, layer.act);
+    elementwise().relu2_forward(layer.gate_up, tokens * width, layer.act);
   }
 }
 
@@ -170,16 +170,17 @@ void CpuPass::forward() {
     gemm_nt(tokens, hidden, width, 1, {layer.act, width},
             {parameters_ + layout_.layers[i].down, width}, true, {next, hidden});
   }
-  rms_norm_forward(last_, parameters_ + layout_.final_norm,
-                   static_cast<float>(config_.rms_norm_eps), tokens, hidden, final_norm_,
-                   final_rstd_);
+  elementwise().rms_norm_forward(last_, parameters_ + layout_.final_norm,
+                                 static_cast<float>(config_.rms_norm_eps), tokens, hidden,
+                                 final_norm_, final_rstd_);
 }
 
 void CpuPass::backward_final_norm(float* gradients) {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
   std::fill_n(d_residual_, tokens * hidden, 0.0F);
-  rms_norm_backward(last_, parameters_ + layout_.final_norm, final_rstd_, d_hidden_, tokens, hidden,
-                    d_residual_, gradients + (layout_.final_norm - layout_.blocks));
+  elementwise().rms_norm_backward(last_, parameters_ + layout_.final_norm, final_rstd_, d_hidden_,
+                                  tokens, hidden, d_residual_,
+                                  gradients + (layout_.final_norm - layout_.blocks));
 }
 
 void CpuPass::backward_layer(int64_t i, float* gradients) {
@@ -197,10 +198,10 @@ void CpuPass::backward_layer(int64_t i, float* gradients) {
     forward_feed_forward(i);
   } else if (keep_ == Keep::products) {
     activate(layer);
-    rms_norm_forward(layer.middle, parameters_ + at.feed_forward_norm, eps, tokens, hidden,
-                     layer.feed_forward_norm, layer.feed_forward_rstd);
-    rms_norm_forward(layer.input, parameters_ + at.attention_norm, eps, tokens, hidden,
-                     layer.attention_norm, layer.attention_rstd);
+    elementwise().rms_norm_forward(layer.middle, parameters_ + at.feed_forward_norm, eps, tokens,
+                                   hidden, layer.feed_forward_norm, layer.feed_forward_rstd);
+    elementwise().rms_norm_forward(layer.input, parameters_ + at.attention_norm, eps, tokens,
+                                   hidden, layer.attention_norm, layer.attention_rstd);
   }
 
   gemm_nn(tokens, width, hidden, 1, {d_residual_, hidden}, {parameters_ + at.down, width}, false,
@@ -208,16 +209,17 @@ void CpuPass::backward_layer(int64_t i, float* gradients) {
   gemm_tn(hidden, width, tokens, 1, {d_residual_, hidden}, {layer.act, width}, true,
           {gradient_of(at.down), width});
   if (config_.feed_forward == FeedForward::swiglu) {
-    swiglu_backward(layer.gate_up, d_act_, tokens, width, d_gate_up_);
+    elementwise().swiglu_backward(layer.gate_up, d_act_, tokens, width, d_gate_up_);
   } else {
-    relu2_backward(layer.gate_up, d_act_, tokens * width, d_gate_up_);
+    elementwise().relu2_backward(layer.gate_up, d_act_, tokens * width, d_gate_up_);
   }
   gemm_tn(gate_up, hidden, tokens, 1, {d_gate_up_, gate_up}, {layer.feed_forward_norm, hidden},
           true, {gradient_of(at.gate_up), hidden});
   gemm_nn(tokens, hidden, gate_up, 1, {d_gate_up_, gate_up}, {parameters_ + at.gate_up, hidden},
           false, {d_hidden_, hidden});
-  rms_norm_backward(layer.middle, parameters_ + at.feed_forward_norm, layer.feed_forward_rstd,
-                    d_hidden_, tokens, hidden, d_residual_, gradient_of(at.feed_forward_norm));
+  elementwise().rms_norm_backward(layer.middle, parameters_ + at.feed_forward_norm,
+                                  layer.feed_forward_rstd, d_hidden_, tokens, hidden, d_residual_,
+                                  gradient_of(at.feed_forward_norm));
 
   gemm_tn(hidden, out_width, tokens, 1, {d_residual_, hidden}, {layer.attention, out_width}, true,
           {gradient_of(at.output), out_width});
@@ -225,14 +227,15 @@ void CpuPass::backward_layer(int64_t i, float* gradients) {
           false, {d_hidden_, out_width});
   attention_backward(cpu_kernels(), shape, layer.qkv, layer.attention, layer.lse, d_hidden_, d_qkv_,
                      scratch_);
-  rotate_heads(d_qkv_, qkv, tokens, length_, heads + config_.num_kv_heads, config_.head_dim(),
-               rotary_->cosine.data(), rotary_->sine.data(), -1);
+  elementwise().rotate_heads(d_qkv_, qkv, tokens, length_, heads + config_.num_kv_heads,
+                             config_.head_dim(), rotary_->cosine.data(), rotary_->sine.data(), -1);
   gemm_tn(qkv, hidden, tokens, 1, {d_qkv_, qkv}, {layer.attention_norm, hidden}, true,
           {gradient_of(at.qkv), hidden});
   gemm_nn(tokens, hidden, qkv, 1, {d_qkv_, qkv}, {parameters_ + at.qkv, hidden}, false,
           {d_hidden_, hidden});
-  rms_norm_backward(layer.input, parameters_ + at.attention_norm, layer.attention_rstd, d_hidden_,
-                    tokens, hidden, d_residual_, gradient_of(at.attention_norm));
+  elementwise().rms_norm_backward(layer.input, parameters_ + at.attention_norm,
+                                  layer.attention_rstd, d_hidden_, tokens, hidden, d_residual_,
+                                  gradient_of(at.attention_norm));
 }
 
 }  // namespace smalltalk

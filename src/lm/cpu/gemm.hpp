@@ -27,7 +27,4 @@ void gemm_nn(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, b
 void gemm_tn(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, bool accumulate,
              MutableMatrix c);
 
-// The BLAS would start threads of its own under each of ours: call on every compute thread.
-void use_one_blas_thread();
-
 }  // namespace smalltalk

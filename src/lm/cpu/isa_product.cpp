@@ -1,4 +1,6 @@
 // Matrix products for matrices of a router's size, where a BLAS spends much of its time on packing.
+#include <cstring>
+
 #include "lm/cpu/isa_kernels.hpp"
 #include "lm/cpu/isa_simd.hpp"
 
@@ -109,62 +111,6 @@ void compute_last_columns(Tile tile, int64_t rows, int64_t columns) {
   }
 }
 
-#if defined(__AVX512F__)
-// out [16 (k), kColumns] <- the transpose of 16 rows of b, 16 values each.
-void transpose_block(const float* b, int64_t stride, float* out) {
-  __m512 r[16], t[16];
-  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(b + i * stride);
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    for (int j = 0; j < 2; ++j) {
-      r[i + 2 * j] = _mm512_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
-      r[i + 2 * j + 1] = _mm512_shuffle_ps(t[i + j], t[i + j + 2], 0xEE);
-    }
-  }
-  // r[4 g + j] holds, in 128-bit lane l, column 4 l + j of rows 4 g .. 4 g + 3.
-  for (int j = 0; j < 4; ++j) {
-    const __m512 low01 = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88);   // lanes 0, 2
-    const __m512 high01 = _mm512_shuffle_f32x4(r[j], r[4 + j], 0xDD);  // lanes 1, 3
-    const __m512 low23 = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0x88);
-    const __m512 high23 = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0xDD);
-    _mm512_storeu_ps(out + j * kColumns, _mm512_shuffle_f32x4(low01, low23, 0x88));
-    _mm512_storeu_ps(out + (4 + j) * kColumns, _mm512_shuffle_f32x4(high01, high23, 0x88));
-    _mm512_storeu_ps(out + (8 + j) * kColumns, _mm512_shuffle_f32x4(low01, low23, 0xDD));
-    _mm512_storeu_ps(out + (12 + j) * kColumns, _mm512_shuffle_f32x4(high01, high23, 0xDD));
-  }
-}
-#elif defined(__AVX2__)
-// out [8 (k), kColumns] <- the transpose of 8 rows of b, 8 values each.
-void transpose_block(const float* b, int64_t stride, float* out) {
-  __m256 r[8], t[8];
-  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(b + i * stride);
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    for (int j = 0; j < 2; ++j) {
-      r[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
-      r[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xEE);
-    }
-  }
-  // r[4 g + j] holds, in 128-bit lane l, column 4 l + j of rows 4 g .. 4 g + 3.
-  for (int j = 0; j < 4; ++j) {
-    _mm256_storeu_ps(out + j * kColumns, _mm256_permute2f128_ps(r[j], r[4 + j], 0x20));
-    _mm256_storeu_ps(out + (4 + j) * kColumns, _mm256_permute2f128_ps(r[j], r[4 + j], 0x31));
-  }
-}
-#else
-void transpose_block(const float* b, int64_t stride, float* out) {
-  for (int i = 0; i < kLanes; ++i) {
-    for (int p = 0; p < kLanes; ++p) out[p * kColumns + i] = b[i * stride + p];
-  }
-}
-#endif
-
 // panel [depth, kColumns] <- `columns` columns of b from row `first` on, the rest zero.
 void pack(const Product& g, int64_t first, int64_t depth, int64_t column, int64_t columns,
           float* panel) {
@@ -181,7 +127,7 @@ void pack(const Product& g, int64_t first, int64_t depth, int64_t column, int64_
   for (; i + kLanes <= columns; i += kLanes) {
     int64_t p = 0;
     for (; p + kLanes <= depth; p += kLanes) {
-      transpose_block(b + i * g.b_stride + p, g.b_stride, panel + p * kColumns + i);
+      transpose_square(b + i * g.b_stride + p, g.b_stride, panel + p * kColumns + i, kColumns);
     }
     for (; p < depth; ++p) {
       for (int64_t lane = 0; lane < kLanes; ++lane) {

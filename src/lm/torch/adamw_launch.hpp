@@ -1,7 +1,7 @@
 // The CUDA kernel of AdamW behind plain pointers, so that nvcc compiles no LibTorch header.
 #pragma once
 
-#include "lm/cpu/kernels.hpp"
+#include "lm/cpu/elementwise.hpp"
 
 struct CUstream_st;
 

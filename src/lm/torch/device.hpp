@@ -6,7 +6,7 @@
 #include <functional>
 #include <memory>
 
-#include "lm/cpu/kernels.hpp"
+#include "lm/cpu/elementwise.hpp"
 #include "lm/torch/loss_launch.hpp"
 
 namespace smalltalk {
@@ -20,7 +20,7 @@ struct DeviceMemory {
 };
 DeviceMemory device_memory();
 
-// sum of the squares and AdamW, as in kernels.hpp, on device pointers and the current stream.
+// sum of the squares and AdamW, as in elementwise.hpp, on device pointers and the current stream.
 void device_adamw(float* parameters, const float* gradients, float* first, float* second,
                   int64_t size, const AdamStep& step);
 

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "lm/cpu/kernels.hpp"
+#include "lm/cpu/elementwise.hpp"
 #include "lm/cpu/thread_team.hpp"
 #include "lm/torch/device.hpp"
 #include "lm/train/host_backend.hpp"
@@ -39,7 +39,7 @@ void for_pieces(ThreadTeam& team, int64_t size,
 double square_sum(ThreadTeam& team, const float* values, int64_t size) {
   std::vector<double> sums(static_cast<size_t>(size / kPiece + 1));
   for_pieces(team, size, [&](int64_t piece, int64_t begin, int64_t end) {
-    sums[static_cast<size_t>(piece)] = sum_of_squares(values + begin, end - begin);
+    sums[static_cast<size_t>(piece)] = elementwise().sum_of_squares(values + begin, end - begin);
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
@@ -156,8 +156,8 @@ void ShardedAdamW::update(const GradientBucket& bucket, AdamStep step) {
     }
     for_pieces(*model_.team, to - from, [&](int64_t, int64_t piece_begin, int64_t piece_end) {
       const int64_t at = from + piece_begin;
-      adamw(parameters + at, gradients + at, first + at, second + at, piece_end - piece_begin,
-            step);
+      elementwise().adamw(parameters + at, gradients + at, first + at, second + at,
+                          piece_end - piece_begin, step);
     });
   };
   range(0, decaying, config_.weight_decay);

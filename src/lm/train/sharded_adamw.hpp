@@ -10,7 +10,7 @@
 #include <memory>
 #include <vector>
 
-#include "lm/cpu/kernels.hpp"
+#include "lm/cpu/elementwise.hpp"
 #include "lm/model/transformer_impl.hpp"
 #include "lm/torch/phase_clock.hpp"
 #include "lm/train/gradient_buckets.hpp"

@@ -1,14 +1,13 @@
-// Compiled with -O3 -ffast-math (see CMakeLists.txt): no code here may rely on NaN or infinity.
-#include "lm/cpu/kernels.hpp"
-
+// Plain loops that the compiler vectorises. Compiled with -ffast-math (see CMakeLists.txt): no code
+// here may rely on NaN or infinity.
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 
-#define ST_CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
+#include "lm/cpu/elementwise.hpp"
 
-namespace smalltalk {
+namespace smalltalk::ST_ISA {
 namespace {
 
 // e^x by 2^n times a polynomial (Cephes' expf, error below 2 ulp), inlined so that loops around it
@@ -27,10 +26,8 @@ inline __attribute__((always_inline)) float fast_exp(float x) {
   return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
 }
 
-}  // namespace
-
-ST_CLONES void rms_norm_forward(const float* x, const float* weight, float eps, int64_t tokens,
-                                int64_t hidden, float* out, float* rstd) {
+void rms_norm_forward(const float* x, const float* weight, float eps, int64_t tokens,
+                      int64_t hidden, float* out, float* rstd) {
   for (int64_t t = 0; t < tokens; ++t) {
     const float* row = x + t * hidden;
     float* result = out + t * hidden;
@@ -42,10 +39,9 @@ ST_CLONES void rms_norm_forward(const float* x, const float* weight, float eps, 
   }
 }
 
-ST_CLONES void rms_norm_backward(const float* __restrict x, const float* __restrict weight,
-                                 const float* __restrict rstd, const float* __restrict d_out,
-                                 int64_t tokens, int64_t hidden, float* __restrict d_x,
-                                 float* __restrict d_weight) {
+void rms_norm_backward(const float* __restrict x, const float* __restrict weight,
+                       const float* __restrict rstd, const float* __restrict d_out, int64_t tokens,
+                       int64_t hidden, float* __restrict d_x, float* __restrict d_weight) {
   for (int64_t t = 0; t < tokens; ++t) {
     const float* row = x + t * hidden;
     const float* grad = d_out + t * hidden;
@@ -61,9 +57,8 @@ ST_CLONES void rms_norm_backward(const float* __restrict x, const float* __restr
   }
 }
 
-ST_CLONES void rotate_heads(float* x, int64_t stride, int64_t tokens, int64_t length, int64_t heads,
-                            int64_t head_dim, const float* cosine, const float* sine,
-                            float direction) {
+void rotate_heads(float* x, int64_t stride, int64_t tokens, int64_t length, int64_t heads,
+                  int64_t head_dim, const float* cosine, const float* sine, float direction) {
   const int64_t half = head_dim / 2;
   for (int64_t t = 0; t < tokens; ++t) {
     const float* __restrict c = cosine + (t % length) * half;
@@ -80,7 +75,7 @@ ST_CLONES void rotate_heads(float* x, int64_t stride, int64_t tokens, int64_t le
   }
 }
 
-ST_CLONES void swiglu_forward(const float* gate_up, int64_t tokens, int64_t width, float* out) {
+void swiglu_forward(const float* gate_up, int64_t tokens, int64_t width, float* out) {
   for (int64_t t = 0; t < tokens; ++t) {
     const float* __restrict gate = gate_up + t * 2 * width;
     const float* __restrict up = gate + width;
@@ -91,8 +86,8 @@ ST_CLONES void swiglu_forward(const float* gate_up, int64_t tokens, int64_t widt
   }
 }
 
-ST_CLONES void swiglu_backward(const float* gate_up, const float* d_out, int64_t tokens,
-                               int64_t width, float* d_gate_up) {
+void swiglu_backward(const float* gate_up, const float* d_out, int64_t tokens, int64_t width,
+                     float* d_gate_up) {
   for (int64_t t = 0; t < tokens; ++t) {
     const float* __restrict gate = gate_up + t * 2 * width;
     const float* __restrict up = gate + width;
@@ -108,21 +103,21 @@ ST_CLONES void swiglu_backward(const float* gate_up, const float* d_out, int64_t
   }
 }
 
-ST_CLONES void relu2_forward(const float* __restrict up, int64_t size, float* __restrict out) {
+void relu2_forward(const float* __restrict up, int64_t size, float* __restrict out) {
   for (int64_t i = 0; i < size; ++i) {
     const float positive = std::max(up[i], 0.0F);
     out[i] = positive * positive;
   }
 }
 
-ST_CLONES void relu2_backward(const float* __restrict up, const float* __restrict d_out,
-                              int64_t size, float* __restrict d_up) {
+void relu2_backward(const float* __restrict up, const float* __restrict d_out, int64_t size,
+                    float* __restrict d_up) {
   for (int64_t i = 0; i < size; ++i) d_up[i] = 2.0F * std::max(up[i], 0.0F) * d_out[i];
 }
 
 // In lanes of our own: a plain reduction over max is not vectorised unless the compiler may assume
 // that there is no NaN.
-ST_CLONES float maximum_of(const float* values, int64_t size) {
+float maximum_of(const float* values, int64_t size) {
   using Lanes __attribute__((vector_size(64))) = float;
   constexpr int64_t kLanes = 16;
   float top = values[0];
@@ -140,7 +135,7 @@ ST_CLONES float maximum_of(const float* values, int64_t size) {
   return top;
 }
 
-ST_CLONES float exp_row(float* row, int64_t size, float* maximum) {
+float exp_row(float* row, int64_t size, float* maximum) {
   const float top = maximum_of(row, size);
   float sum = 0;
   for (int64_t i = 0; i < size; ++i) {
@@ -152,53 +147,50 @@ ST_CLONES float exp_row(float* row, int64_t size, float* maximum) {
   return sum;
 }
 
-ST_CLONES void exp_shifted(float* row, int64_t size, float shift) {
+void exp_shifted(float* row, int64_t size, float shift) {
   for (int64_t i = 0; i < size; ++i) row[i] = fast_exp(row[i] - shift);
 }
 
-ST_CLONES void softmax_backward_row(float* __restrict probability,
-                                    const float* __restrict d_probability, int64_t size, float dot,
-                                    float scale) {
+void softmax_backward_row(float* __restrict probability, const float* __restrict d_probability,
+                          int64_t size, float dot, float scale) {
   for (int64_t i = 0; i < size; ++i) probability[i] *= (d_probability[i] - dot) * scale;
 }
 
-ST_CLONES float dot_product(const float* a, const float* b, int64_t size) {
+float dot_product(const float* a, const float* b, int64_t size) {
   float sum = 0;
   for (int64_t i = 0; i < size; ++i) sum += a[i] * b[i];
   return sum;
 }
 
-ST_CLONES void scale_row(float* row, int64_t size, float factor) {
+void scale_row(float* row, int64_t size, float factor) {
   for (int64_t i = 0; i < size; ++i) row[i] *= factor;
 }
 
-ST_CLONES void scale_row_into(const float* __restrict row, int64_t size, float factor,
-                              float* __restrict out) {
+void scale_row_into(const float* __restrict row, int64_t size, float factor,
+                    float* __restrict out) {
   for (int64_t i = 0; i < size; ++i) out[i] = row[i] * factor;
 }
 
-ST_CLONES void multiply_into(const float* __restrict factors, int64_t size,
-                             float* __restrict values) {
+void multiply_into(const float* __restrict factors, int64_t size, float* __restrict values) {
   for (int64_t i = 0; i < size; ++i) values[i] *= factors[i];
 }
 
-ST_CLONES void add_scaled(const float* __restrict values, int64_t size, float factor,
-                          float* __restrict sum) {
+void add_scaled(const float* __restrict values, int64_t size, float factor, float* __restrict sum) {
   for (int64_t i = 0; i < size; ++i) sum[i] += factor * values[i];
 }
 
-ST_CLONES void add_into(const float* __restrict values, int64_t size, float* __restrict sum) {
+void add_into(const float* __restrict values, int64_t size, float* __restrict sum) {
   for (int64_t i = 0; i < size; ++i) sum[i] += values[i];
 }
 
-ST_CLONES void move_into(float* __restrict values, int64_t size, float* __restrict sum) {
+void move_into(float* __restrict values, int64_t size, float* __restrict sum) {
   for (int64_t i = 0; i < size; ++i) {
     sum[i] += values[i];
     values[i] = 0;
   }
 }
 
-ST_CLONES double sum_of_squares(const float* values, int64_t size) {
+double sum_of_squares(const float* values, int64_t size) {
   // Blocks in float, the total in double: exact enough for any size, and vectorised.
   double total = 0;
   for (int64_t begin = 0; begin < size; begin += 4096) {
@@ -210,9 +202,8 @@ ST_CLONES double sum_of_squares(const float* values, int64_t size) {
   return total;
 }
 
-ST_CLONES void adamw(float* __restrict parameters, float* __restrict gradients,
-                     float* __restrict first, float* __restrict second, int64_t size,
-                     const AdamStep& step) {
+void adamw(float* __restrict parameters, float* __restrict gradients, float* __restrict first,
+           float* __restrict second, int64_t size, const AdamStep& step) {
   const AdamStep s = step;
   const float rate = s.lr / s.correction1;
   const float keep = 1.0F - s.lr * s.weight_decay;
@@ -228,4 +219,30 @@ ST_CLONES void adamw(float* __restrict parameters, float* __restrict gradients,
   }
 }
 
-}  // namespace smalltalk
+}  // namespace
+
+extern const ElementwiseKernels elementwise_kernels;
+const ElementwiseKernels elementwise_kernels = {
+    .instruction_set = ST_ISA_NAME,
+    .rms_norm_forward = rms_norm_forward,
+    .rms_norm_backward = rms_norm_backward,
+    .rotate_heads = rotate_heads,
+    .swiglu_forward = swiglu_forward,
+    .swiglu_backward = swiglu_backward,
+    .relu2_forward = relu2_forward,
+    .relu2_backward = relu2_backward,
+    .exp_row = exp_row,
+    .exp_shifted = exp_shifted,
+    .softmax_backward_row = softmax_backward_row,
+    .dot_product = dot_product,
+    .scale_row = scale_row,
+    .scale_row_into = scale_row_into,
+    .multiply_into = multiply_into,
+    .add_scaled = add_scaled,
+    .add_into = add_into,
+    .move_into = move_into,
+    .sum_of_squares = sum_of_squares,
+    .adamw = adamw,
+};
+
+}  // namespace smalltalk::ST_ISA
