@@ -191,10 +191,9 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
   const int64_t size = rows * (row_tokens - 1);
   ST_CHECK(std::ssize(log_probs) == num_models_ * size);
   for (int64_t r = 0; r < num_models_; ++r) {
-    const at::Tensor result =
-        fused_target_log_probs(out[r], weights_.head.matrix[r], targets)
-            .narrow(0, 0, size)
-            .to(at::kCPU);
+    const at::Tensor result = fused_target_log_probs(out[r], weights_.head.matrix[r], targets)
+                                  .narrow(0, 0, size)
+                                  .to(at::kCPU);
     std::memcpy(log_probs.data() + r * size, result.const_data_ptr<float>(), result.nbytes());
   }
 }
