@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "lm/cpu/gemm.hpp"
+#include "lm/cpu/blas.hpp"
 
 namespace smalltalk {
 
