@@ -207,7 +207,7 @@ void log_figures(const std::string& out, const Json& figures) {
   }
 }
 
-int64_t bytes_sent_in(const std::string& phase) {
+int64_t bytes_sent_in(Phase phase) {
   int64_t sent = 0;
   for (const LedgerEntry& entry : ledger_entries()) {
     if (entry.phase == phase) sent += entry.bytes;
@@ -219,7 +219,7 @@ int assign(const AssignJob& job, Session& session) {
   const double start = now_seconds();
   Communicator& world = session.world();
   const HostCollectives ranks = host_collectives(world);
-  set_ledger_phase("assign");
+  set_ledger_phase(Phase::assign);
 
   const ScoreFile file(job.scores);
   const int64_t n = file.num_sequences();
@@ -256,7 +256,7 @@ int assign(const AssignJob& job, Session& session) {
   const double assign_start = now_seconds();
   const AssignmentOutcome outcome = assign_sequences(scores, request.room, options, ranks);
   costs.assign_seconds = now_seconds() - assign_start;
-  costs.bytes_sent = bytes_sent_in("assign");
+  costs.bytes_sent = bytes_sent_in(Phase::assign);
   const double write_start = now_seconds();
   write_assignment(
       job.out, request.kept, outcome, ranks,

@@ -140,15 +140,16 @@ int bench_assignment(const BenchAssignmentJob& job, Session& session) {
   for (int repeat = 0; repeat < job.repeat; ++repeat) {
     outcome = {};  // never two at once: the peak is that of one assignment
     world.barrier();
-    set_ledger_phase("assign");
+    set_ledger_phase(Phase::assign);
     const double start = now_seconds();
     outcome = assign_sequences(scores, capacities, options, ranks);
     seconds.push_back(now_seconds() - start);
-    set_ledger_phase("report");
+    set_ledger_phase(Phase::start);
   }
   world.all_reduce_max(seconds);
   const int64_t peak = world.all_reduce_max(peak_memory_bytes());
-  const int64_t sent = world.all_reduce_max(ledger_outside("assign", "").bytes / job.repeat);
+  const auto assigning = [](Phase phase) { return phase == Phase::assign; };
+  const int64_t sent = world.all_reduce_max(ledger_outside(assigning).bytes / job.repeat);
   const int64_t score_bytes = world.all_reduce_max(static_cast<int64_t>(values.size_bytes()));
   uint64_t hash = 0;  // a sum, so that it does not depend on who holds what
   for (int64_t i = 0; i < rows; ++i) {

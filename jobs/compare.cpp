@@ -58,14 +58,16 @@ void add_compare_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk compare jobs/tiny.toml --out RUN --data news --text news.jsonl.gz");
   job->callback([&run, settings] {
     run = [settings] {
-      return run_stage(settings->run, "compare", true, [&](OpenedRun& opened) {
+      return run_stage(settings->run, Phase::compare, true, [&](OpenedRun& opened) {
         const Run& trained = opened.run;
         require_part(settings->part);
         const std::string& data = settings->options.split;
         if (!settings->text.empty()) {
           const HostCollectives ranks = host_collectives(opened.world);
+          set_ledger_phase(Phase::prepare);
           const auto lock = lock_stages(trained, ranks, 3600);  // others may begin as we do
           prepare_text(trained, data, settings->text, ranks);
+          set_ledger_phase(Phase::compare);
         }
         require_split(trained, data);
         const std::vector<TrainUnit> units = units_of(trained);

@@ -23,7 +23,7 @@ void add_evaluate_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk evaluate jobs/tiny.toml --out RUN");
   job->callback([&run, options, part] {
     run = [options, part] {
-      return run_stage(*options, "evaluate", true, [&](OpenedRun& opened) {
+      return run_stage(*options, Phase::evaluate, true, [&](OpenedRun& opened) {
         const Run& trained = opened.run;
         require_part(*part);
         require_trained(trained.layout, units_of(trained));

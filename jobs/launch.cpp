@@ -7,7 +7,6 @@
 #include "jobs.hpp"
 #include "run_job.hpp"
 #include "run_stages.hpp"
-#include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
@@ -21,7 +20,7 @@ namespace {
 int launch(const RunOptions& options, bool dry_run, Session& session, const std::string& start) {
   Communicator& world = session.world();
   const int rank = world.rank();
-  set_ledger_phase("start");
+  set_ledger_phase(Phase::start);
   Run run = read_run(options);
   const RankPlan plan = plan_of(run, session.node_of_rank());
   configure_runtime(run.experiment.device, session.local_rank());
@@ -36,9 +35,8 @@ int launch(const RunOptions& options, bool dry_run, Session& session, const std:
   const auto lock = lock_stages(run, ranks);
   if (rank == 0) std::cerr << to_string(plan) << std::flush;
 
-  std::string own_group;
-  count_in_ledger(run.layout, start, rank, own_group,
-                  [&] { run_stages(run, plan, world, start, own_group); });
+  count_in_ledger(run.layout.ledger_folder(), start, rank,
+                  [&] { run_stages(run, plan, world, start); });
   return kExitDone;
 }
 

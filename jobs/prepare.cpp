@@ -120,7 +120,7 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
           return prepare_inputs(*job, session);
         });
       }
-      return run_stage(job->run, "prepare", false, [](OpenedRun& opened) {
+      return run_stage(job->run, Phase::prepare, false, [](OpenedRun& opened) {
         const HostCollectives ranks = host_collectives(opened.world);
         const auto lock = lock_stages(opened.run, ranks);
         prepare_tokens_of(opened.run, ranks);

@@ -32,7 +32,7 @@ void add_route_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk route jobs/tiny.toml --out RUN");
   job->callback([&run, options] {
     run = [options] {
-      return run_stage(*options, "route", true, [](OpenedRun& opened) {
+      return run_stage(*options, Phase::route, true, [](OpenedRun& opened) {
         const auto lock = lock_stages(opened.run, host_collectives(opened.world));
         route(opened.run, opened.plan, opened.world);
       });
@@ -63,7 +63,7 @@ void add_shard_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk shard jobs/tiny.toml --out RUN");
   job->callback([&run, options, flags] {
     run = [options, flags] {
-      return run_stage(*options, "shard", true, [&](OpenedRun& opened) {
+      return run_stage(*options, Phase::shard, true, [&](OpenedRun& opened) {
         const auto lock = lock_stages(opened.run, host_collectives(opened.world));
         shard(opened.run, opened.world, flags->of(opened.run));
       });

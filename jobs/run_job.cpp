@@ -6,9 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
-#include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parallel.hpp"
@@ -18,8 +16,6 @@
 #include "smalltalk/mixture/run/run_tokens.hpp"
 
 namespace smalltalk {
-
-using nlohmann::json;
 
 namespace {
 
@@ -85,48 +81,9 @@ RankPlan plan_of(const Run& run, const std::vector<int>& node_of_rank) {
                     static_cast<int>(mixture.group_size), run.experiment.expert_train.batch_size);
 }
 
-void write_ledger(const RunLayout& layout, const std::string& start, int rank,
-                  const std::string& own_group) {
-  json entries = json::array();
-  int64_t exchanges = 0;
-  for (const LedgerEntry& entry : ledger_entries()) {
-    entries.push_back({{"phase", entry.phase},
-                       {"communicator", entry.communicator},
-                       {"call", entry.call},
-                       {"calls", entry.calls},
-                       {"bytes", entry.bytes}});
-    if (entry.phase == "route" && entry.call == "MPI_Alltoallv") exchanges += entry.calls;
-  }
-  int64_t calls = 0;
-  int64_t bytes = 0;
-  for (const std::string phase : {"experts", "baselines", "evaluate"}) {
-    const LedgerEntry outside = ledger_outside(phase, own_group);
-    calls += outside.calls;
-    bytes += outside.bytes;
-  }
-  const json ledger = {{"rank", rank},
-                       {"entries", entries},
-                       {"collectives", exchanges},
-                       {"world_calls_after_shards", calls},
-                       {"world_bytes_after_shards", bytes}};
-  write_text_atomically(layout.ledger_folder() / fmt::format("{}-rank-{}.json", start, rank),
-                        ledger.dump(2) + "\n");
-}
-
-void count_in_ledger(const RunLayout& layout, const std::string& start, int rank,
-                     const std::string& own_group, const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Stopped&) {
-    write_ledger(layout, start, rank, own_group);
-    throw;
-  }
-  write_ledger(layout, start, rank, own_group);
-}
-
-int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
+int run_stage(const RunOptions& options, Phase phase, bool needs_tokens,
               const std::function<void(OpenedRun&)>& body) {
-  return run_watched(options.stop, job, options.out, [&](Session& session, const auto& start) {
+  const auto stage = [&](Session& session, const std::string& start) {
     Communicator& world = session.world();
     OpenedRun opened{read_run(options), {}, world, start};
     Run& run = opened.run;
@@ -134,11 +91,12 @@ int run_stage(const RunOptions& options, const std::string& job, bool needs_toke
     configure_runtime(run.experiment.device, session.local_rank());
     claim_run_folder(run, host_collectives(world));
     if (needs_tokens) open_tokens(run);
-    set_ledger_phase(job);
-    count_in_ledger(run.layout, start, world.rank(), job == "train" ? world.name() : "",
-                    [&] { body(opened); });
+    set_ledger_phase(phase);
+    if (phase == Phase::train) set_ledger_group(world.name());
+    count_in_ledger(run.layout.ledger_folder(), start, world.rank(), [&] { body(opened); });
     return kExitDone;
-  });
+  };
+  return run_watched(options.stop, to_string(phase), options.out, stage);
 }
 
 }  // namespace smalltalk

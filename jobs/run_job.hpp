@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "options.hpp"
+#include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/comm/rank_plan.hpp"
 #include "smalltalk/comm/session.hpp"
 #include "smalltalk/mixture/run/run.hpp"
@@ -32,17 +33,9 @@ struct OpenedRun {
   Communicator& world;
   std::string start;  // names this start of the job
 };
-// A job of one stage: opens the run under MPI, then calls `body` on every rank with all that comes
-// before it in place. Returns the exit code.
-int run_stage(const RunOptions& options, const std::string& job, bool needs_tokens,
+// A job of one stage, by the name of its phase: opens the run under MPI, then calls `body` on every
+// rank with all that comes before it in place. Returns the exit code.
+int run_stage(const RunOptions& options, Phase phase, bool needs_tokens,
               const std::function<void(OpenedRun&)>& body);
-
-// Writes this rank's ledger file. `own_group` is the only communicator allowed after the shards.
-void write_ledger(const RunLayout& layout, const std::string& start, int rank,
-                  const std::string& own_group);
-// Calls `body`, then writes the ledger, also if `body` was stopped. `own_group` may change
-// meanwhile.
-void count_in_ledger(const RunLayout& layout, const std::string& start, int rank,
-                     const std::string& own_group, const std::function<void()>& body);
 
 }  // namespace smalltalk

@@ -49,12 +49,12 @@ void train_all(const Run& run, const RankRole& role, int rank, Communicator& gro
   const std::vector<TrainUnit> units = units_of(run);
   const auto train = [&](const TrainUnit& unit) {
     train_unit(run, unit, collectives,
-               [&] { write_ledger(run.layout, start, rank, group.name()); });
+               [&] { write_ledger(run.layout.ledger_folder(), start, rank); });
   };
-  set_ledger_phase("experts");
+  set_ledger_phase(Phase::experts);
   for (const int e : role.experts) train(units[static_cast<size_t>(e)]);
 
-  set_ledger_phase("baselines");
+  set_ledger_phase(Phase::baselines);
   for (const TrainUnit& unit : units) {
     if (unit.rows == Rows::shard) continue;
     // The group's first rank decides for the group: another group may complete the unit meanwhile,
@@ -112,15 +112,14 @@ Comparison write_comparison(const Run& run, const std::vector<TrainUnit>& units,
   return comparison;
 }
 
-void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::string& start,
-                std::string& own_group) {
+void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::string& start) {
   const int rank = world.rank();
-  set_ledger_phase("prepare");
+  set_ledger_phase(Phase::prepare);
   prepare_tokens_of(run, host_collectives(world));
   open_tokens(run);
-  set_ledger_phase("route");
+  set_ledger_phase(Phase::route);
   route(run, plan, world);
-  set_ledger_phase("shard");
+  set_ledger_phase(Phase::shard);
   shard(run, world, shard_options(run));
 
   // From here on nobody talks outside its group.
@@ -128,14 +127,14 @@ void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::
   const bool spare = role.group < 0;
   Communicator group = world.split(spare ? plan.num_groups + rank : role.group, rank,
                                    fmt::format("group {}", role.group));
-  own_group = group.name();
+  set_ledger_group(group.name());
   set_log_muted(group.rank() != 0);
   if (world.size() > 1) {
     set_log_prefix(spare ? fmt::format("launch spare rank {}", rank)
                          : fmt::format("launch group {}", role.group));
   }
   if (!spare) train_all(run, role, rank, group, start);
-  set_ledger_phase("evaluate");
+  set_ledger_phase(Phase::evaluate);
   const bool last = evaluate_from_queue(run, start);
   if (last) {
     log_info(fmt::format("wrote {} and {}", run.layout.results().string(),

@@ -32,8 +32,7 @@ Comparison write_comparison(const Run& run, const std::vector<TrainUnit>& units,
                             const CompareOptions& options);
 
 // All that launch computes, from tokens to results. The world talks until the shards are written,
-// then each group alone, over the communicator that is named in own_group as soon as there is one.
-void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::string& start,
-                std::string& own_group);
+// then each group alone.
+void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::string& start);
 
 }  // namespace smalltalk

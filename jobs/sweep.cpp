@@ -181,22 +181,24 @@ TrainedRun trained_run(const Member& member) {
 void complete_run(const Sweep& sweep, const Member& member, Session& session, Communicator& alone,
                   const std::string& start) {
   clear_ledger();
+  set_ledger_phase(Phase::start);
   Run run = read_run(member.options);
   configure_runtime(run.experiment.device, session.local_rank());
   const HostCollectives ranks = host_collectives(alone);
   claim_run_folder(run, ranks);
   const auto lock = lock_stages(run, ranks);
-  std::string own_group;
-  count_in_ledger(run.layout, start, 0, own_group,
-                  [&] { run_stages(run, plan_of(run, {0}), alone, start, own_group); });
-  const TrainedRun trained = trained_run(member, run);
-  for (const auto& [data, steps] : member.needs.data) {
-    require_split(run, data);
-    const CompareOptions options = sweep_comparison(sweep, trained, data);
-    const auto cells = compare_cells(run.experiment, trained.units, options);
-    compute_cells(run, fmt::format("{}-{}", start, data), cells);
-    write_comparison(run, trained.units, options);
-  }
+  count_in_ledger(run.layout.ledger_folder(), start, 0, [&] {
+    run_stages(run, plan_of(run, {0}), alone, start);
+    set_ledger_phase(Phase::compare);
+    const TrainedRun trained = trained_run(member, run);
+    for (const auto& [data, steps] : member.needs.data) {
+      require_split(run, data);
+      const CompareOptions options = sweep_comparison(sweep, trained, data);
+      const auto cells = compare_cells(run.experiment, trained.units, options);
+      compute_cells(run, fmt::format("{}-{}", start, data), cells);
+      write_comparison(run, trained.units, options);
+    }
+  });
 }
 
 void write_tables(const Sweep& sweep, const std::vector<Member>& members,
@@ -223,7 +225,7 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
     return kExitDone;
   }
   require_writable(layout.root);
-  set_ledger_phase("prepare");
+  set_ledger_phase(Phase::prepare);
   share_tokens(sweep, members, layout, world);
   for (Member& member : members) {  // how long dense models are trained follows from the text, too
     const TrainedRun trained = trained_run(member);

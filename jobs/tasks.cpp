@@ -67,7 +67,7 @@ void add_tasks_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 4 smalltalk tasks jobs/tiny.toml --out RUN --task copa.jsonl blimp/items.jsonl");
   sub->callback([&run, job] {
     run = [job] {
-      return run_stage(job->run, "tasks", true,
+      return run_stage(job->run, Phase::tasks, true,
                        [&](OpenedRun& opened) { score_tasks(*job, opened.run, opened.start); });
     };
   });

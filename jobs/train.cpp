@@ -53,7 +53,7 @@ void add_train_job(CLI::App& app, JobRun& run) {
       "  mpirun -n 2 smalltalk train jobs/tiny.toml --out RUN --expert 3");
   job->callback([&run, options, which] {
     run = [options, which] {
-      return run_stage(*options, "train", true, [&](OpenedRun& opened) {
+      return run_stage(*options, Phase::train, true, [&](OpenedRun& opened) {
         train_unit(opened.run, chosen_unit(opened.run, *which), host_collectives(opened.world));
       });
     };

@@ -1,14 +1,32 @@
 #include "smalltalk/comm/ledger.hpp"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
-#include <set>
 #include <tuple>
 
 #include "ledger_record.hpp"
+#include "watchdog.hpp"
 
 namespace smalltalk {
 namespace {
+
+struct PhaseRow {
+  Phase phase;
+  const char* name;
+  bool after_shards;
+};
+
+constexpr PhaseRow kPhases[] = {
+    {Phase::start, "start", false},        {Phase::prepare, "prepare", false},
+    {Phase::route, "route", false},        {Phase::shard, "shard", false},
+    {Phase::assign, "assign", false},      {Phase::experts, "experts", true},
+    {Phase::baselines, "baselines", true}, {Phase::train, "train", true},
+    {Phase::evaluate, "evaluate", true},   {Phase::compare, "compare", true},
+    {Phase::tasks, "tasks", true},         {Phase::end, "end", false},
+};
+
+const PhaseRow& row_of(Phase phase) { return *std::ranges::find(kPhases, phase, &PhaseRow::phase); }
 
 struct Counts {
   int64_t calls = 0;
@@ -19,9 +37,10 @@ struct Counts {
 // One per process, like MPI itself, whose profiling interface hands its wrappers no context.
 struct Table {
   std::mutex mutex;
-  std::string phase = "start";
+  Phase phase = Phase::start;
+  std::string group;
   // (phase, communicator, call)
-  std::map<std::tuple<std::string, std::string, std::string>, Counts> counts;
+  std::map<std::tuple<Phase, std::string, std::string>, Counts> counts;
 };
 
 Table& table() {
@@ -29,22 +48,25 @@ Table& table() {
   return *the_table;
 }
 
-std::string joined(const std::set<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
-}
-
 }  // namespace
 
-void set_ledger_phase(const std::string& phase) {
+std::string to_string(Phase phase) { return row_of(phase).name; }
+
+bool after_shards(Phase phase) { return row_of(phase).after_shards; }
+
+void set_ledger_phase(Phase phase) {
   const std::lock_guard lock(table().mutex);
   table().phase = phase;
 }
 
-std::string ledger_phase() {
+Phase ledger_phase() {
   const std::lock_guard lock(table().mutex);
   return table().phase;
+}
+
+void set_ledger_group(const std::string& communicator) {
+  const std::lock_guard lock(table().mutex);
+  table().group = communicator;
 }
 
 std::vector<LedgerEntry> ledger_entries() {
@@ -57,28 +79,26 @@ std::vector<LedgerEntry> ledger_entries() {
   return entries;
 }
 
-LedgerEntry ledger_outside(const std::string& phase, const std::string& allowed) {
+LedgerOutside ledger_outside(const std::function<bool(Phase)>& in) {
   const std::lock_guard lock(table().mutex);
-  LedgerEntry sum;
-  sum.phase = phase;
-  std::set<std::string> communicators, calls;
+  LedgerOutside sum;
   for (const auto& [key, counts] : table().counts) {
-    const auto& [key_phase, communicator, call] = key;
-    if (key_phase != phase || communicator == allowed) continue;
+    const auto& [phase, communicator, call] = key;
+    if (!in(phase) || communicator == table().group || communicator == Watchdog::kCommunicator) {
+      continue;
+    }
     if (counts.communicator_size == 1) continue;  // talked to itself
     sum.calls += counts.calls;
     sum.bytes += counts.bytes;
-    communicators.insert(communicator);
-    calls.insert(call);
+    sum.what.push_back(call + " on " + communicator + " in " + to_string(phase));
   }
-  sum.communicator = joined(communicators);
-  sum.call = joined(calls);
   return sum;
 }
 
 void clear_ledger() {
   const std::lock_guard lock(table().mutex);
   table().counts.clear();
+  table().group.clear();
 }
 
 void link_ledger_calls() {

@@ -61,7 +61,7 @@ int run_body(Session& session, const std::function<int(Session&)>& body) {
     } catch (const Stopped&) {  // all is saved
     }
     session.rest();
-    set_ledger_phase("end");
+    set_ledger_phase(Phase::end);
     code = agree_on_exit_code(session, comm, code);
     MPI_Comm_free(&comm);
     if (code == kExitRequeue && session.world().rank() == 0) {

@@ -142,7 +142,7 @@ int Session::local_rank() const { return impl_->local_rank; }
 
 void Session::watch(double limit_seconds) {
   MPI_Comm copy = world_copy();
-  MPI_Comm_set_name(copy, "watchdog");
+  MPI_Comm_set_name(copy, Watchdog::kCommunicator);
   MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN);
   impl_->watchdog =
       std::make_unique<Watchdog>(copy, limit_seconds, [this](const std::string& text) {

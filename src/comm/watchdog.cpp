@@ -49,7 +49,7 @@ struct Watchdog::Answer {
   int64_t entered;      // collectives on that communicator
   double idle_seconds;  // without progress
   bool at_end;
-  char phase[64];
+  Phase phase;
   char waits_in[160];  // "MPI_Barrier on world", or empty
 };
 
@@ -88,7 +88,7 @@ void Watchdog::answer_questions() {
     answer.entered = collectives_entered(question.communicator);
     answer.idle_seconds = seconds_without_progress();
     answer.at_end = resting_;
-    copy_text(ledger_phase(), answer.phase);
+    answer.phase = ledger_phase();
     const WaitState wait = longest_wait();
     if (!wait.members.empty()) copy_text(wait.call + " on " + wait.communicator, answer.waits_in);
     send(from, kAnswerTag, &answer, sizeof(answer));
@@ -115,7 +115,7 @@ std::string Watchdog::ask_about(const WaitState& wait) {
     }
   }
   const std::string me =
-      fmt::format("phase {}: has waited {} in {} on {} ", ledger_phase(),
+      fmt::format("phase {}: has waited {} in {} on {} ", to_string(ledger_phase()),
                   human_duration(now_seconds() - wait.since), wait.call, wait.communicator);
   bool all_came = true;
   for (const int rank : wait.members) {
@@ -133,7 +133,7 @@ std::string Watchdog::ask_about(const WaitState& wait) {
     if (answer.at_end) return me + fmt::format("for rank {}, which has come to its end", rank);
     if (answer.idle_seconds < limit_) continue;  // at work
     return me + fmt::format("for rank {}, which made no progress for {} in phase {}{}{}", rank,
-                            human_duration(answer.idle_seconds), answer.phase,
+                            human_duration(answer.idle_seconds), to_string(answer.phase),
                             *answer.waits_in != '\0' ? ", waiting in " : "", answer.waits_in);
   }
   if (all_came) {
@@ -155,7 +155,7 @@ void Watchdog::watch(const std::stop_token& stop) {
         const double idle = seconds_without_progress();
         if (idle > limit_) {
           why = fmt::format("phase {}: no progress for {}: it hangs, or the limit is too short",
-                            ledger_phase(), human_duration(idle));
+                            to_string(ledger_phase()), human_duration(idle));
         }
       } else if (now - wait.since > limit_ && now > next_question) {
         why = ask_about(wait);

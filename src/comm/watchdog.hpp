@@ -17,6 +17,9 @@ namespace smalltalk {
 
 class Watchdog {
  public:
+  // The name of its copy of the world.
+  static constexpr const char* kCommunicator = "watchdog";
+
   // `world` is the watchdog's own copy of the world. `complain` prints the text and ends all ranks.
   Watchdog(MPI_Comm world, double limit_seconds,
            std::function<void(const std::string& text)> complain);

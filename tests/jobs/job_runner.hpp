@@ -65,11 +65,11 @@ class JobTest : public ::testing::Test {
     return outcome;
   }
 
-  // `arguments` under mpirun with so many ranks; `environment` as "NAME=value" words.
+  // `arguments` under mpirun with so many ranks; their `environment` as "NAME=value" words.
   static std::string command(int ranks, const std::string& arguments,
                              const std::string& environment = "") {
-    return "env " + environment + " timeout 120 " + from_environment("SMALLTALK_MPIRUN") + " -n " +
-           std::to_string(ranks) + " " + from_environment("SMALLTALK_BINARY") + " " + arguments;
+    return "timeout 120 " + from_environment("SMALLTALK_MPIRUN") + " -n " + std::to_string(ranks) +
+           " env " + environment + " " + from_environment("SMALLTALK_BINARY") + " " + arguments;
   }
   // CTest says how this machine starts ranks and where the binary is.
   static std::string from_environment(const char* name) {
