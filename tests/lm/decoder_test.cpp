@@ -106,6 +106,16 @@ TEST(Sampling, FollowsItsDefinition) {
   expect({.top_k = 3, .top_p = 0.75}, {3.0 / 7, 0, 4.0 / 7, 0});  // 4/9 + 3/9 > 0.75
 }
 
+TEST(Sampling, OnTheEdgeBetweenTwoTokens) {
+  const std::vector<float> halves = {0, 0};  // exp(0) and their sum are exact
+  // The first alone reaches top_p, exactly.
+  EXPECT_EQ(sample_token(halves, {.top_p = 0.5}, 0.999), 0);
+  EXPECT_EQ(sample_token(halves, {.top_p = 0.501}, 0.999), 1);
+  // A draw of p is behind the tokens of probability p.
+  EXPECT_EQ(sample_token(halves, {}, 0.5), 1);
+  EXPECT_EQ(sample_token(halves, {}, 0), 0);
+}
+
 TEST(Sampling, TheLowestIdWinsTiesAndNonsenseIsRefused) {
   EXPECT_EQ(sample_token(std::vector<float>{1, 2, 2}, {.temperature = 0}, 0.5), 1);
   EXPECT_EQ(sample_token(std::vector<float>{1, 2, 2}, {.top_k = 1}, 0.999), 1);
