@@ -3,17 +3,18 @@
 # SMALLTALK_CTEST_ARGS is passed to ctest, as in SMALLTALK_CTEST_ARGS="-L unit" bash ci/test.sh
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-bash ci/setup.sh
+bash ci/setup.sh --core
+bash ci/setup.sh & setup=$!  # LibTorch and the rest come while core is built and tested
+cmake --preset core >build/core.log || { cat build/core.log; exit 1; }
+cmake --build --preset core -j "$cores"
+ctest --preset core -j "$cores" -Q ||
+  { ctest --preset core --rerun-failed; exit 1; }
+
+wait $setup
 {  # needed by tests only: comes while the build runs
   bash ci/setup.sh --fuzz || echo "clang could not be installed: fuzzing will be skipped"
   bash ci/setup.sh --peers || echo "not all peers could be installed: their tests will be skipped"
 } &
-
-cmake -S . -B build/core -G Ninja -DSMALLTALK_LIBRARIES=core >build/core.log || { cat build/core.log; exit 1; }
-cmake --build build/core -j "$cores"
-ctest --test-dir build/core -j "$cores" --output-on-failure -Q -R '^core/' ||
-  { ctest --test-dir build/core --rerun-failed --output-on-failure; exit 1; }
-
 configure
 compile
 wait
