@@ -50,6 +50,7 @@ part asan sanitized asan -L '^(unit|mpi)$' -E '^ci/'
 # Left out: one test that computes for more than nine minutes under it.
 part tsan sanitized tsan -R '^(core|data)/' -E 'ClosingTable.IsTheWalksForLargeCases'
 part cross_arm bash ci/cross_arm.sh
+part mutants bash ci/mutants.sh
 part fuzz bash ci/fuzz.sh "${SMALLTALK_FUZZ_SECONDS:-1800}"
 part learning_rates bash ci/learning_rates.sh
 part claim bash ci/claim.sh
