@@ -5,8 +5,8 @@
 
 #include <cmath>
 
-#include "core/thread_ranks.hpp"
 #include "smalltalk/core/assignment/balanced_assignment.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {
