@@ -42,7 +42,7 @@ FENCES = [  # (name, included headers, folders that may include them)
 # Domain labels are for measuring only: nothing that trains or routes may see them.
 DOMAIN_READERS = re.compile(
     r"(include/smalltalk/data/token_file\.hpp|src/data/(domains|describe_hdf5)\.cpp"
-    r"|src/mixture/evaluation/(evaluation\w*|comparison|results)\.cpp"
+    r"|src/mixture/evaluation/(evaluation\w*|measured_text)\.cpp"
     r"|src/mixture/report/examples\.cpp|jobs/(evaluate|inspect)\.cpp|tests/.*)$")
 DOMAIN_CALL = re.compile(r"\b(read_domains|sequence_domains)\s*\(")
 MACHINE_PATH = re.compile(r"(?<![\w.}$:/-])/(" + "root|home|work|Users" + r")/\w")

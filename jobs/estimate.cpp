@@ -64,7 +64,7 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
   result.flops = mixture_flops(experiment, result.num_sequences);
   const std::vector<TrainUnit> units = train_units(experiment, result.num_sequences);
   for (const TrainUnit& unit : units) {
-    if (unit.model != "mixture") result.baseline_flops += unit_flops(experiment, unit);
+    if (unit.kind->role != Role::mixture) result.baseline_flops += unit_flops(experiment, unit);
   }
 
   const auto expert = static_cast<double>(parameter_count(experiment.expert_model));

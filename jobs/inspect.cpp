@@ -120,19 +120,13 @@ Json describe_experiment(const fs::path& path) {
 
 // Which stages are complete, by the files that mark them; the units of a model are one.
 Json describe_run(const fs::path& path) {
-  static const std::map<std::string, std::string> kNames = {
-      {"mixture", "experts"},
-      {"dense_large_batch", "dense large batch"},
-      {"random_shards", "random shards"},
-      {"tfidf_kmeans", "TF-IDF shards"}};
   const Run run = open_run(path);
   const std::vector<TrainUnit> units = train_units(run.experiment, 1);  // only the names count here
   Json stages = Json::array();
   for (const Stage& stage : stages_of(run, units)) {
     std::string name = stage.name;
     if (stage.job == "train") {
-      const std::string& model = units[static_cast<size_t>(stage.index)].model;
-      name = kNames.contains(model) ? kNames.at(model) : model;
+      name = units[static_cast<size_t>(stage.index)].kind->stage;
     } else if (stage.job == "evaluate") {
       name = "evaluation";
     }

@@ -56,7 +56,7 @@ void train_all(const Run& run, const RankRole& role, int rank, Communicator& gro
 
   set_ledger_phase(Phase::baselines);
   for (const TrainUnit& unit : units) {
-    if (unit.rows == Rows::shard) continue;
+    if (unit.kind->role == Role::mixture) continue;
     // The group's first rank decides for the group: another group may complete the unit meanwhile,
     // and each rank would see that at another moment.
     const bool mine = group.rank() == 0 && !unit_stage(run.layout, unit.name).complete() &&

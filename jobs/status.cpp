@@ -315,7 +315,7 @@ Status read_status(const StatusJob& job) {
   }
   if (!run.tokens) {
     for (TrainUnit& unit : units) {
-      if (unit.rows == Rows::all) unit.train.steps = 0;
+      if (unit.kind->budget != Budget::expert) unit.train.steps = 0;
     }
   }
   status.elements = elements_of(run, units, parts);

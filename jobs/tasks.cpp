@@ -25,7 +25,8 @@ void score_tasks(const TasksJob& job, const Run& run, const std::string& start) 
   std::vector<Task> tasks;
   for (const std::string& file : job.files) tasks.push_back(read_task(file, job.prompt));
   std::vector<TrainUnit> units = units_of(run);
-  std::erase_if(units, [](const TrainUnit& unit) { return unit.rows == Rows::random_shard; });
+  std::erase_if(units,
+                [](const TrainUnit& unit) { return unit.kind->chosen_by == ChosenBy::turn; });
   require_trained(run.layout, units);
   const TaskEvaluation evaluation(run, units, std::move(tasks));
   std::vector<Work> cells;

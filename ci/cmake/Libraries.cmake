@@ -64,3 +64,17 @@ function(smalltalk_add_library name)
     PUBLIC ${arg_USES} ${arg_PUBLIC}
     PRIVATE $<BUILD_INTERFACE:smalltalk_options> ${arg_PRIVATE})
 endfunction()
+
+# smalltalk_embed(<target> <template> <file>...)
+# Adds the source that the template makes of files beside it: @<file>@ there is the file's text.
+function(smalltalk_embed target template)
+  get_filename_component(template ${template} ABSOLUTE)
+  get_filename_component(folder ${template} DIRECTORY)
+  get_filename_component(source ${template} NAME_WLE)
+  foreach(file IN LISTS ARGN)
+    file(READ ${folder}/${file} ${file})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${folder}/${file})
+  endforeach()
+  configure_file(${template} ${CMAKE_CURRENT_BINARY_DIR}/${source} @ONLY)
+  target_sources(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/${source})
+endfunction()

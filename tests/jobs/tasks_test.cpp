@@ -59,7 +59,8 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   const RunLayout& layout = trained.layout;
   configure_runtime(trained.experiment.device, 0);
   std::vector<TrainUnit> units = units_of(trained);
-  std::erase_if(units, [](const TrainUnit& unit) { return unit.rows == Rows::random_shard; });
+  std::erase_if(units,
+                [](const TrainUnit& unit) { return unit.kind->chosen_by == ChosenBy::turn; });
   {
     const TaskEvaluation evaluation(trained, units, {read_task(quiz_file(), "plain")});
     ASSERT_EQ(evaluation.num_cells(), static_cast<size_t>(kModels));

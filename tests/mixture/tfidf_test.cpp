@@ -31,15 +31,18 @@ class Tfidf : public MixtureFixture {
     experiment.baselines.tfidf_shards = true;
     experiment.expert_train.steps = 1;
     for (const TrainUnit& unit : train_units(experiment, 100)) {
-      if (unit.rows != Rows::tfidf_shard || (expert >= 0 && unit.expert != expert)) continue;
+      if (unit.kind->rows != Rows::tfidf_shard || (expert >= 0 && unit.expert != expert)) continue;
       fs::remove_all(layout.model(unit.name));
       train_unit(run, unit, {});
     }
   }
 
+  std::optional<TextClusters> of_control() const {
+    return clusters_of_control(layout, train_units(experiment, 100));
+  }
   std::string complaint() const {
     try {
-      clusters_of_control(run);
+      of_control();
       return "none";
     } catch (const Error& error) {
       return error.what();
@@ -82,7 +85,7 @@ TEST_F(Tfidf, ARerunComputesOnlyWhatIsMissing) {
 TEST_F(Tfidf, ExpertsAreChosenByTheirOwnClusters) {
   publish();
   train();
-  const TextClusters chosen = clusters_of_control(run);
+  const TextClusters chosen = of_control().value();
   // Whole sequences go mostly where they were sharded to; what cannot be told apart, in turn.
   const Assignment nearest = nearest_clusters(chosen, *run.tokens, kLength, kLength);
   const Assignment sharded = read_shards(layout.tfidf_shards()).expert;
@@ -96,7 +99,7 @@ TEST_F(Tfidf, ExpertsAreChosenByTheirOwnClusters) {
   ++experiment.seed;
   publish();
   --experiment.seed;
-  EXPECT_EQ(clusters_of_control(run).centres, chosen.centres);
+  EXPECT_EQ(of_control().value().centres, chosen.centres);
   train(1);
   EXPECT_NE(complaint().find("expert 0 beside it"), std::string::npos) << complaint();
 }

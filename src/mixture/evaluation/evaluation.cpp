@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 namespace {
 
 std::vector<fs::path> models_of(const RunLayout& layout, const EvalCell& cell) {
-  if (cell.unit != "routers") return {layout.model(cell.unit)};
+  if (!cell.of_all_routers()) return {layout.model(cell.unit)};
   std::vector<fs::path> routers;
   for (int64_t e = 0; fs::exists(weights_file(layout.router(e))); ++e) {
     routers.push_back(layout.router(e));
@@ -34,7 +34,7 @@ std::vector<fs::path> models_of(const RunLayout& layout, const EvalCell& cell) {
 }
 
 std::string cell_values(const EvalCell& cell) {
-  return cell.unit == "routers" ? "prefix log-likelihoods" : "target log-likelihoods";
+  return cell.of_all_routers() ? "prefix log-likelihoods" : "target log-likelihoods";
 }
 
 // The weights that the scores of a cell follow from.
@@ -109,8 +109,8 @@ void evaluate_cell(const Run& run, const EvalCell& cell) {
       fmt::format("{} {} {} {} {} {}", cell_values(cell), cell.unit, tokens->info().content_hash,
                   experiment.data.seq_length, experiment.mixture.prefix_tokens, weights));
   const TokenLikelihoods scores =
-      cell.unit == "routers" ? score_by_routers(experiment, models, tokens, notes)
-                             : score_by_model(experiment, models[0], cell.step, tokens, notes);
+      cell.of_all_routers() ? score_by_routers(experiment, models, tokens, notes)
+                            : score_by_model(experiment, models[0], cell.step, tokens, notes);
   write_scores(cell.file(layout), scores,
                {{"tokens", tokens->info().content_hash},
                 {"experiment", experiment_hash(experiment)},
@@ -125,14 +125,12 @@ bool compute_cells(const Run& run, const std::string& start, const std::vector<E
                    WorkPart part) {
   std::vector<Work> pieces;
   for (const EvalCell& cell : cells) {
-    pieces.push_back({cell.name(), [&] { return cell_complete(run.layout, cell); },
-                      [&] { evaluate_cell(run, cell); },
-                      // A model that is still in training is left to the group that trains it,
-                      // which comes here next: nobody waits for anybody.
-                      [&] {
-                        return cell.unit.starts_with("routers") ||
-                               unit_stage(run.layout, cell.unit).complete();
-                      }});
+    pieces.push_back(
+        {cell.name(), [&] { return cell_complete(run.layout, cell); },
+         [&] { evaluate_cell(run, cell); },
+         // A model that is still in training is left to the group that trains it,
+         // which comes here next: nobody waits for anybody.
+         [&] { return cell.of_routers() || unit_stage(run.layout, cell.unit).complete(); }});
   }
   return work_off(run.layout, start, pieces, part);
 }

@@ -214,7 +214,7 @@ std::vector<GeneratedText> generate(const Run& run, const std::vector<std::strin
   }
   std::vector<TrainUnit> units = units_of(run);
   if (options.model.empty()) {
-    std::erase_if(units, [](const TrainUnit& unit) { return unit.model != "mixture"; });
+    std::erase_if(units, [](const TrainUnit& unit) { return unit.kind->role != Role::mixture; });
     require_one_mixture(run, units);
   } else {
     find_unit(units, options.model);

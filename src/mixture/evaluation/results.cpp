@@ -2,13 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <optional>
 #include <set>
 
+#include "mixture/evaluation/figures.hpp"
+#include "mixture/evaluation/measured_text.hpp"
 #include "mixture/evaluation/provenance_json.hpp"
 #include "smalltalk/core/assignment/balanced_assignment.hpp"
 #include "smalltalk/core/system/error.hpp"
@@ -27,138 +27,148 @@ using nlohmann::json;
 
 namespace {
 
-// Log-likelihoods of one model on one split: nats inside the prefix and after it, per sequence.
-struct Likelihood {
-  std::vector<double> head;
-  std::vector<double> tail;
-};
-
+// A split, and where the routers send its sequences.
 struct Split {
   std::string name;
-  TokenFileInfo info;
-  int64_t num_sequences = 0;
-  Assignment route;  // argmax of the routers
-  std::vector<std::string> domains;
-  std::vector<uint16_t> domain;  // [num_sequences]
-};
-
-Likelihood read_likelihood(const RunLayout& layout, const Split& split, const std::string& unit,
-                           int64_t prefix) {
-  const TokenLikelihoods scores = read_cell(layout, {split.name, unit});
-  Likelihood result;
-  for (int64_t i = 0; i < scores.num_sequences(); ++i) {
-    const auto row = scores.row(i);
-    const auto middle = row.begin() + (prefix - 1);
-    result.head.push_back(std::accumulate(row.begin(), middle, 0.0));
-    result.tail.push_back(std::accumulate(middle, row.end(), 0.0));
-  }
-  return result;
-}
-
-// Each sequence under the expert that `route` names.
-Likelihood routed(const std::vector<Likelihood>& experts, const Assignment& route) {
-  Likelihood result;
-  for (size_t i = 0; i < route.size(); ++i) {
-    result.head.push_back(experts[route[i]].head[i]);
-    result.tail.push_back(experts[route[i]].tail[i]);
-  }
-  return result;
-}
-
-// The best expert of each sequence in hindsight: how much routing leaves on the table.
-Likelihood oracle(const std::vector<Likelihood>& experts) {
-  Assignment best(experts[0].head.size(), 0);
-  for (size_t i = 0; i < best.size(); ++i) {
-    for (size_t e = 1; e < experts.size(); ++e) {
-      const auto& b = experts[best[i]];
-      if (experts[e].head[i] + experts[e].tail[i] > b.head[i] + b.tail[i]) {
-        best[i] = static_cast<uint16_t>(e);
-      }
-    }
-  }
-  return routed(experts, best);
-}
-
-double nats(const Likelihood& likelihood, bool with_head) {
-  double sum = std::accumulate(likelihood.tail.begin(), likelihood.tail.end(), 0.0);
-  if (with_head) sum = std::accumulate(likelihood.head.begin(), likelihood.head.end(), sum);
-  return -sum;
-}
-
-class Arithmetic {
- public:
-  explicit Arithmetic(const Experiment& experiment)
-      : length_(experiment.data.seq_length), prefix_(experiment.mixture.prefix_tokens) {}
-
-  json perplexity(const Likelihood& likelihood) const {
-    const auto n = static_cast<double>(likelihood.head.size());
-    return {{"all", std::exp(nats(likelihood, true) / (n * static_cast<double>(length_)))},
-            {"after_prefix",
-             std::exp(nats(likelihood, false) / (n * static_cast<double>(length_ - prefix_ + 1)))}};
-  }
-
-  // Perplexity over all tokens of the sequences for which keep(i).
-  template <typename Keep>
-  json perplexity_where(const Likelihood& likelihood, Keep keep) const {
-    double sum = 0;
-    double count = 0;
-    for (size_t i = 0; i < likelihood.head.size(); ++i) {
-      if (!keep(i)) continue;
-      sum -= likelihood.head[i] + likelihood.tail[i];
-      count += static_cast<double>(length_);
-    }
-    return count == 0 ? json(nullptr) : json(std::exp(sum / count));
-  }
-
- private:
-  int64_t length_;
-  int64_t prefix_;
+  MeasuredText text;
+  Assignment route;
 };
 
 Split read_split(const Run& run, const std::string& name) {
-  const Experiment& experiment = run.experiment;
-  Split split;
-  split.name = name;
-  const TokenFile tokens(run.layout.tokens(name));
-  split.info = tokens.info();
-  split.num_sequences = tokens.num_sequences(experiment.data.seq_length);
-  split.route = argmax_assignment(read_scores(run.layout.evaluation(name, "routers")));
-  const Domains domains = read_domains(run.layout.tokens(name));
-  split.domains = domains.names;
-  split.domain = sequence_domains(domains, split.num_sequences, experiment.data.seq_length);
-  return split;
+  return {name, read_measured_text(run.layout, name, run.experiment.data.seq_length),
+          argmax_assignment(read_scores(routing_cell(name).file(run.layout)))};
 }
 
-// What the routers make of the domains: the share of each domain's sequences that goes to each
-// expert [E][domains]; the share of sequences that lie where most of their domain lies (purity);
-// and the share whose domain is the largest of their expert.
-json routing_of_domains(const Split& split, int64_t num_experts) {
-  const size_t num_domains = split.domains.size();
-  std::vector<std::vector<int64_t>> count(static_cast<size_t>(num_experts),
-                                          std::vector<int64_t>(num_domains, 0));
-  for (size_t i = 0; i < split.route.size(); ++i) ++count[split.route[i]][split.domain[i]];
-  std::vector<std::vector<double>> shares(count.size(), std::vector<double>(num_domains, 0.0));
-  int64_t with_their_domain = 0;
-  for (size_t d = 0; d < num_domains; ++d) {
-    int64_t total = 0;
-    int64_t most = 0;
-    for (const auto& row : count) {
-      total += row[d];
-      most = std::max(most, row[d]);
-    }
-    with_their_domain += most;
-    if (total == 0) continue;
-    for (size_t e = 0; e < count.size(); ++e) {
-      shares[e][d] = static_cast<double>(count[e][d]) / static_cast<double>(total);
-    }
+// What the figures of all models of a run follow from.
+struct Measured {
+  const Run& run;
+  Split test, validation;
+  MixtureFlops flops;
+  std::optional<TextClusters> clusters;  // of the control that they choose for
+  ClusterFlops cluster_flops;
+};
+
+Measured measure(const Run& run, const std::vector<TrainUnit>& units, int64_t train_sequences) {
+  Measured measured{run,
+                    read_split(run, "test"),
+                    read_split(run, "validation"),
+                    mixture_flops(run.experiment, train_sequences),
+                    clusters_of_control(run.layout, units),
+                    {}};
+  if (measured.clusters) {
+    measured.cluster_flops = {
+        sharding_flops(run.experiment, *measured.clusters, train_sequences),
+        choice_flops(*measured.clusters, run.experiment.mixture.prefix_tokens)};
   }
-  int64_t of_largest_domain = 0;
-  for (const auto& row : count) of_largest_domain += *std::max_element(row.begin(), row.end());
-  const auto n = static_cast<double>(split.route.size());
-  return {{"purity", static_cast<double>(with_their_domain) / n},
-          {"largest_domain_share", static_cast<double>(of_largest_domain) / n},
-          {"domains", split.domains},
-          {"expert_by_domain", shares}};
+  return measured;
+}
+
+std::vector<SequenceLikelihoods> under_units(const Measured& measured, const TrainedModel& model,
+                                             const Split& split) {
+  std::vector<SequenceLikelihoods> units;
+  for (const TrainUnit* unit : model.units) {
+    units.push_back(sum_by_sequence(read_cell(measured.run.layout, {split.name, unit->name}),
+                                    measured.run.experiment.mixture.prefix_tokens));
+  }
+  return units;
+}
+
+// The unit of the model that each sequence finds.
+Assignment unit_of_sequences(const Measured& measured, const TrainedModel& model,
+                             const Split& split) {
+  const int64_t n = split.text.num_sequences;
+  switch (model.kind->chosen_by) {
+    case ChosenBy::nobody:
+      return Assignment(static_cast<size_t>(n), 0);
+    case ChosenBy::routers:
+      return split.route;
+    case ChosenBy::turn:
+      return round_robin(n, std::ssize(model.units));
+    case ChosenBy::nearest_cluster:
+      return nearest_clusters(*measured.clusters, TokenFile(measured.run.layout.tokens(split.name)),
+                              measured.run.experiment.data.seq_length,
+                              measured.run.experiment.mixture.prefix_tokens);
+  }
+  ST_CHECK(false);
+}
+
+json to_json(const Perplexity& perplexity) {
+  return {{"all", perplexity.all}, {"after_prefix", perplexity.after_prefix}};
+}
+
+json or_null(const std::optional<double>& value) { return value ? json(*value) : json(nullptr); }
+
+json by_domain(const SequenceLikelihoods& sequences, const MeasuredText& text, int64_t seq_length) {
+  json perplexities = json::object();
+  for (size_t d = 0; d < text.domains.size(); ++d) {
+    const auto value =
+        perplexity_where(sequences, text.domain, static_cast<uint16_t>(d), seq_length);
+    if (value) perplexities[text.domains[d]] = *value;
+  }
+  return perplexities;
+}
+
+// `own`: the test split as the model is used, `units`: under each of its units.
+json figures_of(const Measured& measured, const TrainedModel& model, const SequenceLikelihoods& own,
+                const std::vector<SequenceLikelihoods>& units) {
+  const int64_t length = measured.run.experiment.data.seq_length;
+  const int64_t prefix = measured.run.experiment.mixture.prefix_tokens;
+  const SequenceLikelihoods on_validation =
+      under_assignment(under_units(measured, model, measured.validation),
+                       unit_of_sequences(measured, model, measured.validation));
+  const ModelCosts costs =
+      costs_of(measured.run.experiment, model, measured.flops, measured.cluster_flops);
+  json figures = {
+      {"perplexity", to_json(perplexity(own, length, prefix))},
+      {"validation_perplexity", to_json(perplexity(on_validation, length, prefix))},
+      {"bits_per_byte", bits_per_byte(-total(own), measured.test.text.num_sequences * length,
+                                      measured.test.text.info)},
+      {"perplexity_per_domain", by_domain(own, measured.test.text, length)},
+      {"parameters", parameter_count(measured.run.experiment.expert_model)},
+      {"models", model.units.size()},
+      {"steps", model.units[0]->train.steps},
+      {"batch_size", model.units[0]->train.batch_size},
+      {"lr", model.units[0]->train.lr},
+      {"train_tokens", costs.train_tokens},
+      {"train_flops", costs.train_flops},
+      {"router_flops", costs.router_flops},
+      {"sharding_flops", costs.sharding_flops},
+      {"inference_flops_per_sequence", costs.inference_flops}};
+  if (model.kind->role == Role::mixture) {
+    figures["oracle_perplexity"] =
+        to_json(perplexity(under_assignment(units, best_in_hindsight(units)), length, prefix));
+  }
+  return figures;
+}
+
+// `dense` may be null.
+json per_expert(const Measured& measured, const SequenceLikelihoods& mixture,
+                const SequenceLikelihoods* dense) {
+  const ShardInfo shards = read_shard_info(measured.run.layout.shards());
+  const std::vector<ExpertFigures> experts =
+      figures_by_expert(measured.test.route, measured.run.experiment.mixture.experts, mixture,
+                        dense, measured.run.experiment.data.seq_length);
+  json rows = json::array();
+  for (size_t e = 0; e < experts.size(); ++e) {
+    json row = {{"expert", e},
+                {"train_sequences", shards.size_of(static_cast<int64_t>(e))},
+                {"eval_share", experts[e].eval_share},
+                {"perplexity", or_null(experts[e].perplexity)}};
+    if (dense != nullptr) row["dense_perplexity"] = or_null(experts[e].dense_perplexity);
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+json routing_json(const Measured& measured) {
+  const MeasuredText& text = measured.test.text;
+  const RoutingOfDomains routing =
+      routing_of_domains(measured.test.route, text.domain, measured.run.experiment.mixture.experts,
+                         std::ssize(text.domains));
+  return {{"purity", routing.purity},
+          {"largest_domain_share", routing.largest_domain_share},
+          {"domains", text.domains},
+          {"expert_by_domain", routing.expert_by_domain}};
 }
 
 json read_json_or(const fs::path& path, json otherwise) {
@@ -213,131 +223,43 @@ json communication(const Run& run) {
 
 void write_results(const Run& run, const std::vector<TrainUnit>& units) {
   const Experiment& experiment = run.experiment;
-  const RunLayout& layout = run.layout;
   const MixtureParts made_of = require_one_mixture(run, units);
-  const int64_t experts = experiment.mixture.experts;
-  const Arithmetic arithmetic(experiment);
-  const Split test = read_split(run, "test");
-  const Split validation = read_split(run, "validation");
-  const TokenFile train(layout.tokens("train"));
-  const int64_t train_sequences = train.num_sequences(experiment.data.seq_length);
-  const MixtureFlops flops = mixture_flops(experiment, train_sequences);
-  const double one_sequence = forward_flops(experiment.expert_model, 1, experiment.data.seq_length);
-
-  // Units by the model they count for, in order.
-  std::vector<std::string> names;
-  std::map<std::string, std::vector<const TrainUnit*>> by_model;
-  for (const TrainUnit& unit : units) {
-    if (by_model[unit.model].empty()) names.push_back(unit.model);
-    by_model[unit.model].push_back(&unit);
-  }
-
-  std::optional<TextClusters> clusters;
-  if (by_model.contains("tfidf_kmeans")) clusters = clusters_of_control(run);
+  const TokenFile train(run.layout.tokens("train"));
+  const Measured measured = measure(run, units, train.num_sequences(experiment.data.seq_length));
 
   json models = json::object();
-  std::map<std::string, Likelihood> test_likelihood;
-  for (const std::string& name : names) {
-    const auto& members = by_model[name];
-    const bool routed_model = members[0]->rows != Rows::all;
-    const auto route_on = [&](const Split& split) {
-      // These experts have no router that knows their shards: sequences go round them.
-      if (name == "random_shards") return round_robin(split.num_sequences, std::ssize(members));
-      if (name != "tfidf_kmeans") return split.route;
-      return nearest_clusters(*clusters, TokenFile(layout.tokens(split.name)),
-                              experiment.data.seq_length, experiment.mixture.prefix_tokens);
-    };
-    const auto likelihood_on = [&](const Split& split, Likelihood* best) {
-      std::vector<Likelihood> parts;
-      for (const TrainUnit* unit : members) {
-        parts.push_back(
-            read_likelihood(layout, split, unit->name, experiment.mixture.prefix_tokens));
-      }
-      if (!routed_model) return parts[0];
-      if (best != nullptr) *best = oracle(parts);
-      return routed(parts, route_on(split));
-    };
-    Likelihood best;
-    const Likelihood on_test = likelihood_on(test, &best);
-    test_likelihood[name] = on_test;
-    json domain_perplexity = json::object();
-    for (size_t d = 0; d < test.domains.size(); ++d) {
-      const json value =
-          arithmetic.perplexity_where(on_test, [&](size_t i) { return test.domain[i] == d; });
-      if (!value.is_null()) domain_perplexity[test.domains[d]] = value;
-    }
-    double train_total = 0;
-    int64_t tokens = 0;
-    for (const TrainUnit* unit : members) {
-      train_total += unit_flops(experiment, *unit);
-      tokens += unit->train.steps * unit->train.batch_size * experiment.data.seq_length;
-    }
-    const bool mixture = name == "mixture";
-    const double router_flops = mixture ? flops.router_train_upper + flops.router_scoring : 0.0;
-    const bool clustered = name == "tfidf_kmeans";
-    const double assigning = mixture     ? flops.sharding
-                             : clustered ? sharding_flops(experiment, *clusters, train_sequences)
-                                         : 0.0;
-    const double inference =
-        mixture     ? flops.inference_per_sequence
-        : clustered ? one_sequence + choice_flops(*clusters, experiment.mixture.prefix_tokens)
-                    : one_sequence;
-    models[name] = {
-        {"perplexity", arithmetic.perplexity(on_test)},
-        {"validation_perplexity", arithmetic.perplexity(likelihood_on(validation, nullptr))},
-        {"bits_per_byte",
-         bits_per_byte(nats(on_test, true), test.num_sequences * experiment.data.seq_length,
-                       test.info)},
-        {"perplexity_per_domain", domain_perplexity},
-        {"parameters", parameter_count(experiment.expert_model)},
-        {"models", members.size()},
-        {"steps", members[0]->train.steps},
-        {"batch_size", members[0]->train.batch_size},
-        {"lr", members[0]->train.lr},
-        {"train_tokens", tokens},
-        {"train_flops", train_total + router_flops + assigning},
-        {"router_flops", router_flops},
-        {"sharding_flops", assigning},
-        {"inference_flops_per_sequence", inference}};
-    if (mixture) models[name]["oracle_perplexity"] = arithmetic.perplexity(best);
+  std::map<const ModelKind*, SequenceLikelihoods> on_test;  // of each model as it is used
+  for (const TrainedModel& model : models_of(units)) {
+    const std::vector<SequenceLikelihoods> of_units = under_units(measured, model, measured.test);
+    SequenceLikelihoods& own = on_test[model.kind];
+    own = under_assignment(of_units, unit_of_sequences(measured, model, measured.test));
+    models[std::string(model.kind->name)] = figures_of(measured, model, own, of_units);
   }
+  const ModelKind& mixture = first_kind(Role::mixture);
+  const auto dense = on_test.find(&first_kind(Role::baseline));
 
-  const ShardInfo shards = read_shard_info(layout.shards());
-  json per_expert = json::array();
-  for (int64_t e = 0; e < experts; ++e) {
-    const auto mine = [&](size_t i) { return test.route[i] == e; };
-    const auto share = static_cast<double>(
-        std::count(test.route.begin(), test.route.end(), static_cast<uint16_t>(e)));
-    json row = {{"expert", e},
-                {"train_sequences", shards.size_of(e)},
-                {"eval_share", share / static_cast<double>(test.num_sequences)},
-                {"perplexity", arithmetic.perplexity_where(test_likelihood.at("mixture"), mine)}};
-    if (test_likelihood.contains("dense")) {
-      row["dense_perplexity"] = arithmetic.perplexity_where(test_likelihood.at("dense"), mine);
-    }
-    per_expert.push_back(row);
-  }
-
-  const json results = {{"schema", 1},
-                        {"name", experiment.name},
-                        {"seed", experiment.seed},
-                        {"experts", experts},
-                        {"prefix_tokens", experiment.mixture.prefix_tokens},
-                        {"seq_length", experiment.data.seq_length},
-                        {"train_tokens", models["mixture"]["train_tokens"]},
-                        {"corpus",
-                         {{"train_tokens", train.info().num_tokens},
-                          {"validation_tokens", validation.info.num_tokens},
-                          {"test_tokens", test.info.num_tokens},
-                          {"vocab_size", train.info().vocab_size},
-                          {"documents", train.info().num_documents}}},
-                        {"models", models},
-                        {"per_expert", per_expert},
-                        {"routing", routing_of_domains(test, experts)},
-                        {"communication", communication(run)},
-                        {"provenance", provenance_json(made_of)},
-                        {"seconds", read_json_or(layout.seconds(), json::object())}};
-  write_text_atomically(layout.results(), results.dump(2) + "\n");
+  const json results = {
+      {"schema", 1},
+      {"name", experiment.name},
+      {"seed", experiment.seed},
+      {"experts", experiment.mixture.experts},
+      {"prefix_tokens", experiment.mixture.prefix_tokens},
+      {"seq_length", experiment.data.seq_length},
+      {"train_tokens", models[std::string(mixture.name)]["train_tokens"]},
+      {"corpus",
+       {{"train_tokens", train.info().num_tokens},
+        {"validation_tokens", measured.validation.text.info.num_tokens},
+        {"test_tokens", measured.test.text.info.num_tokens},
+        {"vocab_size", train.info().vocab_size},
+        {"documents", train.info().num_documents}}},
+      {"models", models},
+      {"per_expert", per_expert(measured, on_test.at(&mixture),
+                                dense == on_test.end() ? nullptr : &dense->second)},
+      {"routing", routing_json(measured)},
+      {"communication", communication(run)},
+      {"provenance", provenance_json(made_of)},
+      {"seconds", read_json_or(run.layout.seconds(), json::object())}};
+  write_text_atomically(run.layout.results(), results.dump(2) + "\n");
 }
 
 }  // namespace smalltalk

@@ -27,7 +27,7 @@ bool holds(const std::vector<T>& list, const T& value) {
 }
 
 // What one (run, seed) has.
-struct Measured {
+struct MeasuredRun {
   const TrainedRun* trained = nullptr;
   RunRows rows;
   nlohmann::json models;  // of results.json
@@ -36,8 +36,8 @@ struct Measured {
 };
 
 // A checkpoint has taken its share of the steps, and all of the routing.
-double Measured::train_flops(const ComparedRow& row) const {
-  const nlohmann::json& model = models.at(row.model);
+double MeasuredRun::train_flops(const ComparedRow& row) const {
+  const nlohmann::json& model = models.at(std::string(row.kind->name));
   const double all = model.at("train_flops").get<double>();
   if (row.step == 0) return all;
   const double routing =
@@ -63,19 +63,20 @@ std::string describe(const RowChoice& choice) {
 }
 
 std::string full_name(const std::string& run, const ComparedRow& row) {
-  const bool chosen = row.prefix > 0 && row.rule != "best in hindsight";
+  const bool chosen = row.prefix > 0 && row.rule != kInHindsight;
   return fmt::format("{}: {}{}", run, model_name(row),
                      chosen ? fmt::format(" by {} tokens", row.prefix) : "");
 }
 
-class Filler {
+// The runs of a sweep on one text, by name and seed.
+class MeasuredRuns {
  public:
   // For the tables of that data.
-  Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs, const std::string& data);
+  MeasuredRuns(const Sweep& sweep, const std::vector<TrainedRun>& runs, const std::string& data);
   FilledTable fill(const SweepTable& table) const;
 
  private:
-  const Measured& measured(const std::string& run, uint64_t seed) const {
+  const MeasuredRun& measured(const std::string& run, uint64_t seed) const {
     return measured_.at({run, seed});
   }
   const ComparedRow& row(const RowPlace& place, uint64_t seed) const {
@@ -88,10 +89,11 @@ class Filler {
   void require_same_sequences(const SweepTable& table, const RowPlace& a, const RowPlace& b) const;
   SweepRow figures(const SweepTable& table, const RowPlace& place) const;
 
-  std::map<std::pair<std::string, uint64_t>, Measured> measured_;
+  std::map<std::pair<std::string, uint64_t>, MeasuredRun> measured_;
 };
 
-Filler::Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs, const std::string& data) {
+MeasuredRuns::MeasuredRuns(const Sweep& sweep, const std::vector<TrainedRun>& runs,
+                           const std::string& data) {
   std::set<std::pair<std::string, uint64_t>> needed;
   for (const SweepTable& table : sweep.tables) {
     if (table.data != data) continue;
@@ -106,7 +108,7 @@ Filler::Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs, const st
   Progress progress("comparing on " + data, std::ssize(needed), "runs");
   for (const TrainedRun& trained : runs) {
     if (!needed.contains({trained.name, trained.seed()})) continue;
-    Measured& measured = measured_[{trained.name, trained.seed()}];
+    MeasuredRun& measured = measured_[{trained.name, trained.seed()}];
     measured.trained = &trained;
     measured.rows =
         compared_rows(trained.run, trained.units, sweep_comparison(sweep, trained, data));
@@ -116,16 +118,16 @@ Filler::Filler(const Sweep& sweep, const std::vector<TrainedRun>& runs, const st
   }
 }
 
-std::vector<RowPlace> Filler::chosen(const SweepTable& table, const RowChoice& choice) const {
+std::vector<RowPlace> MeasuredRuns::chosen(const SweepTable& table, const RowChoice& choice) const {
   std::vector<RowPlace> places;
   for (const std::string& run : choice.runs) {
-    const Measured& measured = this->measured(run, table.seeds[0]);
+    const MeasuredRun& measured = this->measured(run, table.seeds[0]);
     const int64_t own_prefix = measured.trained->run.experiment.mixture.prefix_tokens;
     const auto agrees = [&](const ComparedRow& row) {
-      const bool as_trained = row.model != "mixture" || row.rule == "routers";
+      const bool as_trained = row.kind->role != Role::mixture || row.rule == kByRouters;
       // Without a prefix, or with all of the sequence for one, there is nothing to choose.
-      const bool has_prefix = row.prefix > 0 && row.rule != "best in hindsight";
-      return (choice.models.empty() || holds(choice.models, row.model)) &&
+      const bool has_prefix = row.prefix > 0 && row.rule != kInHindsight;
+      return (choice.models.empty() || holds(choice.models, std::string(row.kind->name))) &&
              (choice.rules.empty() ? as_trained : holds(choice.rules, row.rule)) &&
              (choice.steps.empty() ? row.step == 0 : holds(choice.steps, row.step)) &&
              (!has_prefix || (choice.prefixes.empty() ? row.prefix == own_prefix
@@ -141,7 +143,7 @@ std::vector<RowPlace> Filler::chosen(const SweepTable& table, const RowChoice& c
   return places;
 }
 
-RowPlace Filler::reference_of(const SweepTable& table, const RowPlace& place) const {
+RowPlace MeasuredRuns::reference_of(const SweepTable& table, const RowPlace& place) const {
   std::vector<RowPlace> candidates = chosen(table, table.reference);
   const auto prefer = [&](const auto& test) {
     std::vector<RowPlace> preferred;
@@ -160,8 +162,8 @@ RowPlace Filler::reference_of(const SweepTable& table, const RowPlace& place) co
   return candidates[0];
 }
 
-std::vector<double> Filler::mean_log_likelihoods(const RowPlace& place,
-                                                 const std::vector<uint64_t>& seeds) const {
+std::vector<double> MeasuredRuns::mean_log_likelihoods(const RowPlace& place,
+                                                       const std::vector<uint64_t>& seeds) const {
   std::vector<double> sums;
   for (const uint64_t seed : seeds) {
     const auto& values = measured(place.run, seed).rows.log_likelihoods[place.index];
@@ -173,8 +175,8 @@ std::vector<double> Filler::mean_log_likelihoods(const RowPlace& place,
   return sums;
 }
 
-void Filler::require_same_sequences(const SweepTable& table, const RowPlace& a,
-                                    const RowPlace& b) const {
+void MeasuredRuns::require_same_sequences(const SweepTable& table, const RowPlace& a,
+                                          const RowPlace& b) const {
   const RunRows& first = measured(a.run, table.seeds[0]).rows;
   for (const uint64_t seed : table.seeds) {
     for (const RowPlace& place : {a, b}) {
@@ -188,7 +190,7 @@ void Filler::require_same_sequences(const SweepTable& table, const RowPlace& a,
   }
 }
 
-SweepRow Filler::figures(const SweepTable& table, const RowPlace& place) const {
+SweepRow MeasuredRuns::figures(const SweepTable& table, const RowPlace& place) const {
   const RowPlace reference = reference_of(table, place);
   require_same_sequences(table, place, reference);
   SweepRow filled;
@@ -214,7 +216,7 @@ SweepRow Filler::figures(const SweepTable& table, const RowPlace& place) const {
   return filled;
 }
 
-FilledTable Filler::fill(const SweepTable& table) const {
+FilledTable MeasuredRuns::fill(const SweepTable& table) const {
   FilledTable filled;
   filled.table = table;
   std::vector<RowPlace> places;
@@ -232,57 +234,16 @@ FilledTable Filler::fill(const SweepTable& table) const {
   return filled;
 }
 
-// What all rows are compared with, if that is one row.
-std::string common_reference(const FilledTable& filled) {
-  for (const SweepRow& row : filled.rows) {
-    if (row.reference != filled.rows[0].reference) return "the reference";
-  }
-  return filled.rows[0].reference;
-}
-
-std::string spread(const std::vector<double>& values, double middle) {
-  if (values.size() < 2) return fmt::format("{:.2f}", middle);
-  const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  return fmt::format("{:.2f} ({:.2f} to {:.2f})", middle, *low, *high);
-}
-
-std::string markdown_of(const FilledTable& filled) {
-  std::vector<std::vector<std::string>> lines = {
-      {"model", "chosen by", "prefix", "perplexity", "bits/byte",
-       "against " + common_reference(filled), "verdict", "training FLOPs", "FLOPs/sequence"}};
-  for (const SweepRow& row : filled.rows) {
-    const ComparedRow& figures = row.figures;
-    lines.push_back({row.label.empty() ? row.run + ": " + model_name(figures) : row.label,
-                     figures.experts > 1 ? fmt::format("{} of {}", figures.rule, figures.experts)
-                                         : figures.rule,
-                     figures.prefix > 0 ? std::to_string(figures.prefix) : "",
-                     spread(row.perplexities, figures.perplexity),
-                     fmt::format("{:.4f}", figures.bits_per_byte),
-                     row.is_reference ? "reference" : percent_of(figures.difference),
-                     row.is_reference ? "" : verdict(figures.difference),
-                     fmt::format("{:.2e}", row.train_flops),
-                     fmt::format("{:.2e}", figures.flops_per_sequence)});
-  }
-  const std::vector<uint64_t>& seeds = filled.table.seeds;
-  return fmt::format(
-      "**{}**\n\n{}\n{} {} sequences of {} documents; {}; intervals of 95 % over documents.\n",
-      filled.table.title, markdown_table(lines), filled.num_sequences, filled.table.data,
-      filled.num_documents,
-      seeds.size() == 1 ? fmt::format("seed {}", seeds[0])
-                        : fmt::format("means over seeds {} (perplexity: lowest to highest)",
-                                      fmt::join(seeds, ", ")));
-}
-
 }  // namespace
 
 std::vector<FilledTable> fill_tables(const Sweep& sweep, const std::vector<TrainedRun>& runs) {
-  std::map<std::string, Filler> fillers;  // by data
+  std::map<std::string, MeasuredRuns> measured;  // by data
   std::vector<FilledTable> tables;
   for (const SweepTable& table : sweep.tables) {
-    if (!fillers.contains(table.data)) {
-      fillers.emplace(table.data, Filler(sweep, runs, table.data));
+    if (!measured.contains(table.data)) {
+      measured.emplace(table.data, MeasuredRuns(sweep, runs, table.data));
     }
-    tables.push_back(fillers.at(table.data).fill(table));
+    tables.push_back(measured.at(table.data).fill(table));
   }
   return tables;
 }
@@ -301,60 +262,6 @@ CompareOptions sweep_comparison(const Sweep& sweep, const TrainedRun& trained,
   options.prefixes.assign(prefixes.begin(), prefixes.end());
   if (needs.data.contains(data)) options.steps = needs.data.at(data);
   return options;
-}
-
-std::string sweep_seconds(const std::vector<TrainedRun>& runs) {
-  const auto read = [](const std::filesystem::path& file) {
-    return parse_json(read_text(file), file.string());
-  };
-  std::map<std::string, std::map<std::string, std::vector<double>>> all;
-  for (const TrainedRun& trained : runs) {
-    const RunLayout& layout = trained.run.layout;
-    std::map<std::string, double> models;
-    for (const TrainUnit& unit : trained.units) {
-      models[unit.model] += read(layout.trained_mark(unit.name)).at("seconds").get<double>();
-    }
-    const nlohmann::json stages = read(layout.seconds());
-    models["mixture"] += stages.value("route", 0.0) + stages.value("shard", 0.0);
-    if (models.contains("tfidf_kmeans")) models["tfidf_kmeans"] += stages.value("tfidf", 0.0);
-    for (const auto& [model, seconds] : models) all[trained.name][model].push_back(seconds);
-  }
-  nlohmann::json means;
-  for (const auto& [run, models] : all) {
-    for (const auto& [model, seconds] : models) means[run][model] = mean(seconds);
-  }
-  return means.dump(2) + "\n";
-}
-
-std::string sweep_json(const std::vector<FilledTable>& tables) {
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  for (const FilledTable& filled : tables) {
-    nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-    for (const SweepRow& row : filled.rows) {
-      nlohmann::ordered_json json = {{"run", row.run}, {"label", row.label}};
-      json.update(row_json(row.figures));
-      json["reference"] = row.is_reference;
-      json["compared_with"] = row.reference;
-      json["train_flops"] = row.train_flops;
-      json["perplexity_by_seed"] = row.perplexities;
-      json["difference_by_seed"] = row.seed_differences;
-      rows.push_back(json);
-    }
-    all.push_back({{"name", filled.table.name},
-                   {"title", filled.table.title},
-                   {"data", filled.table.data},
-                   {"seeds", filled.table.seeds},
-                   {"sequences", filled.num_sequences},
-                   {"documents", filled.num_documents},
-                   {"rows", rows}});
-  }
-  return nlohmann::ordered_json{{"schema", 1}, {"tables", all}}.dump(2) + "\n";
-}
-
-std::string sweep_markdown(const std::vector<FilledTable>& tables) {
-  std::vector<std::string> texts;
-  for (const FilledTable& filled : tables) texts.push_back(markdown_of(filled));
-  return fmt::format("{}", fmt::join(texts, "\n"));
 }
 
 }  // namespace smalltalk

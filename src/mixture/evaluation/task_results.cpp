@@ -131,26 +131,26 @@ ChoiceMetrics grade(const Task& task, const std::vector<double>& log_likelihoods
 
 TaskReport TaskEvaluation::report() const {
   Json models = Json::object();
-  for (const TrainUnit& unit : units_) {
-    if (models.contains(unit.model)) continue;
+  for (const TrainedModel& model : models_of(units_)) {
+    const std::string name(model.kind->name);
     Results results;
     Json& json = results.json;
     for (size_t t = 0; t < tasks_.size(); ++t) {
       const Task& task = tasks_[t];
-      const Answers answers = answers_of(t, unit.model);
+      const Answers answers = answers_of(t, model);
       const ChoiceMetrics metrics = grade(task, answers.log_likelihoods);
       if (task.items[0].phenomenon.empty()) {
         results.add(task.name, metrics);
       } else {
         results.add_group(task, metrics.acc);
       }
-      if (unit.model == "mixture") json["expert_shares"][task.name] = answers.shares;
+      if (model.kind->role == Role::mixture) json["expert_shares"][task.name] = answers.shares;
       json["cut_to_max_length"][task.name] = {{"requests", asked_[t].requests_cut},
                                               {"choices", asked_[t].choices_cut}};
     }
-    json["config"] = {{"model", "smalltalk"}, {"model_args", unit.model}};
+    json["config"] = {{"model", "smalltalk"}, {"model_args", name}};
     json["max_length"] = experiment_.data.seq_length;
-    models[unit.model] = json;
+    models[name] = json;
   }
   return {Json{{"models", models}}.dump(2) + "\n", table_of(models)};
 }

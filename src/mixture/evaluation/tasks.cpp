@@ -201,14 +201,15 @@ std::vector<size_t> TaskEvaluation::route(size_t task) const {
   return experts;
 }
 
-TaskEvaluation::Answers TaskEvaluation::answers_of(size_t task, const std::string& model) const {
+TaskEvaluation::Answers TaskEvaluation::answers_of(size_t task, const TrainedModel& model) const {
   std::vector<std::vector<double>> scores;  // of each of the model's units
-  for (size_t u = 0; u < units_.size(); ++u) {
-    if (units_[u].model == model) scores.push_back(scores_of(task, u));
+  for (const TrainUnit* unit : model.units) {
+    scores.push_back(scores_of(task, static_cast<size_t>(unit - units_.data())));
   }
   const std::vector<TaskItem>& items = tasks_[task].items;
-  const std::vector<size_t> units =
-      model == "mixture" ? route(task) : std::vector<size_t>(items.size(), 0);
+  const std::vector<size_t> units = model.kind->chosen_by == ChosenBy::routers
+                                        ? route(task)
+                                        : std::vector<size_t>(items.size(), 0);
   Answers answers;
   answers.shares.resize(scores.size());
   for (size_t i = 0; i < items.size(); ++i) {

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <set>
 
 #include "mixture/report/format.hpp"
+#include "smalltalk/mixture/run/kinds.hpp"
 
 namespace smalltalk::report {
 namespace {
@@ -227,11 +227,14 @@ double LogScale::place(double value) const {
   return high_ > low_ && value > 0 ? std::log(value / low_) / std::log(high_ / low_) : 0.5;
 }
 
-std::string model_style(const std::string& model) {
-  static const std::set<std::string> kKnown = {"mixture", "dense", "dense_large_batch",
-                                               "random_shards", "tfidf_kmeans"};
-  return kKnown.count(model) > 0 ? model : "other";
+std::string model_style(std::string_view model) {
+  const ModelKind* kind = find_kind(model);
+  return std::string(kind != nullptr && !kind->colour.name.empty() ? kind->name : "other");
 }
+
+std::string mixture_style() { return model_style(first_kind(Role::mixture).name); }
+
+std::string dense_style() { return model_style(first_kind(Role::baseline).name); }
 
 std::string expert_style(size_t expert) { return fmt::format("e{}", expert % 8); }
 

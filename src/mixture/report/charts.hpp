@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "mixture/report/data.hpp"
@@ -12,7 +13,7 @@ namespace smalltalk::report {
 
 struct Series {
   std::string label;  // escaped here
-  std::string style;  // class of the line: "mixture", "dense", "e3", ...
+  std::string style;  // class of the line: model_style(), expert_style()
   std::vector<Point> points;
   bool thin = false;  // a member of a family: thin, without a key of its own
   std::string note;   // beside the key, e.g. the last value
@@ -65,7 +66,10 @@ class LogScale {
 };
 
 // Class of a model's or an expert's colour; files may name models that no style sheet knows.
-std::string model_style(const std::string& model);
+std::string model_style(std::string_view model);
+// What else belongs to the mixture, or to what it is compared with, has their colours.
+std::string mixture_style();
+std::string dense_style();
 std::string expert_style(size_t expert);
 
 // Round numbers inside [low, high], about `count`, at least `least_step` apart.

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "mixture/report/format.hpp"
+#include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
@@ -40,8 +41,8 @@ std::map<int64_t, json> read_rows(const fs::path& path, const std::string& key,
   return rows;
 }
 
-void add_curve(RunData& data, const fs::path& folder, const std::string& model, int expert) {
-  LossCurve curve{model, expert, {}};
+void add_curve(RunData& data, const fs::path& folder, const ModelKind& kind, int expert) {
+  LossCurve curve{&kind, expert, {}};
   for (const auto& [step, row] : read_rows(folder / "metrics.jsonl", "step", data.problems)) {
     // The key holds a slash, so it is not a path for number_at().
     const auto loss = row.find("loss_metrics/global_avg_loss");
@@ -56,23 +57,20 @@ void add_curve(RunData& data, const fs::path& folder, const std::string& model, 
   if (!curve.points.empty()) data.curves.push_back(std::move(curve));
 }
 
-// Subfolders named 0, 1, 2, ...
-void add_curves_of_experts(RunData& data, const fs::path& folder, const std::string& model) {
-  for (int e = 0; fs::is_directory(folder / std::to_string(e)); ++e) {
-    add_curve(data, folder / std::to_string(e), model, e);
+void add_curves(RunData& data, const RunLayout& layout, const ModelKind& kind) {
+  if (!kind.one_for_each_expert) return add_curve(data, layout.model(kind.unit(0)), kind, -1);
+  for (int e = 0; fs::is_directory(layout.model(kind.unit(e))); ++e) {
+    add_curve(data, layout.model(kind.unit(e)), kind, e);
   }
 }
 
-// name = "..." of the experiment, without a TOML parser: only a heading hangs on it.
-std::string name_in(const std::string& toml) {
-  std::istringstream lines(toml);
-  for (std::string line; std::getline(lines, line) && (line.empty() || line[0] != '[');) {
-    if (line.rfind("name", 0) != 0) continue;
-    const size_t first = line.find_first_of("\"'");
-    const size_t last = line.find_last_of("\"'");
-    if (first != std::string::npos && last > first) return line.substr(first + 1, last - first - 1);
+// Only a heading hangs on the name: a file that is no experiment of this version has none.
+std::string name_in(const fs::path& experiment) {
+  try {
+    return load_experiment(experiment, {}).name;
+  } catch (const Error&) {
+    return {};
   }
-  return {};
 }
 
 double value_at(const std::vector<Point>& points, double x) {
@@ -115,12 +113,8 @@ RunData load_run(const fs::path& run) {
   for (auto& [round, row] : read_rows(layout.routing_log(), "round", data.problems)) {
     data.rounds.push_back(row);
   }
-  add_curves_of_experts(data, layout.model("experts"), "mixture");
-  for (const std::string model : {"dense", "dense_large_batch"}) {
-    add_curve(data, layout.model("baselines/" + model), model, -1);
-  }
-  for (const std::string model : {"random_shards", "tfidf_kmeans"}) {
-    add_curves_of_experts(data, layout.model("baselines/" + model), model);
+  for (const ModelKind& kind : model_kinds()) {
+    if (kind.role != Role::router) add_curves(data, layout, kind);
   }
   if (fs::exists(layout.experiment())) {
     try {
@@ -130,7 +124,7 @@ RunData load_run(const fs::path& run) {
     }
   }
   data.name = text_at(data.results, "name");
-  if (data.name.empty()) data.name = name_in(data.experiment);
+  if (data.name.empty()) data.name = name_in(layout.experiment());
   if (data.name.empty()) data.name = folder_name(run);
   return data;
 }

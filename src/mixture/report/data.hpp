@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "smalltalk/mixture/run/kinds.hpp"
+
 namespace smalltalk::report {
 
 struct Point {
@@ -15,7 +17,7 @@ struct Point {
 
 // The training loss of one model, as logged, ascending in x.
 struct LossCurve {
-  std::string model;          // "mixture", "dense", ...
+  const ModelKind* kind = nullptr;
   int expert = -1;            // of a model that consists of several
   std::vector<Point> points;  // x: tokens this one has seen, y: nats per token
 };

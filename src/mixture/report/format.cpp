@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <map>
+
+#include "smalltalk/mixture/run/kinds.hpp"
 
 namespace smalltalk::report {
 
@@ -120,15 +121,9 @@ std::string interval_text(const std::optional<Interval>& difference) {
                      percent_more(difference->high));
 }
 
-std::string model_label(const std::string& model) {
-  static const std::map<std::string, std::string> kLabels = {
-      {"mixture", "Mixture"},
-      {"dense", "Dense"},
-      {"dense_large_batch", "Dense, large batch"},
-      {"random_shards", "Random shards"},
-      {"tfidf_kmeans", "TF-IDF + k-means shards"}};
-  const auto found = kLabels.find(model);
-  return found == kLabels.end() ? model : found->second;
+std::string model_label(std::string_view model) {
+  const ModelKind* kind = find_kind(model);
+  return std::string(kind != nullptr ? kind->label : model);
 }
 
 double checkpoint_step(const nlohmann::json& row) { return number_at(row, "step").value_or(0); }

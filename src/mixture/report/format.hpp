@@ -25,7 +25,7 @@ std::string whole(double value);          // 142,448
 std::string percent(double share);        // 0.0734 -> "7.3 %", with a space that does not break
 std::string power_of_ten(double value);   // FLOPs: "3.97 × 10¹⁴"
 std::string learning_rate(double value);  // "0.003", "3e-05"
-std::string model_label(const std::string& model);  // "dense_large_batch" -> "Dense, large batch"
+std::string model_label(std::string_view model);  // "dense_large_batch" -> "Dense, large batch"
 
 // A row's difference from the reference in nats per token, as comparisons and sweeps write it.
 std::optional<Interval> difference_of(const nlohmann::json& row);

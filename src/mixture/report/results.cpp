@@ -14,11 +14,12 @@ namespace {
 
 using nlohmann::json;
 
-const json& model(const RunData& data, const std::string& name) {
+const json& model(const RunData& data, std::string_view name) {
   return at(at(data.results, "models"), name);
 }
+const json& mixture_of(const RunData& data) { return model(data, first_kind(Role::mixture).name); }
 
-std::optional<double> perplexity(const RunData& data, const std::string& name) {
+std::optional<double> perplexity(const RunData& data, std::string_view name) {
   return number_at(model(data, name), "perplexity/all");
 }
 
@@ -45,17 +46,18 @@ const char* const kNoResults =
 
 }  // namespace
 
-std::optional<double> gain_over(const RunData& data, const std::string& name) {
-  const auto mixture = perplexity(data, "mixture");
+std::optional<double> gain_over(const RunData& data, std::string_view name) {
+  const auto mixture = number_at(mixture_of(data), "perplexity/all");
   const auto other = perplexity(data, name);
   if (!mixture || !other || *other == 0) return std::nullopt;
   return (*other - *mixture) / *other;
 }
 
-std::vector<std::string> models_of(const json& models) {
-  std::vector<std::string> order = {"mixture", "dense", "dense_large_batch", "random_shards",
-                                    "tfidf_kmeans"};
-  std::erase_if(order, [&](const std::string& name) { return !at(models, name).is_object(); });
+std::vector<std::string> models_in(const json& models) {
+  std::vector<std::string> order;
+  for (const ModelKind& kind : model_kinds()) {
+    if (at(models, kind.name).is_object()) order.emplace_back(kind.name);
+  }
   for (const auto& [name, value] : models.items()) {
     if (value.is_object() && std::find(order.begin(), order.end(), name) == order.end()) {
       order.push_back(name);
@@ -64,29 +66,32 @@ std::vector<std::string> models_of(const json& models) {
   return order;
 }
 
-std::string best_dense(const RunData& data) {
-  std::string best;
-  for (const std::string name : {"dense", "dense_large_batch"}) {
-    const auto value = perplexity(data, name);
-    if (value && (best.empty() || *value < *perplexity(data, best))) best = name;
+const ModelKind* best_baseline(const RunData& data) {
+  const ModelKind* best = nullptr;
+  for (const ModelKind& kind : model_kinds()) {
+    const auto value = perplexity(data, kind.name);
+    if (kind.role != Role::baseline || !value) continue;
+    if (best == nullptr || *value < *perplexity(data, best->name)) best = &kind;
   }
   return best;
 }
 
 std::string headline(const RunData& data) {
-  const auto mixture = perplexity(data, "mixture");
+  const auto mixture = number_at(mixture_of(data), "perplexity/all");
   if (!mixture) return "This run has no results yet.";
   const std::string subject =
       fmt::format("The mixture of {} experts", or_dash(number_at(data.results, "experts"), whole));
-  const std::string dense = best_dense(data);
-  if (dense.empty()) {
+  const ModelKind* dense = best_baseline(data);
+  if (dense == nullptr) {
     return subject + " reaches test perplexity " + figure(*mixture) +
            "; no dense model was trained to compare it with.";
   }
-  const bool two = perplexity(data, "dense") && perplexity(data, "dense_large_batch");
+  const bool two = std::ranges::count_if(model_kinds(), [&](const ModelKind& kind) {
+                     return kind.role == Role::baseline && perplexity(data, kind.name);
+                   }) > 1;
   std::string flops;
-  const auto own = number_at(model(data, "mixture"), "train_flops");
-  const auto theirs = number_at(model(data, dense), "train_flops");
+  const auto own = number_at(mixture_of(data), "train_flops");
+  const auto theirs = number_at(model(data, dense->name), "train_flops");
   if (own && theirs && *own > 0) {
     const double more = *theirs / *own - 1;
     flops = std::abs(more) < 0.02
@@ -95,27 +100,31 @@ std::string headline(const RunData& data) {
                               more > 0 ? "more" : "fewer");
   }
   return fmt::format("{} reaches test perplexity {}, {} {} of the same size{}.", subject,
-                     figure(*mixture), compared(*gain_over(data, dense)),
+                     figure(*mixture), compared(*gain_over(data, dense->name)),
                      two ? "the better of two dense models" : "the dense model", flops);
 }
 
 std::string cards(const RunData& data) {
-  const json& mixture = model(data, "mixture");
+  const json& mixture = mixture_of(data);
   const auto all = number_at(mixture, "perplexity/all");
   if (!all) return "";
   std::string out =
       card(figure(*all), "Test perplexity of the mixture",
            cell(mixture, "perplexity/after_prefix", figure) + " over the tokens after the prefix");
-  const std::string dense = best_dense(data);
-  if (const auto gain = gain_over(data, dense)) {
-    out += card(percent(std::abs(*gain)), *gain >= 0 ? "Below dense" : "Above dense",
-                escape_html(model_label(dense)) + " has " + figure(*perplexity(data, dense)),
-                *gain >= 0 ? "good" : "bad");
+  if (const ModelKind* dense = best_baseline(data)) {
+    if (const auto gain = gain_over(data, dense->name)) {
+      out += card(percent(std::abs(*gain)), *gain >= 0 ? "Below dense" : "Above dense",
+                  fmt::format("{} has {}", dense->label, figure(*perplexity(data, dense->name))),
+                  *gain >= 0 ? "good" : "bad");
+    }
   }
-  if (const auto gain = gain_over(data, "random_shards")) {
-    out +=
-        card(percent(std::abs(*gain)), *gain >= 0 ? "Below random shards" : "Above random shards",
-             "what routing adds: the same experts on shards dealt at random");
+  for (const ModelKind& kind : model_kinds()) {
+    if (kind.rows != Rows::random_shard) continue;
+    if (const auto gain = gain_over(data, kind.name)) {
+      out +=
+          card(percent(std::abs(*gain)), *gain >= 0 ? "Below random shards" : "Above random shards",
+               "what routing adds: the same experts on shards dealt at random");
+    }
   }
   if (const auto bytes = number_at(data.results, "communication/world_bytes_after_shards")) {
     out += card(*bytes == 0 ? "0 bytes" : human_bytes(*bytes), "Sent between experts",
@@ -136,7 +145,7 @@ std::string cards(const RunData& data) {
 }
 
 std::string results_section(const RunData& data) {
-  const std::vector<std::string> names = models_of(at(data.results, "models"));
+  const std::vector<std::string> names = models_in(at(data.results, "models"));
   if (names.empty()) return section("results", "Perplexity and cost", "", missing(kNoResults));
   double worst = 0;
   for (const std::string& name : names) worst = std::max(worst, perplexity(data, name).value_or(0));
@@ -149,9 +158,10 @@ std::string results_section(const RunData& data) {
   for (const std::string& name : names) {
     const json& m = model(data, name);
     const auto value = perplexity(data, name);
-    const auto gain = name == "mixture" ? std::nullopt : gain_over(data, name);
+    const bool own = name == first_kind(Role::mixture).name;
+    const auto gain = own ? std::nullopt : gain_over(data, name);
     rows.rows.push_back(
-        {name == "mixture" ? "own" : "",
+        {own ? "own" : "",
          {model_key(name),
           "<b>" + or_dash(value, figure) + "</b>" +
               (value && worst > 0 ? bar(*value / worst, model_style(name)) : ""),
@@ -167,7 +177,7 @@ std::string results_section(const RunData& data) {
       "sharding counted to the mixture. &quot;Mixture gains&quot; is how far the mixture's "
       "perplexity lies below the model's. FLOPs per sequence is what reading one sequence costs, "
       "routers included.</p>";
-  const json& mixture = model(data, "mixture");
+  const json& mixture = mixture_of(data);
   const auto oracle = number_at(mixture, "oracle_perplexity/all");
   if (oracle) {
     notes += fmt::format(
@@ -186,9 +196,11 @@ std::string results_section(const RunData& data) {
 
 std::string domains_section(const RunData& data) {
   const std::string title = "Perplexity by domain";
-  const json& own = at(model(data, "mixture"), "perplexity_per_domain");
-  const std::string dense = best_dense(data);
-  const json& theirs = at(model(data, dense), "perplexity_per_domain");
+  const json& own = at(mixture_of(data), "perplexity_per_domain");
+  const ModelKind* dense = best_baseline(data);
+  static const json kNone;
+  const json& theirs =
+      dense != nullptr ? at(model(data, dense->name), "perplexity_per_domain") : kNone;
   if (!own.is_object() || own.empty()) {
     return section("domains", title, "", missing("results.json has no perplexity per domain."));
   }
@@ -214,11 +226,12 @@ std::string domains_section(const RunData& data) {
         {worse ? "worse" : "",
          {escape_html(domain), "<b>" + figure(mine) + "</b>", or_dash(other, figure),
           other && *other > 0 ? percent((*other - mine) / *other) : "–",
-          other ? dumbbell(scale.place(*other), model_style(dense), scale.place(mine), "mixture")
+          other ? dumbbell(scale.place(*other), model_style(dense->name), scale.place(mine),
+                           mixture_style())
                 : ""}});
   }
   std::string lede = "Test text of each domain under the mixture";
-  lede += dense.empty() ? "." : " and under the model " + model_key(dense) + ".";
+  lede += dense == nullptr ? "." : " and under the model " + model_key(dense->name) + ".";
   return section("domains", title, lede, table(rows));
 }
 

@@ -215,8 +215,9 @@ std::string experts_section(const RunData& data) {
           share ? share_cell(*share) : "–", "<b>" + or_dash(own, figure) + "</b>",
           or_dash(dense, figure),
           own && dense && *dense > 0 ? percent((*dense - *own) / *dense) : "–",
-          own && dense ? dumbbell(scale.place(*dense), "dense", scale.place(*own), "mixture")
-                       : ""}});
+          own && dense
+              ? dumbbell(scale.place(*dense), dense_style(), scale.place(*own), mixture_style())
+              : ""}});
   }
   return section("experts", title,
                  "Training shards are balanced by construction; at test time every sequence simply "
@@ -241,12 +242,12 @@ std::string rounds_section(const RunData& data) {
   std::string body =
       "<div class=\"grid\">" +
       rounds_chart(data, scores,
-                   {{"mean_best_score", "", "best router", "mixture"},
-                    {"mean_score", "", "router assigned by balancing", "dense"}}) +
-      rounds_chart(
-          data, moved,
-          {{"displaced", "sequences", "displaced by balancing", "dense"},
-           {"changed", "probe", "changed router since the round before (probe)", "mixture"}}) +
+                   {{"mean_best_score", "", "best router", mixture_style()},
+                    {"mean_score", "", "router assigned by balancing", dense_style()}}) +
+      rounds_chart(data, moved,
+                   {{"displaced", "sequences", "displaced by balancing", dense_style()},
+                    {"changed", "probe", "changed router since the round before (probe)",
+                     mixture_style()}}) +
       utilisation_chart(data) + router_loss_chart(data) + "</div>";
   const auto displaced = number_at(data.sharding, "displaced");
   const auto sequences = number_at(data.sharding, "sequences");

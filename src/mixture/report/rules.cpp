@@ -12,18 +12,20 @@ using nlohmann::json;
 
 const json& rows_of(const RunData& data) { return at(data.comparison, "rows"); }
 
-// Perplexity over the prefix of one rule.
-std::vector<Point> curve_of(const RunData& data, const std::string& rule) {
-  std::vector<Point> points;
+// Perplexity over the prefix of one rule, in the colour of the model that it chooses in.
+Series curve_of(const RunData& data, const std::string& label, const std::string& rule) {
+  Series series{label, "other", {}, false, {}};
   for (const json& row : rows_of(data)) {
     const auto prefix = number_at(row, "prefix_tokens"), value = number_at(row, "perplexity");
-    if (checkpoint_step(row) > 0) continue;
-    if (text_at(row, "rule") == rule && prefix && value) points.push_back({*prefix, *value});
+    if (checkpoint_step(row) > 0 || text_at(row, "rule") != rule || !prefix || !value) continue;
+    series.points.push_back({*prefix, *value});
+    series.style = model_style(text_at(row, "model"));
+    series.note = figure(*value);
   }
-  return points;
+  return series;
 }
 
-std::optional<double> perplexity_of(const RunData& data, const std::string& model,
+std::optional<double> perplexity_of(const RunData& data, std::string_view model,
                                     const std::string& rule) {
   for (const json& row : rows_of(data)) {
     if (text_at(row, "model") == model && text_at(row, "rule") == rule) {
@@ -75,22 +77,20 @@ std::string rules_section(const RunData& data) {
   chart.x_label = "tokens of the prefix";
   chart.y_label = "test perplexity";
   chart.whole_x = true;
-  for (const auto& [label, rule, style] :
-       {std::tuple{"Routers", "routers", "mixture"},
-        std::tuple{"Experts as their own routers", "experts as routers", "e1"},
-        std::tuple{"The control's experts by TF-IDF", "TF-IDF", "tfidf_kmeans"}}) {
-    Series series{label, style, curve_of(data, rule), false, {}};
-    if (series.points.empty()) continue;
-    series.note = figure(series.points.back().y);
-    chart.series.push_back(series);
+  Series own = curve_of(data, "Experts as their own routers", "experts as routers");
+  own.style = expert_style(1);  // beside the routers' curve, of the same experts
+  for (const Series& series : {curve_of(data, "Routers", "routers"), own,
+                               curve_of(data, "The control's experts by TF-IDF", "TF-IDF")}) {
+    if (!series.points.empty()) chart.series.push_back(series);
   }
   const std::string reference = text_at(data.comparison, "reference");
   if (!chart.series.empty()) {
     const double from = chart.series[0].points.front().x, to = chart.series[0].points.back().x;
     for (const auto& [label, model, rule, style] :
-         {std::tuple{model_label(reference), reference, std::string(), model_style(reference)},
-          std::tuple{std::string("Best in hindsight"), std::string("mixture"),
-                     std::string("best in hindsight"), std::string("e3")}}) {
+         {std::tuple{model_label(reference), std::string_view(reference), std::string(),
+                     model_style(reference)},
+          std::tuple{std::string("Best in hindsight"), first_kind(Role::mixture).name,
+                     std::string("best in hindsight"), expert_style(3)}}) {
       const auto value = perplexity_of(data, model, rule);
       if (!value) continue;
       chart.series.push_back({label, style, {{from, *value}, {to, *value}}, false, figure(*value)});

@@ -9,6 +9,7 @@
 
 #include "mixture/report/charts.hpp"
 #include "mixture/report/format.hpp"
+#include "mixture/report/style.hpp"
 #include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk::report {
@@ -20,6 +21,17 @@ using nlohmann::json;
 int smoothing_window(size_t points) {
   const auto window = static_cast<int>(points / 40);
   return std::max(1, window - (window + 1) % 2);
+}
+
+// The order in which their curves are drawn: what matters most lies on top.
+std::vector<const ModelKind*> back_to_front() {
+  std::vector<const ModelKind*> controls, others;
+  for (const ModelKind& kind : model_kinds()) {
+    if (kind.role == Role::control) controls.push_back(&kind);
+    if (kind.role == Role::mixture || kind.role == Role::baseline) others.push_back(&kind);
+  }
+  controls.insert(controls.end(), others.rbegin(), others.rend());
+  return controls;
 }
 
 }  // namespace
@@ -38,12 +50,12 @@ std::string html_page(const std::string& title, const std::string& header,
   return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
          "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
          "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>" +
-         escape_html(title) + " · SmallTalk</title>\n<style>" + kStyle +
+         escape_html(title) + " · SmallTalk</title>\n<style>" + style_sheet() +
          "</style>\n</head>\n<body>\n<header>" + header + "</header>\n<main>\n" + main +
          "</main>\n<script>" + kScript + "</script>\n</body>\n</html>\n";
 }
 
-std::string model_key(const std::string& model) {
+std::string model_key(std::string_view model) {
   return fmt::format("<span class=\"key {}\"></span>{}", model_style(model),
                      escape_html(model_label(model)));
 }
@@ -73,8 +85,8 @@ std::string table(const Table& table) {
 
 std::string curves_section(const RunData& data) {
   const std::string title = "Training loss";
-  std::map<std::string, std::vector<const LossCurve*>> by_model;
-  for (const LossCurve& curve : data.curves) by_model[curve.model].push_back(&curve);
+  std::map<const ModelKind*, std::vector<const LossCurve*>> by_model;
+  for (const LossCurve& curve : data.curves) by_model[curve.kind].push_back(&curve);
   if (by_model.empty()) {
     return section("curves", title, "",
                    missing("No metrics.jsonl with losses under experts/ or baselines/ yet: "
@@ -86,13 +98,13 @@ std::string curves_section(const RunData& data) {
   chart.y_label = "loss, nats per token";
   double longest = 0;
   std::string absent;
-  for (const std::string model :
-       {"random_shards", "tfidf_kmeans", "dense_large_batch", "dense", "mixture"}) {
-    const auto& members = by_model[model];
+  for (const ModelKind* kind : back_to_front()) {
+    const auto& members = by_model[kind];
     if (members.empty()) {
       // Named only where results.json or the pipeline's habit makes one expect it.
-      if (model == "mixture" || model == "dense" || at(data.results, "models").contains(model)) {
-        absent += (absent.empty() ? "" : ", ") + model_label(model);
+      const bool usual = kind->role != Role::control && kind == &first_kind(kind->role);
+      if (usual || at(data.results, "models").contains(kind->name)) {
+        absent += fmt::format("{}{}", absent.empty() ? "" : ", ", kind->label);
       }
       continue;
     }
@@ -102,13 +114,13 @@ std::string curves_section(const RunData& data) {
     for (const LossCurve* curve : members) {
       std::vector<Point> points = smooth(curve->points, smoothing_window(curve->points.size()));
       for (Point& p : points) p.x *= scale;
-      if (model == "mixture" && members.size() > 1) {
-        chart.series.push_back(
-            {fmt::format("expert {}", curve->expert), "mixture", thin_out(points, 300), true, ""});
+      if (kind->role == Role::mixture && members.size() > 1) {
+        chart.series.push_back({fmt::format("expert {}", curve->expert), mixture_style(),
+                                thin_out(points, 300), true, ""});
       }
       smoothed.push_back(std::move(points));
     }
-    Series series{model_label(model), model_style(model), {}, false, ""};
+    Series series{std::string(kind->label), model_style(kind->name), {}, false, ""};
     if (members.size() > 1) series.label += ", mean of " + std::to_string(members.size());
     series.points = members.size() > 1 ? mean_curve(smoothed, 300) : thin_out(smoothed[0], 300);
     if (series.points.empty()) continue;
@@ -209,7 +221,7 @@ std::string time_section(const RunData& data) {
   for (const auto& [stage, value] : stages) {
     rows.rows.push_back({"",
                          {escape_html(stage), human_duration(value),
-                          bar(total > 0 ? value / total : 0, "mixture")}});
+                          bar(total > 0 ? value / total : 0, mixture_style())}});
   }
   return section("time", title, "Wall time of the stages, " + human_duration(total) + " in all.",
                  "<div class=\"narrow\">" + table(rows) + "</div>");

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -14,11 +15,11 @@ namespace smalltalk::report {
 // The result in one sentence (plain text): the mixture beside the better of the dense models.
 std::string headline(const RunData& data);
 // By how much the mixture's test perplexity lies below this model's: 0.073 for 7.3 %.
-std::optional<double> gain_over(const RunData& data, const std::string& model);
-// The keys of an object of models in the order of the page: mixture, dense ones, controls, others.
-std::vector<std::string> models_of(const nlohmann::json& models);
-// The dense model with the lower test perplexity; empty without one.
-std::string best_dense(const RunData& data);
+std::optional<double> gain_over(const RunData& data, std::string_view model);
+// The keys of an object of models in the order of the page: by the table of kinds, then others.
+std::vector<std::string> models_in(const nlohmann::json& models);
+// The baseline with the lowest test perplexity; null without one.
+const ModelKind* best_baseline(const RunData& data);
 
 std::string cards(const RunData& data);
 std::string results_section(const RunData& data);
@@ -40,7 +41,7 @@ std::string html_page(const std::string& title, const std::string& header, const
 std::string section(const std::string& id, const std::string& title, const std::string& lede,
                     const std::string& body);
 std::string missing(const std::string& text);
-std::string model_key(const std::string& model);  // its colour and its label
+std::string model_key(std::string_view model);  // its colour and its label
 
 // A table in a box of its own that scrolls. Cells are HTML; columns are text or numbers.
 struct Column {
@@ -53,8 +54,5 @@ struct Table {
   std::vector<std::pair<std::string, std::vector<std::string>>> rows;  // class of the row, cells
 };
 std::string table(const Table& table);
-
-extern const char* const kStyle;   // CSS
-extern const char* const kScript;  // hover over line charts
 
 }  // namespace smalltalk::report

@@ -37,7 +37,7 @@ std::vector<double> numbers(const json& values) {
 
 std::string tasks_section(const RunData& data) {
   const json& models = at(data.tasks, "models");
-  const std::vector<std::string> names = models_of(models);
+  const std::vector<std::string> names = models_in(models);
   std::set<std::string> tasks, parts;  // parts: of a group
   for (const std::string& name : names) {
     const json& of = member(models, name);
@@ -63,7 +63,8 @@ std::string tasks_section(const RunData& data) {
         if (const auto items = number_at(of, "sample_len")) cells[1] = whole(*items);
       }
       if (!measured) continue;
-      const json& shares = member(at(models, "mixture/expert_shares"), task);
+      const json& mixture = member(models, std::string(first_kind(Role::mixture).name));
+      const json& shares = member(at(mixture, "expert_shares"), task);
       cells.push_back(metric == "acc" ? split_bar(numbers(shares)) : "");
       rows.rows.emplace_back(parts.contains(task) ? "part" : "", cells);
     }

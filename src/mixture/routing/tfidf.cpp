@@ -14,7 +14,6 @@
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/mixture/routing/shard_assignment.hpp"
-#include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
 
@@ -140,18 +139,21 @@ void publish_tfidf_shards(const Run& run, const HostCollectives& world,
   world.barrier();
 }
 
-TextClusters clusters_of_control(const Run& run) {
-  const RunLayout& layout = run.layout;
-  std::string shards;
-  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
-    const fs::path model = layout.model(fmt::format("baselines/tfidf_kmeans/{}", e));
+std::optional<TextClusters> clusters_of_control(const RunLayout& layout,
+                                                const std::vector<TrainUnit>& units) {
+  std::optional<std::string> trained_on;
+  for (const TrainUnit& unit : units) {
+    if (unit.kind->chosen_by != ChosenBy::nearest_cluster) continue;
+    const fs::path model = layout.model(unit.name);
     const std::string own = read_safetensors_metadata(weights_file(model))["shards"];
-    if (e == 0) shards = own;
-    if (own != shards) {
+    if (!trained_on) trained_on = own;
+    if (own != *trained_on) {
       throw Error(fmt::format("{} was trained on the shards {}, expert 0 beside it on {}",
-                              model.string(), own, shards));
+                              model.string(), own, *trained_on));
     }
   }
+  if (!trained_on) return std::nullopt;
+  const std::string& shards = *trained_on;
   const fs::path file = find_shards(layout, layout.tfidf_shards(), shards);
   if (file.empty()) {
     throw Error(

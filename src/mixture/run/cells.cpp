@@ -14,10 +14,18 @@ std::filesystem::path EvalCell::file(const RunLayout& layout) const {
   return layout.evaluation(split, model());
 }
 
+bool EvalCell::of_all_routers() const { return unit == first_kind(Role::router).name; }
+
+bool EvalCell::of_routers() const { return unit.starts_with(first_kind(Role::router).folder); }
+
+EvalCell routing_cell(const std::string& split) {
+  return {split, std::string(first_kind(Role::router).name)};
+}
+
 std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
   std::vector<EvalCell> cells;
   for (const std::string split : {"validation", "test"}) {
-    cells.push_back({split, "routers"});
+    cells.push_back(routing_cell(split));
     for (const TrainUnit& unit : units) cells.push_back({split, unit.name});
   }
   return cells;

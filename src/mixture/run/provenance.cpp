@@ -94,7 +94,7 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
     require(model, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(model, metadata, "unit", unit.name, "its folder");
     parts.models[unit.name] = weights_hash(layout.model(unit.name));
-    if (unit.rows != Rows::shard) continue;
+    if (unit.kind->rows != Rows::shard) continue;
     if (parts.shards.empty()) parts.shards = value_of(metadata, "shards");
     require(model, metadata, "shards", parts.shards, units[0].name);
   }

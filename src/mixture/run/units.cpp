@@ -18,38 +18,48 @@ namespace smalltalk {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// How a model of this kind trains, beside a mixture that takes so many FLOPs.
+TrainConfig train_config(const ModelKind& kind, const Experiment& experiment, double flops) {
+  TrainConfig train = experiment.expert_train;
+  if (kind.lr != nullptr && experiment.baselines.*kind.lr > 0)
+    train.lr = experiment.baselines.*kind.lr;
+  if (kind.budget == Budget::expert) return train;
+  if (kind.budget == Budget::flops_of_large_batch) {
+    train.batch_size *= experiment.mixture.experts;
+  }
+  train.steps = dense_steps(experiment, train.batch_size, flops);
+  // The schedule keeps its shape: warm-up is the same share of the steps.
+  train.warmup_steps =
+      experiment.expert_train.warmup_steps * train.steps / experiment.expert_train.steps;
+  return train;
+}
+
+}  // namespace
+
 std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_sequences) {
-  const int64_t experts = experiment.mixture.experts;
-  std::vector<TrainUnit> units;
-  for (int e = 0; e < static_cast<int>(experts); ++e) {
-    units.push_back({expert_name(e), "mixture", e, Rows::shard, experiment.expert_train});
-  }
   const double flops = mixture_flops(experiment, num_sequences).total();
-  const auto dense = [&](const std::string& name, int64_t batch, double lr) {
-    TrainUnit unit{"baselines/" + name, name, -1, Rows::all, experiment.expert_train};
-    unit.train.batch_size = batch;
-    unit.train.steps = dense_steps(experiment, batch, flops);
-    if (lr > 0) unit.train.lr = lr;
-    // The schedule keeps its shape: warm-up is the same share of the steps.
-    unit.train.warmup_steps =
-        experiment.expert_train.warmup_steps * unit.train.steps / experiment.expert_train.steps;
-    units.push_back(unit);
-  };
-  const BaselineConfig& baselines = experiment.baselines;
-  if (baselines.dense) dense("dense", experiment.expert_train.batch_size, baselines.dense_lr);
-  if (baselines.dense_large_batch) {
-    dense("dense_large_batch", experiment.expert_train.batch_size * experts,
-          baselines.dense_large_batch_lr);
-  }
-  const auto control = [&](const std::string& name, Rows rows) {
-    for (int e = 0; e < static_cast<int>(experts); ++e) {
-      units.push_back(
-          {fmt::format("baselines/{}/{}", name, e), name, e, rows, experiment.expert_train});
+  std::vector<TrainUnit> units;
+  for (const ModelKind& kind : model_kinds()) {
+    const bool asked_for = kind.asked_for == nullptr || experiment.baselines.*kind.asked_for;
+    if (kind.budget == Budget::rounds || !asked_for) continue;
+    const TrainConfig train = train_config(kind, experiment, flops);
+    for (int i = 0; i < static_cast<int>(kind.count(experiment)); ++i) {
+      units.push_back({kind.unit(i), &kind, kind.one_for_each_expert ? i : -1, train});
     }
-  };
-  if (baselines.random_shards) control("random_shards", Rows::random_shard);
-  if (baselines.tfidf_shards) control("tfidf_kmeans", Rows::tfidf_shard);
+  }
   return units;
+}
+
+std::vector<TrainedModel> models_of(const std::vector<TrainUnit>& units) {
+  std::vector<TrainedModel> models;
+  for (const TrainUnit& unit : units) {
+    auto model = std::ranges::find(models, unit.kind, &TrainedModel::kind);
+    if (model == models.end()) model = models.insert(model, {unit.kind, {}});
+    model->units.push_back(&unit);
+  }
+  return models;
 }
 
 std::vector<TrainUnit> units_of(const Run& run) {
@@ -94,7 +104,7 @@ fs::path current_shards(const RunLayout& layout, Rows rows) {
 // even if the corpus was sharded anew. The group's first rank decides.
 fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
                         const HostCollectives& group) {
-  const fs::path link = current_shards(layout, unit.rows);
+  const fs::path link = current_shards(layout, unit.kind->rows);
   const fs::path record = layout.shards_record(unit.name);
   std::string hash(16, ' ');
   if (group.rank == 0) {
@@ -160,7 +170,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   metadata["unit"] = unit.name;
   metadata["smalltalk.seq_length"] = std::to_string(seq_length);
   std::vector<uint64_t> sequences;  // none: all
-  if (unit.rows != Rows::all) {
+  if (unit.kind->rows != Rows::all) {
     const fs::path path = shards_of_unit(layout, unit, group);
     const ShardInfo shards = read_shard_info(path);
     require_same_origin(run, path, shards);

@@ -37,13 +37,17 @@ std::vector<EvalCell> compare_cells(const Experiment& experiment,
 std::vector<EvalCell> checkpoint_cells(const std::vector<TrainUnit>& units,
                                        const std::string& split, const std::set<int64_t>& steps);
 
+// Rules that are not in the table alone.
+inline constexpr const char* kByRouters = "routers";  // as a mixture is trained to be used
+inline constexpr const char* kInHindsight = "best in hindsight";
+
 struct ComparedRow {
-  std::string model;       // "mixture", "dense", ...
-  std::string rule;        // how the mixture chooses; empty for others
-  int64_t prefix = 0;      // tokens that it sees before; 0: none
-  int64_t experts = 1;     // that predict the next token together
-  double temperature = 0;  // of an ensemble's weights
-  int64_t step = 0;        // of its checkpoints; 0: trained to the end
+  const ModelKind* kind = nullptr;  // of the model
+  std::string rule;                 // how its experts are chosen; empty: it is one model
+  int64_t prefix = 0;               // tokens that it sees before; 0: none
+  int64_t experts = 1;              // that predict the next token together
+  double temperature = 0;           // of an ensemble's weights
+  int64_t step = 0;                 // of its checkpoints; 0: trained to the end
   double nats_per_token = 0, perplexity = 0, bits_per_byte = 0;
   double flops_per_sequence = 0;  // of inference, choosing included
   Interval difference = {};       // of nats per token, from the reference

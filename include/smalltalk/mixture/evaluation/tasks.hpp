@@ -112,7 +112,7 @@ class TaskEvaluation {
   // Of a task under all units, then all routers.
   std::vector<double> scores_of(size_t task, size_t model) const;
   std::vector<size_t> route(size_t task) const;  // the expert of each item
-  Answers answers_of(size_t task, const std::string& model) const;
+  Answers answers_of(size_t task, const TrainedModel& model) const;
 
   Experiment experiment_;
   RunLayout layout_;

@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "smalltalk/core/assignment/assign_sequences.hpp"
 #include "smalltalk/core/assignment/text_clusters.hpp"
@@ -15,6 +17,7 @@
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/run/run.hpp"
+#include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
 
@@ -25,9 +28,11 @@ namespace smalltalk {
 void publish_tfidf_shards(const Run& run, const HostCollectives& world,
                           const AssignOptions& assign);
 
-// The clusters that the control's experts were trained with. REQUIRES these to be complete. Error:
-// they were trained on different shards; shards or clusters are gone or do not belong together.
-TextClusters clusters_of_control(const Run& run);
+// The clusters by which the experts among these units find their sequences; none if there are no
+// such experts. REQUIRES them to be complete. Error: they were trained on different shards; shards
+// or clusters are gone or do not belong together.
+std::optional<TextClusters> clusters_of_control(const RunLayout& layout,
+                                                const std::vector<TrainUnit>& units);
 
 // What finding `clusters` and assigning all training sequences by them took.
 double sharding_flops(const Experiment& experiment, const TextClusters& clusters,

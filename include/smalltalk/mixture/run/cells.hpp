@@ -22,7 +22,12 @@ struct EvalCell {
   std::string model() const;  // unit and step
   std::string name() const;   // that of the cell, all in one
   std::filesystem::path file(const RunLayout& layout) const;
+  bool of_all_routers() const;
+  bool of_routers() const;  // of all, or of one
 };
+
+// The scores of all routers on a split.
+EvalCell routing_cell(const std::string& split);
 
 // All cells of a run: each unit and the routers on both splits.
 std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);

@@ -11,23 +11,29 @@
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/collectives.hpp"
+#include "smalltalk/mixture/run/kinds.hpp"
 #include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
 
-enum class Rows { shard, random_shard, tfidf_shard, all };
-
 struct TrainUnit {
-  std::string name;   // its folder below the run: "experts/2", "baselines/dense"
-  std::string model;  // whose results it counts for: "mixture", "dense", ...
-  int expert = -1;    // which shard, unless Rows::all
-  Rows rows = Rows::all;
-  TrainConfig train;  // steps, batch and learning rate of this unit
+  std::string name;                 // its folder below the run: "experts/2", "baselines/dense"
+  const ModelKind* kind = nullptr;  // the model that it is part of, or all of
+  int expert = -1;                  // which shard, if there is one for each expert
+  TrainConfig train;                // steps, batch and learning rate of this unit
 };
 
 // Experts first, then the baselines that the experiment asks for, longest first. Dense models get
 // extra steps until their training FLOPs are at least those of experts, routers and sharding.
 std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_sequences);
+
+// A model and all of its units: a mixture's experts, or the one of a dense model.
+struct TrainedModel {
+  const ModelKind* kind = nullptr;
+  std::vector<const TrainUnit*> units;
+};
+// In the units' order; they must outlive it.
+std::vector<TrainedModel> models_of(const std::vector<TrainUnit>& units);
 
 // Those of a run whose training tokens are there, open or not.
 std::vector<TrainUnit> units_of(const Run& run);

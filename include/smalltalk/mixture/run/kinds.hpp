@@ -1,0 +1,84 @@
+// The kinds of models that a run holds, as one table: what a kind is called, what it trains on, how
+// a sequence finds its model and how it looks in charts. Training units, evaluation, comparisons
+// and the report read the table; none of them compares names.
+//
+// A new kind is one row in kinds.cpp, the key of BaselineConfig that asks for it, and its own code
+// where an enumerator is new:
+//   Rows      what it trains on: current_shards() in units.cpp
+//   Budget    how long it trains: train_config() in units.cpp
+//   ChosenBy  how a sequence finds its model: unit_of_sequences() in results.cpp, RowFinder in
+//             rows.cpp, costs_of() in figures.cpp, answers_of() in tasks.cpp
+// and, if its model is not a transformer like an expert, what train_unit() does for it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "smalltalk/core/experiment/experiment.hpp"
+
+namespace smalltalk {
+
+enum class Rows {
+  chunks,        // of the rounds of the EM
+  shard,         // of the routers' shards
+  random_shard,  // dealt at random
+  tfidf_shard,   // of clusters by TF-IDF
+  all,           // every sequence of the corpus
+};
+
+enum class Budget {
+  rounds,               // an M-step a round
+  expert,               // steps and batch that the experiment gives
+  flops,                // an expert's batch, until the FLOPs are those of the mixture
+  flops_of_large_batch  // the same with a batch E times as large
+};
+
+enum class ChosenBy { nobody, routers, nearest_cluster, turn };
+
+// How a kind counts when models are compared.
+enum class Role {
+  mixture,   // what a run is about; the reference where there is no baseline
+  router,    // a part of the mixture
+  baseline,  // a reference: the first that is there, unless somebody asks for another
+  control    // shows what a part of the mixture is worth; a reference only if asked for
+};
+
+struct ModelKind {
+  std::string_view name;    // in results.json, comparisons and sweeps
+  std::string_view label;   // in charts and tables of the report
+  std::string_view stage;   // its training, as `inspect` lists it
+  std::string_view folder;  // below the run; of several models, 0, 1, 2, ... lie in it
+  Role role = Role::control;
+  Rows rows = Rows::all;
+  Budget budget = Budget::expert;
+  bool one_for_each_expert = false;  // else it is one model
+  ChosenBy chosen_by = ChosenBy::nobody;
+  bool BaselineConfig::*asked_for = nullptr;  // none: is always there
+  double BaselineConfig::*lr = nullptr;       // none, or 0 there: an expert's
+
+  struct Colour {
+    std::string_view name;         // of the variable in the style sheet; empty: not in charts
+    std::string_view light, dark;  // on a page of either sort
+  } colour = {};
+  struct Dash {
+    std::string_view line;  // stroke-dasharray; empty: solid
+    std::string_view key;   // border-style in a legend
+  } dash = {};
+
+  int64_t count(const Experiment& experiment) const {
+    return one_for_each_expert ? experiment.mixture.experts : 1;
+  }
+  // The folder of one of its models.
+  std::string unit(int64_t index) const;
+};
+
+// In the order in which models are trained and listed.
+std::span<const ModelKind> model_kinds();
+// Null: there is none of this name.
+const ModelKind* find_kind(std::string_view name);
+// Of several, that of the table's first row.
+const ModelKind& first_kind(Role role);
+
+}  // namespace smalltalk

@@ -1,0 +1,97 @@
+#include "smalltalk/mixture/run/kinds.hpp"
+
+#include <algorithm>
+
+#include "smalltalk/core/system/error.hpp"
+
+namespace smalltalk {
+namespace {
+
+constexpr ModelKind kKinds[] = {
+    {.name = "mixture",
+     .label = "Mixture",
+     .stage = "experts",
+     .folder = "experts",
+     .role = Role::mixture,
+     .rows = Rows::shard,
+     .budget = Budget::expert,
+     .one_for_each_expert = true,
+     .chosen_by = ChosenBy::routers,
+     .colour = {"mixture", "#0060a8", "#62b6f5"}},
+    {.name = "routers",
+     .label = "Routers",
+     .stage = "routers",
+     .folder = "routers",
+     .role = Role::router,
+     .rows = Rows::chunks,
+     .budget = Budget::rounds,
+     .one_for_each_expert = true},
+    {.name = "dense",
+     .label = "Dense",
+     .stage = "dense",
+     .folder = "baselines/dense",
+     .role = Role::baseline,
+     .rows = Rows::all,
+     .budget = Budget::flops,
+     .asked_for = &BaselineConfig::dense,
+     .lr = &BaselineConfig::dense_lr,
+     .colour = {"dense", "#c44e00", "#ff8f52"}},
+    {.name = "dense_large_batch",
+     .label = "Dense, large batch",
+     .stage = "dense large batch",
+     .folder = "baselines/dense_large_batch",
+     .role = Role::baseline,
+     .rows = Rows::all,
+     .budget = Budget::flops_of_large_batch,
+     .asked_for = &BaselineConfig::dense_large_batch,
+     .lr = &BaselineConfig::dense_large_batch_lr,
+     .colour = {"large", "#a87400", "#f0c14b"},
+     .dash = {"9 5", "dashed"}},
+    {.name = "random_shards",
+     .label = "Random shards",
+     .stage = "random shards",
+     .folder = "baselines/random_shards",
+     .role = Role::control,
+     .rows = Rows::random_shard,
+     .budget = Budget::expert,
+     .one_for_each_expert = true,
+     .chosen_by = ChosenBy::turn,
+     .asked_for = &BaselineConfig::random_shards,
+     .colour = {"random", "#66717c", "#9aa7b3"},
+     .dash = {"1 5", "dotted"}},
+    {.name = "tfidf_kmeans",
+     .label = "TF-IDF + k-means shards",
+     .stage = "TF-IDF shards",
+     .folder = "baselines/tfidf_kmeans",
+     .role = Role::control,
+     .rows = Rows::tfidf_shard,
+     .budget = Budget::expert,
+     .one_for_each_expert = true,
+     .chosen_by = ChosenBy::nearest_cluster,
+     .asked_for = &BaselineConfig::tfidf_shards,
+     .colour = {"kmeans", "#a0468a", "#dd8fc4"},
+     .dash = {"9 4 1 4", "double"}},
+};
+
+}  // namespace
+
+std::string ModelKind::unit(int64_t index) const {
+  std::string path(folder);
+  if (one_for_each_expert) path += "/" + std::to_string(index);
+  return path;
+}
+
+std::span<const ModelKind> model_kinds() { return kKinds; }
+
+const ModelKind* find_kind(std::string_view name) {
+  const auto* found = std::ranges::find(kKinds, name, &ModelKind::name);
+  return found == std::end(kKinds) ? nullptr : found;
+}
+
+const ModelKind& first_kind(Role role) {
+  const auto* found = std::ranges::find(kKinds, role, &ModelKind::role);
+  ST_CHECK(found != std::end(kKinds));
+  return *found;
+}
+
+}  // namespace smalltalk
