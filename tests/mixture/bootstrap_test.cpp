@@ -72,6 +72,22 @@ TEST(Bootstrap, WeighsAndIsReproducible) {
   EXPECT_EQ(constant.high, 1);
 }
 
+// Of two documents with 0 and 1 a resample's mean is 0, 1/2 or 1. The interval of two resamples,
+// a <= b, goes from a + 0.025 (b - a) to b - 0.025 (b - a): between the first and the last of them.
+TEST(Bootstrap, QuantilesLieBetweenTheFirstAndTheLastResample) {
+  const std::vector<double> values = {0, 1}, ones = {1, 1};
+  int distinct = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    const Interval found = bootstrap_ratio(values, ones, each_its_own(2), 2, seed);
+    const double width = (found.high - found.low) / 0.95;  // b - a
+    const double a = found.low - 0.025 * width, b = found.high + 0.025 * width;
+    EXPECT_NEAR(2 * a, std::round(2 * a), 1e-9) << seed;
+    EXPECT_NEAR(2 * b, std::round(2 * b), 1e-9) << seed;
+    distinct += width > 0 ? 1 : 0;
+  }
+  EXPECT_GT(distinct, 5);
+}
+
 TEST(Bootstrap, ItsWords) {
   EXPECT_EQ(verdict({-0.1, -0.2, -0.01}), "better");
   EXPECT_EQ(verdict({0.1, 0.01, 0.2}), "worse");
