@@ -2,45 +2,28 @@
 // Error that names it. Anything else leaves the fuzzer, which keeps the input.
 #pragma once
 
-#include <stdlib.h>
-
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "smalltalk/core/system/error.hpp"
+#include "support/temporary_folder.hpp"
+#include "support/write_bytes.hpp"
 
 namespace smalltalk::fuzz {
 
 // Removed when the fuzzer ends; after a finding, by ci/fuzz.sh.
 inline const std::filesystem::path& folder() {
-  struct Folder {
-    std::filesystem::path path;
-    Folder() {
-      std::string name = std::filesystem::temp_directory_path() / "smalltalk-fuzz-XXXXXX";
-      if (mkdtemp(name.data()) == nullptr) throw Error(name + ": cannot be created");
-      path = name;
-    }
-    ~Folder() {
-      std::error_code ignored;
-      std::filesystem::remove_all(path, ignored);
-    }
-  };
-  static const Folder made;
-  return made.path;
+  static const TemporaryFolder made;
+  return made.path();
 }
 
 inline std::filesystem::path write_file(const std::string& name, std::string_view bytes) {
-  const std::filesystem::path path = folder() / name;
-  std::filesystem::create_directories(path.parent_path());
-  std::ofstream(path, std::ios::binary)
-      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  return path;
+  return write_bytes(folder() / name, bytes);
 }
 
 inline std::string_view text_of(const uint8_t* data, size_t size) {

@@ -91,8 +91,6 @@ inline std::vector<std::string> temporaries_in(const std::filesystem::path& run)
 class FaultTest : public JobTest {
  protected:
   void SetUp() override {
-    make_folder();
-    folder_ = std::filesystem::canonical(folder_);
     write_corpus("train", 200);
     write_corpus("heldout", 30);
     write_experiment();

@@ -133,6 +133,14 @@ TEST_F(Generate, DrawsBySeedAndPrompt) {
   EXPECT_NE(first[0], first[1]);
   EXPECT_NE(first[2], first[3]);
 
+  // Nothing is known of an empty prompt: its expert is drawn, for each anew.
+  options.max_new_tokens = 1;
+  std::set<std::string> drawn;
+  for (const auto& text : generate(run_, std::vector<std::string>(40), options)) {
+    drawn.insert(text.speakers.at(0).model);
+  }
+  EXPECT_EQ(drawn.size(), 4u);
+
   options.model = "baselines/dense";
   const auto dense = generate(run_, prompts, options);
   EXPECT_EQ(dense[0].speakers.size(), 1u);

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <array>
 #include <chrono>
@@ -16,8 +15,11 @@
 
 #include "smalltalk/core/system/random.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
+
+constexpr int kTimedOut = 124;  // exit code of a job that had to be ended
 
 struct Outcome {
   int exit_code = 0;
@@ -34,19 +36,9 @@ inline int count_of(const std::string& text, const std::string& part) {
 class JobTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    make_folder();
     write_corpus("train", 1500);
     write_corpus("heldout", 200);
     write_experiment();
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  void make_folder() {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::temp_directory_path() /
-              (std::string("smalltalk-") + info->name() + "-" + std::to_string(getpid()));
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
   }
 
   static Outcome run_command(const std::string& command) {
@@ -127,7 +119,7 @@ class JobTest : public ::testing::Test {
            "[baselines]\ndense = true\ndense_large_batch = true\nrandom_shards = true\n";
   }
 
-  std::filesystem::path folder_;
+  const TemporaryFolder folder_;
 };
 
 }  // namespace smalltalk

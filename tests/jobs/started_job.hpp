@@ -78,12 +78,13 @@ class StartedJob {
     return !exit_code_;
   }
 
-  // A job that does not end is killed, which shows in its exit code.
+  // A job that does not end is killed: exit code kTimedOut.
   Outcome wait(double seconds = 60) {
     const double patience = now_seconds() + seconds;
     while (running() && now_seconds() < patience) brief_pause();
-    if (running()) end();
-    return {*exit_code_, read_text(output_), 0};
+    const bool timed_out = running();
+    if (timed_out) end();
+    return {timed_out ? kTimedOut : *exit_code_, read_text(output_), 0};
   }
 
  private:

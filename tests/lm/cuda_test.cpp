@@ -25,6 +25,7 @@
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {

@@ -8,6 +8,7 @@
 #include "lm/model/parameter_layout.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
+#include "support/complaint.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace smalltalk {
@@ -25,12 +26,8 @@ class ModelConfigFile : public testing::Test {
   }
   std::string complaint(const std::string& text) const {
     write_text_atomically(folder_ / "config.json", text);
-    try {
-      parameter_layout(read_model_config(folder_ / "config.json").resolved());
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return {};
+    return complaint_of(
+        [&] { parameter_layout(read_model_config(folder_ / "config.json").resolved()); });
   }
   void refuses(const std::string& key, const json& value, const std::string& named) const {
     json changed = whole_;

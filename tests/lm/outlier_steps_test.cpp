@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "smalltalk/lm/model/safetensors.hpp"
+#include "support/temporary_folder.hpp"
 #include "support/thread_ranks.hpp"
 #include "trainer_fixtures.hpp"
 

@@ -10,6 +10,7 @@
 #include "fixtures.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {

@@ -6,6 +6,7 @@
 
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/lm/model/transformer_stack.hpp"
+#include "support/temporary_folder.hpp"
 #include "trainer_fixtures.hpp"
 
 namespace smalltalk {

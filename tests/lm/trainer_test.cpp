@@ -8,6 +8,7 @@
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/run_folder.hpp"
+#include "support/temporary_folder.hpp"
 #include "support/thread_ranks.hpp"
 #include "trainer_fixtures.hpp"
 

@@ -18,6 +18,7 @@
 #include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {

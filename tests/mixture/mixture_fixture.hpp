@@ -4,7 +4,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -18,6 +17,7 @@
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/mixture/run/run.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 
@@ -26,10 +26,6 @@ class MixtureFixture : public ::testing::Test {
   static constexpr int64_t kLength = 16;  // S
 
   void SetUp() override {
-    folder =
-        std::filesystem::temp_directory_path() / ("smalltalk-mixture-" + std::to_string(getpid()));
-    std::filesystem::remove_all(folder);
-    std::filesystem::create_directories(folder);
     layout.root = folder / "run";
 
     experiment.data.seq_length = kLength;
@@ -52,7 +48,6 @@ class MixtureFixture : public ::testing::Test {
     experiment.expert_model.vocab_size = run.tokens->info().vocab_size;
     configure_runtime(experiment.device, 0);
   }
-  void TearDown() override { std::filesystem::remove_all(folder); }
 
   // Goes through the real tokenizer: one document of exactly one sequence each (S - 1 letters and
   // the end token).
@@ -84,7 +79,7 @@ class MixtureFixture : public ::testing::Test {
   }
   static constexpr int64_t kVocabulary = 3 + 256 + 26;
 
-  std::filesystem::path folder;
+  const TemporaryFolder folder;
   smalltalk::Run run;  // Test has a member of that name
   Experiment& experiment = run.experiment;
   RunLayout& layout = run.layout;

@@ -17,6 +17,9 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/data/sampler.hpp"
+#include "smalltalk/data/shard_file.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 #include "smalltalk/mixture/routing/sharding.hpp"
 #include "support/thread_ranks.hpp"
 
@@ -79,6 +82,45 @@ TEST_F(RouterEm, EveryRoundIsBalancedAndLogged) {
     }
   }
   EXPECT_EQ(round, experiment.mixture.rounds);
+}
+
+// A router is what one training run makes of its rows laid end to end: of each round as many
+// batches as its part fills, prefixes only, along one schedule for all rounds.
+TEST_F(RouterEm, ARouterIsOneTrainingOnThePrefixesOfItsParts) {
+  constexpr int64_t kRounds = 3, kSteps = 12;  // 12 batches of 8, and 4 sequences left
+  experiment.mixture.rounds = kRounds;
+  experiment.mixture.sequences_per_round = 2 * 100;
+  experiment.router_train.lr_decay = Decay::cosine;
+  experiment.router_train.warmup_steps = 5;
+  train_routers(run, RouterHosting::alone(2));
+
+  const int64_t prefix = experiment.mixture.prefix_tokens, batch = 8;
+  TrainConfig config = experiment.router_train;
+  config.steps = kRounds * kSteps;
+  TrainOptions options;
+  options.show_progress = false;
+  for (const int64_t e : {0, 1}) {
+    std::vector<int64_t> rows;  // [kRounds * kSteps * batch, prefix]
+    for (int64_t round = 1; round <= kRounds; ++round) {
+      const Shards parts = read_shards(layout.round(round));
+      const auto part = parts.of_expert(e);
+      ASSERT_EQ(part.size(), 100u);
+      const RowSource shuffled =
+          shuffled_rows(run.tokens, {part.begin(), part.end()}, kLength, prefix,
+                        derive_seed(experiment.seed, "router order", static_cast<uint64_t>(e),
+                                    static_cast<uint64_t>(round)));
+      rows.resize(static_cast<size_t>(round * kSteps * batch * prefix));
+      const std::span all(rows);
+      shuffled.read(0, kSteps * batch, all.last(static_cast<size_t>(kSteps * batch * prefix)));
+    }
+    Transformer expected(experiment.router_model, experiment.device,
+                         derive_seed(experiment.seed, "router init"));
+    const auto read = [&](int64_t first, int64_t count, std::span<int64_t> out) {
+      std::copy_n(rows.begin() + first * prefix, count * prefix, out.begin());
+    };
+    Trainer(expected, config, options).run({prefix, read}, config.steps);
+    EXPECT_EQ(Transformer::load(layout.router(e), experiment.device).weights(), expected.weights());
+  }
 }
 
 TEST_F(RouterEm, StoppedAndStartedAgainEndsWithTheSameBytes) {

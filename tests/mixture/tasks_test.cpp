@@ -2,11 +2,11 @@
 
 #include <gmock/gmock.h>
 
-#include <fstream>
-
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
+#include "support/complaint.hpp"
+#include "support/write_bytes.hpp"
 
 namespace smalltalk {
 namespace {
@@ -21,17 +21,10 @@ TaskItem item(const std::string& context, const std::vector<std::string>& choice
 class Tasks : public MixtureFixture {
  protected:
   std::filesystem::path write(const std::string& name, const std::string& lines) const {
-    std::filesystem::create_directories((folder / name).parent_path());
-    std::ofstream(folder / name) << lines;
-    return folder / name;
+    return write_bytes(folder / name, lines);
   }
   std::string complaint(const std::string& lines) const {
-    try {
-      read_task(write("bad.jsonl", lines), "plain");
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return {};
+    return complaint_of([&] { read_task(write("bad.jsonl", lines), "plain"); });
   }
 };
 
