@@ -12,9 +12,11 @@
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/assignment/assign_sequences.hpp"
 #include "smalltalk/core/assignment/compare_methods.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/mixture/routing/shard_assignment.hpp"
 

@@ -18,6 +18,7 @@
 #include "run_job.hpp"
 #include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/assignment/assign_sequences.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parallel.hpp"

@@ -8,7 +8,6 @@
 
 #include "jobs.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/scoring.hpp"

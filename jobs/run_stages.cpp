@@ -7,8 +7,8 @@
 
 #include "run_job.hpp"
 #include "smalltalk/comm/ledger.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/mixture/evaluation/evaluation.hpp"
 #include "smalltalk/mixture/report/report.hpp"
 #include "smalltalk/mixture/routing/router_em.hpp"

@@ -16,8 +16,9 @@
 
 #include "jobs.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 

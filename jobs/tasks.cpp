@@ -5,7 +5,7 @@
 
 #include "jobs.hpp"
 #include "run_job.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/mixture/report/report.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 

@@ -2,7 +2,6 @@
 #include <vector>
 
 #include "smalltalk/comm/rank_plan.hpp"
-#include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {
 namespace {

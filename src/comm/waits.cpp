@@ -4,7 +4,7 @@
 #include <map>
 #include <mutex>
 
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "smalltalk/comm/ledger.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {

@@ -4,7 +4,7 @@
 #include "part_file.hpp"
 #include "prepare_source.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "token_format.hpp"

@@ -10,6 +10,7 @@
 #include "document_block.hpp"
 #include "part_file.hpp"
 #include "prepare_source.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"

@@ -6,7 +6,7 @@
 
 #include "hdf5_file.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/hash.hpp"
 
 namespace smalltalk {
 namespace {

@@ -8,7 +8,8 @@
 
 #include "mapped_dataset.hpp"
 #include "provenance.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 
 namespace smalltalk {
 namespace {

@@ -10,9 +10,10 @@
 #include "mapped_dataset.hpp"
 #include "provenance.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

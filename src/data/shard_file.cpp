@@ -9,7 +9,8 @@
 #include "hdf5_file.hpp"
 #include "shard_format.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/hash.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 
 namespace smalltalk {
 namespace {

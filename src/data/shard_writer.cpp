@@ -6,7 +6,8 @@
 #include "provenance.hpp"
 #include "shard_format.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 
 namespace smalltalk {
 namespace {

@@ -9,6 +9,7 @@
 #include "hdf5_file.hpp"
 #include "mapped_dataset.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "token_format.hpp"
 
 namespace smalltalk {
@@ -88,15 +89,12 @@ std::string TokenFile::hash_of_first(int64_t num_tokens) const {
     throw Error(fmt::format("{}: the hash of {} tokens asked for, of {}", impl_->path.string(),
                             num_tokens, impl_->info.num_tokens));
   }
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                       &XXH3_freeState);
-  XXH3_64bits_reset(state.get());
+  Hasher hasher;
   const int64_t size = num_tokens * impl_->info.token_bytes;
   for (int64_t at = 0; at < size; at += kPieceBytes) {
-    const auto piece = impl_->tokens.bytes(at, std::min(kPieceBytes, size - at));
-    XXH3_64bits_update(state.get(), piece.data(), piece.size());
+    hasher.update(impl_->tokens.bytes(at, std::min(kPieceBytes, size - at)));
   }
-  return fmt::format("{:016x}", XXH3_64bits_digest(state.get()));
+  return hasher.digest();
 }
 
 std::vector<uint64_t> TokenFile::document_ends() const {

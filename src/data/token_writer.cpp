@@ -1,12 +1,12 @@
 #include "smalltalk/data/token_writer.hpp"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 
 #include "hdf5_file.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "token_format.hpp"
 
 namespace smalltalk {
@@ -15,8 +15,7 @@ struct TokenWriter::Impl {
   std::filesystem::path shown;
   TokenFileInfo info;
   Hdf5File file;
-  std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash{XXH3_createState(),
-                                                                       XXH3_freeState};
+  Hasher hasher;
   int64_t tokens = 0;
   int64_t documents = 0;
 
@@ -41,7 +40,7 @@ struct TokenWriter::Impl {
   template <typename Stored>
   void write(std::span<const Stored> stored) {
     file.write_at<Stored>(kTokens, tokens, stored);
-    XXH3_64bits_update(hash.get(), stored.data(), stored.size_bytes());
+    hasher.update(std::as_bytes(stored));
     tokens += static_cast<int64_t>(stored.size());
   }
 };
@@ -52,7 +51,6 @@ TokenWriter::TokenWriter(const std::filesystem::path& path, const std::filesyste
   ST_CHECK(info.num_tokens > 0 && info.num_documents > 0 && info.vocab_size > 0);
   ST_CHECK(!domain_names.empty() && domain_names.size() <= 65536);
   impl_->info.token_bytes = token_bytes_for(info.vocab_size);
-  XXH3_64bits_reset(impl_->hash.get());
   Hdf5File& file = impl_->file;
   file.write_format(kTokenFormat);
   file.write_integer_attribute("vocab_size", info.vocab_size);
@@ -110,8 +108,7 @@ void TokenWriter::add_list(const std::string& name, const std::vector<std::strin
 void TokenWriter::finish() {
   ST_CHECK(impl_->tokens == impl_->info.num_tokens);
   ST_CHECK(impl_->documents == impl_->info.num_documents);
-  const uint64_t hash = XXH3_64bits_digest(impl_->hash.get());
-  impl_->file.write_text_attribute("content_hash", fmt::format("{:016x}", hash));
+  impl_->file.write_text_attribute("content_hash", impl_->hasher.digest());
   impl_->file.close();
 }
 

@@ -3,7 +3,8 @@
 #include <sentencepiece_processor.h>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "word_cache.hpp"
 
 namespace smalltalk {

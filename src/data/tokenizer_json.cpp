@@ -7,7 +7,7 @@
 #include <unordered_set>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/utf8.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "word_cache.hpp"

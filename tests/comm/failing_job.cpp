@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "smalltalk/comm/session.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {

@@ -8,7 +8,7 @@
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/experiment/sweep.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 
 namespace smalltalk {
 namespace {

@@ -6,7 +6,7 @@
 #include <set>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "support/complaint.hpp"
 #include "support/temporary_folder.hpp"
 

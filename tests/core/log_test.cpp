@@ -4,6 +4,8 @@
 
 #include <limits>
 
+#include "smalltalk/core/system/clock.hpp"
+
 namespace smalltalk {
 namespace {
 

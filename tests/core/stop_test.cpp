@@ -8,9 +8,9 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/thread_ranks.hpp"
 

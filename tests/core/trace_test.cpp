@@ -9,7 +9,7 @@
 #include <string>
 #include <thread>
 
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/clock.hpp"
 
 namespace smalltalk {
 namespace {

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "files.hpp"
+#include "smalltalk/core/system/files.hpp"
 
 namespace smalltalk::test {
 

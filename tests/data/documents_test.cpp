@@ -2,6 +2,7 @@
 
 #include "data/document_block.hpp"
 #include "files.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {

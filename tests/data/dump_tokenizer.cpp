@@ -5,7 +5,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 int main(int argc, char** argv) {

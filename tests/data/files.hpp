@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "support/complaint.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/write_bytes.hpp"

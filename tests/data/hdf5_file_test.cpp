@@ -8,6 +8,7 @@
 
 #include "damage.hpp"
 #include "data/mapped_dataset.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_writer.hpp"
 

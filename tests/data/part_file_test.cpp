@@ -2,7 +2,7 @@
 #include "data/part_file.hpp"
 
 #include "files.hpp"
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/files.hpp"
 
 namespace smalltalk {
 namespace {

@@ -6,6 +6,7 @@
 
 #include "data/hdf5_file.hpp"
 #include "files.hpp"
+#include "smalltalk/core/system/files.hpp"
 
 namespace smalltalk {
 namespace {

@@ -5,6 +5,7 @@
 #include "data/hdf5_file.hpp"
 #include "data/shard_format.hpp"
 #include "files.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/data/score_file.hpp"
 
 namespace smalltalk {

@@ -4,6 +4,8 @@
 
 #include "data/hdf5_file.hpp"
 #include "files.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/data/token_writer.hpp"
 
 namespace smalltalk {

@@ -10,8 +10,9 @@
 
 #include "data/in_child_process.hpp"
 #include "files.hpp"
-#include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/clock.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {

@@ -2,7 +2,7 @@
 // whole file with the right checksums is made.
 #include "data/part_file.hpp"
 #include "fuzz.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/hash.hpp"
 
 namespace smalltalk {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "../../jobs/jobs.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "support/temporary_folder.hpp"

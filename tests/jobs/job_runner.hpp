@@ -13,8 +13,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/random.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace smalltalk {

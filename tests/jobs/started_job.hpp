@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "job_runner.hpp"
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/clock.hpp"
 
 namespace smalltalk {
 

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "job_runner.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "fixtures.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 

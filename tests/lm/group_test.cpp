@@ -9,7 +9,7 @@
 
 #include "group_training.hpp"
 #include "lm/train/sharded_adamw.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/thread_ranks.hpp"
 

@@ -7,7 +7,7 @@
 
 #include "lm/model/parameter_layout.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "support/complaint.hpp"
 #include "support/temporary_folder.hpp"
 

@@ -9,7 +9,7 @@
 
 #include "fixtures.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace smalltalk {

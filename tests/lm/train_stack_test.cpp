@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/lm/model/transformer_stack.hpp"
 #include "support/temporary_folder.hpp"
 #include "trainer_fixtures.hpp"

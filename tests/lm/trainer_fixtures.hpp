@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "fixtures.hpp"
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 

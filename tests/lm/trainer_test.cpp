@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/thread_ranks.hpp"
 #include "trainer_fixtures.hpp"

@@ -11,7 +11,6 @@
 #include <string>
 
 #include "smalltalk/core/system/random.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/transformer.hpp"

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "smalltalk/data/tokenizer.hpp"

@@ -14,8 +14,9 @@
 #include <string>
 
 #include "mixture_fixture.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/data/shard_file.hpp"

@@ -10,7 +10,8 @@
 
 #include "mixture/routing/scoring_notes.hpp"
 #include "mixture_fixture.hpp"
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/clock.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/model/transformer_stack.hpp"

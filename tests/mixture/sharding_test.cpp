@@ -9,6 +9,7 @@
 
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/mixture/routing/corpus_scores.hpp"
 #include "smalltalk/mixture/routing/router_em.hpp"
 #include "smalltalk/mixture/routing/shard_assignment.hpp"

@@ -6,6 +6,7 @@
 
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 #include "support/complaint.hpp"

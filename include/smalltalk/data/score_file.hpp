@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "smalltalk/core/assignment/score_matrix.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/data/shard_file.hpp"
 
 namespace smalltalk {

@@ -7,7 +7,7 @@
 //   /capacities uint64 [E], /prices float64 [E], /closing_expert uint16 [K], /closing_rank
 //   uint32 [K], /closing_sequence uint64 [K]    the rule; absent where it has none of them
 //   attributes: format, version, method, kept_sequences, content_hash, and provenance as text
-//   (seed, hashes of tokens, routers, experiment, ...)
+//   (seed, hashes of tokens, routers, experiment, ...), under none of these names
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,9 @@
 #include <vector>
 
 #include "smalltalk/core/assignment/balanced_assignment.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 
 namespace smalltalk {
-
-// Texts of at most 2048 bytes by name. The names of the attributes above are not free.
-using Provenance = std::map<std::string, std::string>;
 
 // All but what grows with the number of sequences.
 struct ShardInfo {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <string_view>
 
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/hash.hpp"
 
 namespace smalltalk {
 namespace {

@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 
 namespace smalltalk {
 namespace {

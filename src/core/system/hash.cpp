@@ -1,10 +1,11 @@
+#include "smalltalk/core/system/hash.hpp"
+
 #include <array>
 #include <vector>
 
 #include "core/system/file.hpp"
 #include "core/system/xxh3.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

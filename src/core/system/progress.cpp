@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/system/log_state.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <vector>
 
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/clock.hpp"
 
 namespace smalltalk {
 namespace {

@@ -4,8 +4,8 @@
 #include <type_traits>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

@@ -4,7 +4,7 @@
 #include "lm/model/model_config_file.hpp"
 #include "lm/model/transformer_impl.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 

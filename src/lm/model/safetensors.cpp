@@ -8,7 +8,8 @@
 
 #include "lm/model/safetensors_header.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 
 namespace smalltalk {
 namespace {

@@ -11,7 +11,7 @@
 #include <string>
 #include <tuple>
 
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/clock.hpp"
 
 namespace smalltalk {
 

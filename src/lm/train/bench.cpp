@@ -8,6 +8,7 @@
 
 #include "lm/torch/gemm_rate.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/random.hpp"

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "lm/model/checkpoint_name.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/trace.hpp"
 
 namespace smalltalk {

@@ -6,7 +6,7 @@
 #include <bit>
 #include <chrono>
 
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 
 namespace smalltalk {
 namespace {

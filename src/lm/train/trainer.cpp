@@ -10,6 +10,7 @@
 #include "lm/torch/gemm_rate.hpp"
 #include "lm/train/trainer_impl.hpp"
 #include "lm/train/training_run.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"

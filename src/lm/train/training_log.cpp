@@ -9,9 +9,9 @@
 #include <sstream>
 
 #include "lm/torch/device.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

@@ -8,8 +8,9 @@
 #include <numeric>
 
 #include "mixture/routing/scoring_notes.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/lm/model/transformer.hpp"

@@ -6,7 +6,7 @@
 
 #include "mixture/evaluation/provenance_json.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 

@@ -11,9 +11,9 @@
 
 #include "mixture/evaluation/comparison_text.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 namespace {

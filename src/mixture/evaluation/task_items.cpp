@@ -7,8 +7,8 @@
 #include <sstream>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/mixture/evaluation/tasks.hpp"
 
 namespace smalltalk {

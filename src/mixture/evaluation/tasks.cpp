@@ -10,10 +10,12 @@
 #include <set>
 
 #include "mixture/routing/scoring_notes.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 

@@ -8,8 +8,8 @@
 #include "mixture/report/format.hpp"
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/mixture/run/run_layout.hpp"
 
 namespace smalltalk::report {

@@ -67,9 +67,7 @@ class TestText {
         prefix_(std::min(seq_length, prefix)),
         domains_(read_domains(tokens_.path())),
         domain_(sequence_domains(domains_, tokens_.num_sequences(seq_length), seq_length)) {
-    const auto made_from = scores.provenance().find("tokens");
-    if (made_from == scores.provenance().end() ||
-        made_from->second != tokens_.info().content_hash ||
+    if (value_of(scores.provenance(), "tokens") != tokens_.info().content_hash ||
         scores.num_sequences() != tokens_.num_sequences(seq_length)) {
       throw Error("the routers' scores are not of the text in test.h5");
     }

@@ -5,8 +5,7 @@
 #include "mixture/report/data.hpp"
 #include "mixture/report/format.hpp"
 #include "mixture/report/sections.hpp"
-#include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/mixture/run/run_layout.hpp"
 
 namespace smalltalk {

@@ -11,8 +11,8 @@
 
 #include "mixture/routing/scoring_notes.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/transformer_stack.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"

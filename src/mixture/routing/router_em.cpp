@@ -12,11 +12,13 @@
 #include "mixture/routing/assignment_json.hpp"
 #include "mixture/routing/scoring_notes.hpp"
 #include "smalltalk/core/assignment/assign_sequences.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/core/system/random.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
@@ -279,8 +281,7 @@ Shards RouterEm::e_step(int64_t round) {
   if (first_rank_says(fs::exists(layout_.round_record(round)), hosting_.world)) {
     Shards parts = read_shards(file);
     for (const auto& [key, value] : run_.provenance) {
-      const auto found = parts.provenance.find(key);
-      if (found != parts.provenance.end() && found->second == value) continue;
+      if (value_of(parts.provenance, key) == value) continue;
       throw Error(fmt::format("{} was made from other {}: start again in a new run folder",
                               file.string(), key));
     }

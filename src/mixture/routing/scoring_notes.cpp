@@ -6,8 +6,9 @@
 #include <cstring>
 #include <utility>
 
-#include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/clock.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 
 namespace smalltalk {
 

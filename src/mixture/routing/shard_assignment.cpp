@@ -4,7 +4,8 @@
 #include <functional>
 #include <numeric>
 
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 
 namespace smalltalk {
 

@@ -6,10 +6,13 @@
 #include <algorithm>
 
 #include "mixture/routing/assignment_json.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/core/system/random.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/mixture/routing/corpus_scores.hpp"
 #include "smalltalk/mixture/routing/shard_assignment.hpp"

@@ -5,11 +5,14 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parallel.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/core/system/random.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/model/transformer.hpp"

@@ -4,7 +4,8 @@
 #include <fmt/ranges.h>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/hash.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
@@ -16,14 +17,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-using Metadata = std::map<std::string, std::string>;
-
-std::string value_of(const Metadata& metadata, const std::string& key) {
-  const auto found = metadata.find(key);
-  return found == metadata.end() ? "" : found->second;
-}
-
-void require(const fs::path& part, const Metadata& metadata, const std::string& key,
+void require(const fs::path& part, const Provenance& metadata, const std::string& key,
              const std::string& wanted, const std::string& of) {
   const std::string found = value_of(metadata, key);
   if (found == wanted) return;
@@ -47,8 +41,8 @@ void require_checkpoint(const fs::path& model, int64_t step) {
                     "expert.keep_every are kept, if it is set while a model is trained",
                     file.string()));
   }
-  const Metadata of_model = read_safetensors_metadata(weights_file(model));
-  const Metadata of_file = read_safetensors_metadata(file);
+  const Provenance of_model = read_safetensors_metadata(weights_file(model));
+  const Provenance of_file = read_safetensors_metadata(file);
   for (const std::string key : {"experiment", "unit", "seed", "shards"}) {
     const std::string named = value_of(of_file, "provenance." + key);
     require(file, {{key, named}}, key, value_of(of_model, key), weights_file(model).string());
@@ -82,14 +76,14 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
   parts.routers = routers_hash(run);
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     const fs::path router = weights_file(layout.router(e));
-    const Metadata metadata = read_safetensors_metadata(router);
+    const Provenance metadata = read_safetensors_metadata(router);
     require(router, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(router, metadata, "routing", routing_hash(experiment), asked_for);
     require(router, metadata, "router", std::to_string(e), "its folder");
   }
   for (const TrainUnit& unit : units) {
     const fs::path model = weights_file(layout.model(unit.name));
-    const Metadata metadata = read_safetensors_metadata(model);
+    const Provenance metadata = read_safetensors_metadata(model);
     require(model, metadata, "experiment", parts.experiment, asked_for);
     require(model, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(model, metadata, "unit", unit.name, "its folder");

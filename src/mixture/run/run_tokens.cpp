@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/tokenizer.hpp"

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 
 namespace smalltalk {

@@ -7,9 +7,11 @@
 #include <optional>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/core/system/random.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
@@ -132,10 +134,7 @@ fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
 // Error: shards made from other tokens (or others than these begin with) or another experiment.
 void require_same_origin(const Run& run, const fs::path& path, const ShardInfo& shards) {
   const Provenance& provenance = run.provenance;
-  const auto made_from = [&](const std::string& key) {
-    const auto found = shards.provenance.find(key);
-    return found == shards.provenance.end() ? std::string() : found->second;
-  };
+  const auto made_from = [&](const std::string& key) { return value_of(shards.provenance, key); };
   const auto refuse = [&](const std::string& key) {
     throw Error(fmt::format("{} was made from other {}: start again in a new run folder",
                             path.string(), key));

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {

@@ -17,7 +17,6 @@ void log_info(std::string_view line);
 void log_warning(std::string_view line);
 void log_error(std::string_view line);
 
-double now_seconds();         // monotonic
 int64_t peak_memory_bytes();  // the most that this process has held in memory
 
 // "1.23 M", "4.5 G": for counts, FLOPs; "1.2 GiB" for bytes; "3 min 20 s" for durations.

@@ -9,7 +9,8 @@
 
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/collectives.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/provenance.hpp"
+#include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/run/run_layout.hpp"

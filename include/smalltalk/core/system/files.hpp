@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -40,24 +39,6 @@ std::string read_text(const std::filesystem::path& path);  // Error if it cannot
 // Creates the file if it is missing. For logs, and for what is written inside write_atomically().
 void append_text(const std::filesystem::path& path, std::string_view text);
 
-// XXH3 of bytes or of a whole file, 16 hex digits.
-std::string hash_bytes(std::span<const std::byte> bytes);
-std::string hash_text(std::string_view text);
-std::string hash_file(const std::filesystem::path& path);
-// The same of bytes that come in pieces.
-class Hasher {
- public:
-  Hasher();
-  ~Hasher();
-  Hasher(const Hasher&) = delete;
-  void update(std::span<const std::byte> bytes);
-  std::string digest() const;
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
-
 // Creates the folder, and those that it lies in, where they are missing. Error naming the folder.
 void create_folder(const std::filesystem::path& folder);
 // Creates the folder if needed and proves that it can be written to, else Error.
@@ -67,23 +48,5 @@ void require_writable(const std::filesystem::path& folder);
 // false if somebody holds it already. Works on a shared file system; used by the queues of
 // training and evaluation work, where processes of different groups must not talk.
 bool claim(const std::filesystem::path& path, std::string_view owner);
-
-// The only right to write something, held by a process until the object or the process ends,
-// however that comes about: the system keeps it (flock). A file system without locks lets everyone
-// pass, with a warning.
-class WriteLock {
- public:
-  // Takes the lock file `path`, creating it; waits a moment, as a batch system may start a job
-  // again while the last processes of its former life still end. Error: somebody holds it; names
-  // `what`, who that is and since when. Throws Stopped if this process is asked to stop meanwhile.
-  WriteLock(const std::filesystem::path& path, const std::string& what,
-            double patience_seconds = 3);
-  ~WriteLock();
-  WriteLock(const WriteLock&) = delete;
-  WriteLock& operator=(const WriteLock&) = delete;
-
- private:
-  int descriptor_ = -1;
-};
 
 }  // namespace smalltalk

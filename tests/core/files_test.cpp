@@ -1,4 +1,4 @@
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -7,7 +7,6 @@
 #include <atomic>
 #include <csignal>
 #include <fstream>
-#include <memory>
 #include <thread>
 
 #include "smalltalk/core/system/error.hpp"
@@ -146,24 +145,6 @@ TEST(AppendText, AddsAtTheEndAndTellsTheSystemsReason) {
   EXPECT_NE(full.find("/dev/full': No space left on device"), std::string::npos) << full;
 }
 
-TEST(Hash, IsXxh3) {
-  // Published test values of XXH3_64bits with seed 0: the empty input, and "a".
-  EXPECT_EQ(hash_text(""), "2d06800538d394c2");
-  EXPECT_EQ(hash_text("a"), "e6c632b61e964e1f");
-}
-
-TEST(Hash, OfBytesTextAndFileAgree) {
-  const TemporaryFolder folder;
-  std::string text(3'000'000, 'x');  // more than one buffer
-  text[2'500'000] = 'y';
-  write_text_atomically(folder / "a", text);
-  EXPECT_EQ(hash_file(folder / "a"), hash_text(text));
-  EXPECT_EQ(hash_bytes(std::as_bytes(std::span(text))), hash_text(text));
-  text[2'500'000] = 'x';
-  EXPECT_NE(hash_file(folder / "a"), hash_text(text));
-  EXPECT_THROW(hash_file(folder / "missing"), Error);
-}
-
 TEST(RequireWritable, CreatesTheFolderAndLeavesItEmpty) {
   const TemporaryFolder folder;
   require_writable(folder / "a/b");
@@ -209,36 +190,6 @@ TEST(Claim, FailureIsNotARefusal) {
   EXPECT_THROW(claim("/proc/unit", "me"), Error);
 }
 
-TEST(WriteLock, SecondHolderIsRefusedUntilTheFirstIsGone) {
-  const TemporaryFolder folder;
-  const auto path = folder.path() / "locks" / "stages";
-  auto first = std::make_unique<WriteLock>(path, "RUN");
-  try {
-    WriteLock second(path, "RUN");
-    FAIL();
-  } catch (const Error& error) {
-    const std::string text = error.what();
-    EXPECT_EQ(text.find("RUN is being written by another job (process "), 0u) << text;
-    EXPECT_NE(text.find(std::to_string(::getpid())), std::string::npos) << text;
-  }
-  first.reset();
-  EXPECT_NO_THROW(WriteLock(path, "RUN"));
-}
-
-TEST(WriteLock, EndsWithItsProcess) {
-  const TemporaryFolder folder;
-  const auto path = folder.path() / "lock";
-  const pid_t child = ::fork();
-  if (child == 0) {
-    new WriteLock(path, "RUN");
-    ::raise(SIGKILL);
-  }
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFSIGNALED(status));
-  EXPECT_NO_THROW(WriteLock(path, "RUN"));
-}
-
 TEST(RemoveStaleTemporaries, OfDeadProcessesOnly) {
   const TemporaryFolder folder;
   fs::create_directories(folder / "a/b");
@@ -265,16 +216,6 @@ TEST(RemoveStaleTemporaries, OfDeadProcessesOnly) {
   });
   EXPECT_EQ(files(folder / "a/b"), 0);
   EXPECT_TRUE(fs::exists(folder / "a/mine"));
-}
-
-TEST(Hasher, OfPiecesIsThatOfTheWhole) {
-  const std::string text(100'000, 'x');
-  Hasher hasher;
-  for (size_t at = 0; at < text.size(); at += 777) {
-    hasher.update(
-        std::as_bytes(std::span(text).subspan(at, std::min<size_t>(777, text.size() - at))));
-  }
-  EXPECT_EQ(hasher.digest(), hash_text(text));
 }
 
 }  // namespace

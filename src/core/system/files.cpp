@@ -1,4 +1,4 @@
-#include "smalltalk/core/system/run_folder.hpp"
+#include "smalltalk/core/system/files.hpp"
 
 #include <unistd.h>
 
