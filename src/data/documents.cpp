@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "byte_reader.hpp"
-#include "document_block.hpp"
+#include "input_part.hpp"
 #include "line_reader.hpp"
 #include "smalltalk/core/system/error.hpp"
 
@@ -21,7 +21,7 @@ bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\n\r\v\f") == std::string_view::npos;
 }
 
-// Only asked for when a document is bad: counting lines ahead of a block costs reading them.
+// Only asked for when a document is bad: counting lines ahead of a part costs reading them.
 int64_t lines_before(const std::filesystem::path& file, int64_t offset) {
   if (offset == 0) return 0;
   const ByteReader bytes = open_bytes(file);
@@ -74,21 +74,21 @@ std::optional<std::string> document_of(simdjson::dom::parser& parser, std::strin
   return std::nullopt;
 }
 
-BadDocuments read_json_lines(const std::filesystem::path& file, const DocumentBlock& block,
+BadDocuments read_json_lines(const std::filesystem::path& file, const InputPart& part,
                              const std::function<bool(const Document&)>& take) {
   BadDocuments bad;
   BadRecorder recorder(file, bad);
-  // One byte earlier, so that a block which begins right behind a line end keeps its first line.
-  const int64_t start = std::max<int64_t>(block.begin - 1, 0);
+  // One byte earlier, so that a part which begins right behind a line end keeps its first line.
+  const int64_t start = std::max<int64_t>(part.begin - 1, 0);
   LineReader lines(open_bytes(file, start), file, simdjson::SIMDJSON_PADDING);
   int64_t number = 0;
-  if (block.begin > 0) {
+  if (part.begin > 0) {
     lines.next();
     ++number;
   }
   const bool whole = compression_of(file) != Compression::none;
   simdjson::dom::parser parser;
-  while (whole || start + lines.position() < block.end) {
+  while (whole || start + lines.position() < part.end) {
     const bool first_of_file = start == 0 && number == 0;
     std::optional<std::string_view> line = lines.next();
     if (!line) break;
@@ -153,8 +153,8 @@ void BadDocuments::add(const BadDocuments& other) {
   }
 }
 
-std::vector<DocumentBlock> cut_into_blocks(const std::vector<std::filesystem::path>& files) {
-  // At most some 4,000 blocks of at least 1 MiB: enough to share among many ranks, few enough
+std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& files) {
+  // At most some 4,000 parts of at least 1 MiB: enough to share among many ranks, few enough
   // files for a shared file system.
   std::vector<int64_t> sizes;
   int64_t total = 0;
@@ -165,28 +165,28 @@ std::vector<DocumentBlock> cut_into_blocks(const std::vector<std::filesystem::pa
     sizes.push_back(static_cast<int64_t>(size));
     total += sizes.back();
   }
-  const int64_t block_bytes = std::max<int64_t>(int64_t{1} << 20, total / 4096);
-  std::vector<DocumentBlock> blocks;
+  const int64_t part_bytes = std::max<int64_t>(int64_t{1} << 20, total / 4096);
+  std::vector<InputPart> parts;
   for (size_t i = 0; i < files.size(); ++i) {
     const bool can_be_cut =
         kind_of(files[i]) == FileKind::json_lines && compression_of(files[i]) == Compression::none;
-    const int64_t step = can_be_cut ? block_bytes : std::max<int64_t>(sizes[i], 1);
+    const int64_t step = can_be_cut ? part_bytes : std::max<int64_t>(sizes[i], 1);
     int64_t begin = 0;
     do {
       const int64_t end = std::min(begin + step, sizes[i]);
-      blocks.push_back({static_cast<int64_t>(i), begin, end});
+      parts.push_back({static_cast<int64_t>(i), begin, end});
       begin = end;
     } while (begin < sizes[i]);
   }
-  return blocks;
+  return parts;
 }
 
-BadDocuments read_block(const std::filesystem::path& file, const DocumentBlock& block,
-                        const std::function<bool(const Document&)>& take) {
+BadDocuments read_part(const std::filesystem::path& file, const InputPart& part,
+                       const std::function<bool(const Document&)>& take) {
   const FileKind kind = kind_of(file);
   if (kind == FileKind::unknown) throw Error(file.string() + ": unknown kind of file");
   return kind == FileKind::plain_text ? read_plain_text(file, take)
-                                      : read_json_lines(file, block, take);
+                                      : read_json_lines(file, part, take);
 }
 
 BadDocuments read_documents(const std::filesystem::path& file,
@@ -194,7 +194,7 @@ BadDocuments read_documents(const std::filesystem::path& file,
   std::error_code error;
   const auto size = std::filesystem::file_size(file, error);
   if (error) throw Error(file.string() + ": cannot be read: " + error.message());
-  return read_block(file, {0, 0, static_cast<int64_t>(size)}, [&](const Document& document) {
+  return read_part(file, {0, 0, static_cast<int64_t>(size)}, [&](const Document& document) {
     take(document);
     return true;
   });

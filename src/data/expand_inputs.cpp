@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "document_block.hpp"
+#include "input_part.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 

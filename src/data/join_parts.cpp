@@ -25,7 +25,7 @@ std::string domain_name(const std::string& label) { return label.empty() ? kUnkn
 
 Totals sum_up(const std::vector<PartInfo>& parts) {
   Totals totals;
-  std::set<std::string> names;  // sorted: the order of ranks and blocks must not show
+  std::set<std::string> names;  // sorted: the order of ranks and parts must not show
   for (const PartInfo& part : parts) {
     totals.info.num_tokens += part.num_tokens;
     totals.info.num_documents += part.num_documents;
@@ -72,10 +72,10 @@ void copy_documents(const std::filesystem::path& path, const PartInfo& part, uin
 
 }  // namespace
 
-void join_parts(const PrepareOptions& options, const std::vector<std::filesystem::path>& paths,
+void join_parts(const PrepareOptions& options, const std::vector<std::filesystem::path>& part_files,
                 int64_t vocab_size, const std::string& tokenizer_hash, const std::string& source) {
   std::vector<PartInfo> parts;
-  for (const std::filesystem::path& path : paths) {
+  for (const std::filesystem::path& path : part_files) {
     std::optional<PartInfo> part = read_part_info(path);
     if (!part) throw Error(path.string() + ": missing or damaged; run the same command again");
     parts.push_back(std::move(*part));
@@ -91,13 +91,13 @@ void join_parts(const PrepareOptions& options, const std::vector<std::filesystem
     TokenWriter writer(temporary, options.out, totals.info, totals.domains);
     uint64_t first_token = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
-      require_whole(paths[i], parts[i]);
+      require_whole(part_files[i], parts[i]);
       if (parts[i].token_bytes == 2) {
-        copy_tokens<uint16_t>(paths[i], parts[i], writer);
+        copy_tokens<uint16_t>(part_files[i], parts[i], writer);
       } else {
-        copy_tokens<uint32_t>(paths[i], parts[i], writer);
+        copy_tokens<uint32_t>(part_files[i], parts[i], writer);
       }
-      copy_documents(paths[i], parts[i], first_token, totals.domains, writer);
+      copy_documents(part_files[i], parts[i], first_token, totals.domains, writer);
       first_token += static_cast<uint64_t>(parts[i].num_tokens);
     }
     writer.add_text("source_hash", source);

@@ -63,7 +63,8 @@ int64_t content_bytes(const PartInfo& info) {
   return info.num_tokens * info.token_bytes + info.num_documents * 10;
 }
 
-// Streams the tokens of documents to a part, and keeps the little that is known of each document.
+// Streams the tokens of documents to a part file, and keeps the little that is known of each
+// document.
 class PartWriter {
  public:
   PartWriter(const std::filesystem::path& path, const Tokenizer& tokenizer)
@@ -134,13 +135,13 @@ class PartWriter {
 
 }  // namespace
 
-PartInfo write_part(const std::filesystem::path& part, const std::filesystem::path& file,
-                    const DocumentBlock& block, const Tokenizer& tokenizer) {
+PartInfo write_part(const std::filesystem::path& part_file, const std::filesystem::path& input,
+                    const InputPart& part, const Tokenizer& tokenizer) {
   PartInfo info;
-  write_atomically(part, [&](const std::filesystem::path& temporary) {
+  write_atomically(part_file, [&](const std::filesystem::path& temporary) {
     PartWriter writer(temporary, tokenizer);
-    const BadDocuments bad = read_block(file, block, [&](const Document& document) {
-      stop_if_asked();  // a compressed file is one block and may be long
+    const BadDocuments bad = read_part(input, part, [&](const Document& document) {
+      stop_if_asked();  // a compressed file is one part and may be long
       writer.add(document);
       return true;
     });
@@ -149,8 +150,8 @@ PartInfo write_part(const std::filesystem::path& part, const std::filesystem::pa
   return info;
 }
 
-std::optional<PartInfo> read_part_info(const std::filesystem::path& part) {
-  std::ifstream in(part, std::ios::binary | std::ios::ate);
+std::optional<PartInfo> read_part_info(const std::filesystem::path& part_file) {
+  std::ifstream in(part_file, std::ios::binary | std::ios::ate);
   if (!in) return std::nullopt;
   const auto size = static_cast<int64_t>(in.tellg());
   constexpr auto kTailBytes = static_cast<int64_t>(sizeof(Tail));
@@ -169,7 +170,7 @@ std::optional<PartInfo> read_part_info(const std::filesystem::path& part) {
     return std::nullopt;
   }
   try {
-    const PartInfo info = from_json(parse_json(trailer, part.string()));
+    const PartInfo info = from_json(parse_json(trailer, part_file.string()));
     const bool plausible = (info.token_bytes == 2 || info.token_bytes == 4) &&
                            info.num_tokens >= 0 && info.num_tokens <= size &&
                            info.num_documents >= 0 && info.num_documents <= size;
@@ -179,8 +180,8 @@ std::optional<PartInfo> read_part_info(const std::filesystem::path& part) {
   return std::nullopt;
 }
 
-void require_whole(const std::filesystem::path& part, const PartInfo& info) {
-  std::ifstream in(part, std::ios::binary);
+void require_whole(const std::filesystem::path& part_file, const PartInfo& info) {
+  std::ifstream in(part_file, std::ios::binary);
   std::vector<char> buffer(size_t{1} << 20);
   Hasher hasher;
   for (int64_t left = content_bytes(info); left > 0;) {
@@ -191,17 +192,17 @@ void require_whole(const std::filesystem::path& part, const PartInfo& info) {
   }
   if (in && hasher.digest() == info.content_hash) return;
   std::error_code ignored;
-  std::filesystem::remove(part, ignored);
-  throw Error(part.string() + ": was damaged, and is removed; run the same command again");
+  std::filesystem::remove(part_file, ignored);
+  throw Error(part_file.string() + ": was damaged, and is removed; run the same command again");
 }
 
 template <typename T>
-void read_part_values(const std::filesystem::path& part, int64_t offset, std::span<T> values) {
-  std::ifstream in(part, std::ios::binary);
+void read_part_values(const std::filesystem::path& part_file, int64_t offset, std::span<T> values) {
+  std::ifstream in(part_file, std::ios::binary);
   in.seekg(offset);
   in.read(reinterpret_cast<char*>(values.data()),
           static_cast<std::streamsize>(values.size_bytes()));
-  if (!in) throw Error(part.string() + ": cannot be read; run the same command again");
+  if (!in) throw Error(part_file.string() + ": cannot be read; run the same command again");
 }
 template void read_part_values(const std::filesystem::path&, int64_t, std::span<uint16_t>);
 template void read_part_values(const std::filesystem::path&, int64_t, std::span<uint32_t>);

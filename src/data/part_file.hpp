@@ -1,4 +1,4 @@
-// The tokens of one block of the inputs, on their way into tokens.h5. Written by one rank, joined
+// The tokens of one part of the inputs, on their way into tokens.h5. Written by one rank, joined
 // by rank 0, then removed. Layout: tokens, document ends (uint64, from the part's start), document
 // domains (uint16, into the part's own list), then what the trailer says as JSON, its length, its
 // XXH3, and a mark. Private to src/data.
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "document_block.hpp"
+#include "input_part.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
@@ -26,19 +26,19 @@ struct PartInfo {
   std::string content_hash;  // of all before the trailer
 };
 
-// Tokenises a block into a part file, written atomically.
-PartInfo write_part(const std::filesystem::path& part, const std::filesystem::path& file,
-                    const DocumentBlock& block, const Tokenizer& tokenizer);
+// Tokenises a part into its file, written atomically.
+PartInfo write_part(const std::filesystem::path& part_file, const std::filesystem::path& input,
+                    const InputPart& part, const Tokenizer& tokenizer);
 
 // Nothing if there is no whole part file at that place.
-std::optional<PartInfo> read_part_info(const std::filesystem::path& part);
+std::optional<PartInfo> read_part_info(const std::filesystem::path& part_file);
 
-// Error if what lies before the trailer is not what was written; then the part is removed, so that
+// Error if what lies before the trailer is not what was written; then the file is removed, so that
 // the next run makes it again.
-void require_whole(const std::filesystem::path& part, const PartInfo& info);
+void require_whole(const std::filesystem::path& part_file, const PartInfo& info);
 
-// Reads values behind `offset` bytes of the part.
+// Reads values behind `offset` bytes of the file.
 template <typename T>
-void read_part_values(const std::filesystem::path& part, int64_t offset, std::span<T> values);
+void read_part_values(const std::filesystem::path& part_file, int64_t offset, std::span<T> values);
 
 }  // namespace smalltalk

@@ -16,8 +16,8 @@ namespace smalltalk {
 std::string source_hash(const std::vector<std::filesystem::path>& files,
                         const std::string& tokenizer_hash);
 
-// Rank 0 joins the parts of all blocks. Error: too many bad documents, no documents.
-void join_parts(const PrepareOptions& options, const std::vector<std::filesystem::path>& parts,
+// Rank 0 joins the parts. Error: too many bad documents, no documents.
+void join_parts(const PrepareOptions& options, const std::vector<std::filesystem::path>& part_files,
                 int64_t vocab_size, const std::string& tokenizer_hash, const std::string& source);
 
 void refuse_bad_documents(const BadDocuments& bad, double max_bad_fraction);

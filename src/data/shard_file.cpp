@@ -112,24 +112,24 @@ std::string shards_content_hash(std::span<const uint64_t> offsets,
   return hash_bytes(std::as_bytes(std::span(words)));
 }
 
-std::string shards_disagreement(const ShardParts& parts) {
-  const uint64_t size = parts.expert.size();
-  if (parts.offsets.size() < 2 || parts.offsets.size() > 65536)
+std::string shards_disagreement(const ShardView& shards) {
+  const uint64_t size = shards.expert.size();
+  if (shards.offsets.size() < 2 || shards.offsets.size() > 65536)
     return "its /offsets are no offsets";
-  if (parts.offsets.front() != 0 || parts.offsets.back() != size ||
-      !std::is_sorted(parts.offsets.begin(), parts.offsets.end())) {
+  if (shards.offsets.front() != 0 || shards.offsets.back() != size ||
+      !std::is_sorted(shards.offsets.begin(), shards.offsets.end())) {
     return "its /offsets do not cover the sequences";
   }
-  if (parts.sequences.size() != size) return "/expert and /sequences differ in size";
-  if (!parts.chunk.empty() && parts.chunk.size() != size)
+  if (shards.sequences.size() != size) return "/expert and /sequences differ in size";
+  if (!shards.chunk.empty() && shards.chunk.size() != size)
     return "/expert and /chunk differ in size";
-  std::vector<uint64_t> next(parts.offsets.begin(), parts.offsets.end() - 1);
+  std::vector<uint64_t> next(shards.offsets.begin(), shards.offsets.end() - 1);
   for (size_t i = 0; i < size; ++i) {
-    const uint64_t id = id_of(parts.chunk, i);
-    if (i > 0 && id <= id_of(parts.chunk, i - 1)) return "/chunk does not ascend";
-    const size_t expert = parts.expert[i];
+    const uint64_t id = id_of(shards.chunk, i);
+    if (i > 0 && id <= id_of(shards.chunk, i - 1)) return "/chunk does not ascend";
+    const size_t expert = shards.expert[i];
     if (expert >= next.size()) return fmt::format("/expert[{}] is {}", i, expert);
-    if (next[expert] == parts.offsets[expert + 1] || parts.sequences[next[expert]] != id) {
+    if (next[expert] == shards.offsets[expert + 1] || shards.sequences[next[expert]] != id) {
       return fmt::format("/sequences and /expert disagree on sequence {}", id);
     }
     ++next[expert];

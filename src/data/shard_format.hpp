@@ -12,7 +12,7 @@ namespace smalltalk {
 inline constexpr const char* kShardFormat = "smalltalk shards";
 
 // The members of Shards, in memory or mapped.
-struct ShardParts {
+struct ShardView {
   std::span<const uint16_t> expert;
   std::span<const uint64_t> offsets;
   std::span<const uint64_t> sequences;
@@ -20,7 +20,7 @@ struct ShardParts {
 };
 
 // /expert, /offsets and /sequences say the same thing twice. Where they differ; empty if nowhere.
-std::string shards_disagreement(const ShardParts& parts);
+std::string shards_disagreement(const ShardView& shards);
 
 // XXH3 of N, /offsets, the checksums of /expert, and those of /chunk if there is one.
 std::string shards_content_hash(std::span<const uint64_t> offsets,

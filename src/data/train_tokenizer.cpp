@@ -6,8 +6,8 @@
 #include <queue>
 #include <unordered_map>
 
-#include "document_block.hpp"
 #include "in_child_process.hpp"
+#include "input_part.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/random.hpp"
@@ -25,11 +25,11 @@ constexpr int64_t kReadPerSample = 16;
 
 struct Sampled {
   uint64_t key = 0;
-  int64_t block = 0;
+  int64_t part = 0;
   int64_t index = 0;
   std::string text;
   bool operator<(const Sampled& other) const {
-    return std::tie(key, block, index) < std::tie(other.key, other.block, other.index);
+    return std::tie(key, part, index) < std::tie(other.key, other.part, other.index);
   }
 };
 
@@ -38,15 +38,15 @@ size_t character_start(std::string_view text, size_t at) {
   return at;
 }
 
-// Blocks in a random order, until they hold enough text to draw the sample from.
-std::vector<DocumentBlock> blocks_to_read(const std::vector<std::filesystem::path>& files,
-                                          int64_t sample_bytes) {
-  std::vector<DocumentBlock> blocks = cut_into_blocks(files);
-  const Permutation order(blocks.size(), derive_seed(0, "tokenizer blocks"));
-  std::vector<DocumentBlock> chosen;
+// Parts in a random order, until they hold enough text to draw the sample from.
+std::vector<InputPart> parts_to_read(const std::vector<std::filesystem::path>& files,
+                                     int64_t sample_bytes) {
+  std::vector<InputPart> parts = cut_into_parts(files);
+  const Permutation order(parts.size(), derive_seed(0, "tokenizer blocks"));
+  std::vector<InputPart> chosen;
   int64_t bytes = 0;
-  for (size_t i = 0; i < blocks.size() && bytes / kReadPerSample < sample_bytes; ++i) {
-    chosen.push_back(blocks[order(i)]);
+  for (size_t i = 0; i < parts.size() && bytes / kReadPerSample < sample_bytes; ++i) {
+    chosen.push_back(parts[order(i)]);
     bytes += chosen.back().bytes();
   }
   return chosen;
@@ -58,19 +58,19 @@ std::vector<Sampled> draw_sample(const std::vector<std::filesystem::path>& files
                                  int64_t sample_bytes) {
   std::priority_queue<Sampled> sample;  // the highest key on top
   int64_t total = 0;
-  for (const DocumentBlock& block : blocks_to_read(files, sample_bytes)) {
-    const uint64_t block_key = derive_seed(0, "tokenizer sample", static_cast<uint64_t>(block.file),
-                                           static_cast<uint64_t>(block.begin));
+  for (const InputPart& part : parts_to_read(files, sample_bytes)) {
+    const uint64_t part_key = derive_seed(0, "tokenizer sample", static_cast<uint64_t>(part.file),
+                                          static_cast<uint64_t>(part.begin));
     int64_t index = 0;
-    read_block(files[static_cast<size_t>(block.file)], block, [&](const Document& document) {
+    read_part(files[static_cast<size_t>(part.file)], part, [&](const Document& document) {
       stop_if_asked();
       const uint64_t key =
-          derive_seed(block_key, "tokenizer document", static_cast<uint64_t>(index));
+          derive_seed(part_key, "tokenizer document", static_cast<uint64_t>(index));
       if (total < sample_bytes || key < sample.top().key) {
         const size_t size = std::min(document.text.size(), static_cast<size_t>(sample_bytes));
         const size_t cut =
             size == document.text.size() ? size : character_start(document.text, size);
-        sample.push({key, static_cast<int64_t>(block_key), index,
+        sample.push({key, static_cast<int64_t>(part_key), index,
                      std::string(document.text.substr(0, cut))});
         total += static_cast<int64_t>(cut);
       }

@@ -1,6 +1,6 @@
 #include "smalltalk/data/documents.hpp"
 
-#include "data/document_block.hpp"
+#include "data/input_part.hpp"
 #include "files.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
@@ -233,7 +233,7 @@ TEST(Documents, BlocksReadEveryLineOnceWithItsNumber) {
     BadDocuments bad;
     for (int64_t begin = 0; begin < size; begin += step) {
       bad.add(
-          read_block(file, {0, begin, std::min(begin + step, size)}, [&](const Document& document) {
+          read_part(file, {0, begin, std::min(begin + step, size)}, [&](const Document& document) {
             texts.emplace_back(document.text);
             return true;
           }));

@@ -1,6 +1,6 @@
 #include "smalltalk/data/prepare.hpp"
 
-#include "data/document_block.hpp"
+#include "data/input_part.hpp"
 #include "files.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
@@ -58,7 +58,7 @@ class PrepareTest : public testing::Test {
 TemporaryFolder* PrepareTest::folder_ = nullptr;
 
 TEST_F(PrepareTest, TheBytesDoNotDependOnTheRanks) {
-  ASSERT_GE(cut_into_blocks(expand_inputs({text()})).size(), 5u);
+  ASSERT_GE(cut_into_parts(expand_inputs({text()})).size(), 5u);
   const PrepareReport alone = prepare_tokens(options(text(), "1.h5"));
   const std::string expected = read_text(*folder_ / "1.h5");
   for (const int num_ranks : {1, 2, 3, 5, 11}) {
@@ -167,7 +167,7 @@ TEST_F(PrepareTest, TooManyBadDocumentsAreRefusedWithTheirPlaces) {
 TEST_F(PrepareTest, LineNumbersAreRightInAFileThatIsShared) {
   const auto documents = made_up_documents(9000, 5);
   const auto file = write_bytes(*folder_ / "shared.jsonl", json_lines(documents) + "broken\n");
-  ASSERT_GE(cut_into_blocks({file}).size(), 2u);
+  ASSERT_GE(cut_into_parts({file}).size(), 2u);
   EXPECT_TRUE(mentions(complaint_of([&] { run(options(file.string(), "shared.h5"), 3); }),
                        file.string() + ":9001: broken JSON"));
 }

@@ -1,5 +1,5 @@
 // The first byte chooses the kind of file, the second where JSON lines are cut into blocks.
-#include "data/document_block.hpp"
+#include "data/input_part.hpp"
 #include "fuzz.hpp"
 
 namespace smalltalk {
@@ -14,7 +14,7 @@ struct Read {
 };
 
 void read_into(Read& read, const std::filesystem::path& file, int64_t begin, int64_t end) {
-  read.bad.add(read_block(file, {0, begin, end}, [&](const Document& document) {
+  read.bad.add(read_part(file, {0, begin, end}, [&](const Document& document) {
     read.texts += std::string(document.text) + '\0' + std::string(document.domain) + '\0';
     return true;
   }));

@@ -8,7 +8,7 @@
 // are left over are spare: they score sequences, and take evaluation work, but train no expert.
 //
 // Routers: router e is trained by one rank, the first of the ranks e W / E .. (e + 1) W / E - 1 if
-// W >= E (the others of that block share its scoring), else by rank e mod W.
+// W >= E (the others of these share its scoring), else by rank e mod W.
 #pragma once
 
 #include <cstdint>

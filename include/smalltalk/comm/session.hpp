@@ -34,7 +34,7 @@ class Communicator {
   int64_t all_reduce_max(int64_t value);
   void reduce_scatter_sum(std::span<const float> in, std::span<float> out);
   void all_gather(std::span<const float> mine, std::span<float> all);
-  // Blocks of any length, joined in rank order; every rank gets all.
+  // Bytes of any number, joined in rank order; every rank gets all.
   std::vector<std::byte> all_gather_bytes(std::span<const std::byte> mine);
   // Rank `root` gets all, the others nothing. Error: no such rank.
   std::vector<std::byte> gather_bytes(std::span<const std::byte> mine, int root);

@@ -1,8 +1,8 @@
-// From documents to tokens.h5. The ranks of a world share the input files in blocks; each writes
-// the tokens of its files beside the target, rank 0 joins them in the order of the inputs. The
+// From documents to tokens.h5. The ranks of a world share the input files in parts; each writes
+// the tokens of its parts beside the target, rank 0 joins them in the order of the inputs. The
 // bytes of the result do not depend on the number of ranks. Nothing is communicated but through
 // the file system, and whether somebody was asked to stop. A job that ended early goes on with the
-// blocks that are missing.
+// parts that are missing.
 #pragma once
 
 #include <cstdint>

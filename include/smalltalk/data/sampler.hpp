@@ -15,7 +15,7 @@ namespace smalltalk {
 RowSource shuffled_rows(std::shared_ptr<const TokenFile> tokens, std::vector<uint64_t> sequences,
                         int64_t seq_length, int64_t row_tokens, uint64_t seed);
 
-// The same rows in the order given (scoring, evaluation, one pass of a router over its part).
+// The same rows in the order given (scoring, evaluation, one pass of a router over its share).
 RowSource ordered_rows(std::shared_ptr<const TokenFile> tokens, std::vector<uint64_t> sequences,
                        int64_t seq_length, int64_t row_tokens);
 

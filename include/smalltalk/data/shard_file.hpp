@@ -68,8 +68,8 @@ std::vector<uint64_t> read_shard(const std::filesystem::path& path, int64_t expe
 uint16_t read_expert(const std::filesystem::path& path, int64_t sequence);
 ShardInfo read_shard_info(const std::filesystem::path& path);
 
-// Writes a shard file whose assignment comes in parts, in memory that does not grow with it (some
-// 20 MB). The bytes do not depend on the parts. Use it inside write_atomically().
+// Writes a shard file whose assignment comes piece by piece, in memory that does not grow with it
+// (some 20 MB). The bytes do not depend on the pieces. Use it inside write_atomically().
 class ShardWriter {
  public:
   // Errors name `shown`, the file's final place. counts: [E] sequences of each expert. chunk: [N]

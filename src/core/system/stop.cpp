@@ -147,10 +147,10 @@ void stop_if_asked() {
   if (stop_requested()) throw Stopped();
 }
 
-void run_together(const HostCollectives& ranks, const std::function<void()>& part) {
+void run_together(const HostCollectives& ranks, const std::function<void()>& mine) {
   double stopped = 0;
   try {
-    part();
+    mine();
   } catch (const Stopped&) {
     stopped = 1;
   }

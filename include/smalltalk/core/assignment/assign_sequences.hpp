@@ -28,8 +28,7 @@ struct AssignmentOutcome {
 };
 
 // Collective, with the REQUIREs of balanced_rule() and optimal_assignment(). Argmax does without
-// the capacities. Throws Stopped, on all
-// ranks, if any of them was asked to stop.
+// the capacities. Throws Stopped, on all ranks, if any of them was asked to stop.
 template <typename Score>
 AssignmentOutcome assign_sequences(const LocalScores<Score>& scores,
                                    std::span<const int64_t> capacities,

@@ -131,7 +131,7 @@ struct Experiment {
   DataConfig data;
   MixtureConfig mixture;
   ModelConfig router_model;
-  TrainConfig router_train;  // steps: derived, one pass over the router's part of each round
+  TrainConfig router_train;  // steps: derived, one pass over what it is assigned in each round
   ModelConfig expert_model;
   TrainConfig expert_train;  // steps: of one expert
   BaselineConfig baselines;

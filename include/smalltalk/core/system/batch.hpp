@@ -1,5 +1,5 @@
 // Where a training loop gets its tokens: a function of the index alone, so that any rank can ask
-// for any part of any step, and a resumed run asks for what the unbroken run would have asked.
+// for any rows of any step, and a resumed run asks for what the unbroken run would have asked.
 #pragma once
 
 #include <cstdint>

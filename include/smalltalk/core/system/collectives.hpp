@@ -19,12 +19,12 @@ struct HostCollectives {
   int size = 1;
   // values <- sum over ranks, the same bits on every rank.
   std::function<void(std::span<float> values)> all_reduce_sum = [](std::span<float>) {};
-  // out <- this rank's block of the sum of `in`; in.size() == size * out.size().
+  // out <- this rank's part of the sum of `in`; in.size() == size * out.size().
   std::function<void(std::span<const float> in, std::span<float> out)> reduce_scatter_sum =
       [](std::span<const float> in, std::span<float> out) {
         std::copy(in.begin(), in.end(), out.begin());
       };
-  // all <- the blocks of all ranks in order; all.size() == size * mine.size().
+  // all <- the parts of all ranks in order; all.size() == size * mine.size().
   std::function<void(std::span<const float> mine, std::span<float> all)> all_gather =
       [](std::span<const float> mine, std::span<float> all) {
         std::copy(mine.begin(), mine.end(), all.begin());

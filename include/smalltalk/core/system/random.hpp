@@ -9,7 +9,7 @@
 
 namespace smalltalk {
 
-// One block of four random words for a counter under a key.
+// Four random words for a counter under a key.
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
 // A 64-bit key derived from the run's seed, a purpose such as "router init" and up to two indices.

@@ -49,9 +49,9 @@ class Stopped : public std::exception {
 // Throws Stopped if this process is to stop. For places where nothing is left to save.
 void stop_if_asked();
 
-// Calls this rank's part of common work. If that throws Stopped on any rank, this does so on all of
-// them, once all have come here. Collective.
-void run_together(const HostCollectives& ranks, const std::function<void()>& part);
+// Calls `mine`, this rank's part of common work. If that throws Stopped on any rank, this does so
+// on all of them, once all have come here. Collective.
+void run_together(const HostCollectives& ranks, const std::function<void()>& mine);
 
 // Seconds left of the Slurm job that this process belongs to, as squeue tells; nothing outside of
 // one, without a limit, or if squeue does not answer within seconds.
