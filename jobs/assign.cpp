@@ -17,6 +17,7 @@
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parallel.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/mixture/routing/shard_assignment.hpp"
 
@@ -237,9 +238,8 @@ int assign(const AssignJob& job, Session& session) {
   }
 
   const int64_t kept = request.kept.count;
-  const int64_t first = kept + (n - kept) * world.rank() / world.size();
-  const int64_t last = kept + (n - kept) * (world.rank() + 1) / world.size();
-  const LocalScores<float> scores = file.rows(first, last - first);
+  const auto [first, last] = part_of_range(n - kept, world.rank(), world.size());
+  const LocalScores<float> scores = file.rows(kept + first, last - first);
   const AssignOptions options = assign_options(job, session);
   AssignCosts costs;
   costs.read_seconds = now_seconds() - start;

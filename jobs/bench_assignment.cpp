@@ -122,8 +122,8 @@ int bench_assignment(const BenchAssignmentJob& job, Session& session) {
   const HostCollectives ranks = host_collectives(world);
   const int64_t start_memory = world.all_reduce_max(peak_memory_bytes());
   const auto n = static_cast<int64_t>(job.sequences);
-  const int64_t first = n * world.rank() / world.size();
-  const int64_t rows = n * (world.rank() + 1) / world.size() - first;
+  const auto [first, last] = part_of_range(n, world.rank(), world.size());
+  const int64_t rows = last - first;
   const auto capacities = balanced_capacities(n, job.experts);
   AssignOptions options;
   options.method = assignment_method(job.method);

@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "communicator_impl.hpp"
+#include "smalltalk/core/system/parallel.hpp"
 
 namespace smalltalk {
 namespace {
@@ -30,7 +31,7 @@ void gather_and_sum(MPI_Comm comm, const std::string& name, int size, std::span<
   sum_rows<T>(buffer.data(), size, values);
 }
 
-// Each rank adds up one block, then the blocks are gathered.
+// Each rank adds up one part, then the parts are gathered.
 template <typename T>
 void scatter_sum_gather(MPI_Comm comm, const std::string& name, int rank, int size,
                         std::span<T> values, std::vector<T>& buffer) {
@@ -38,9 +39,9 @@ void scatter_sum_gather(MPI_Comm comm, const std::string& name, int rank, int si
   const auto total = static_cast<int64_t>(values.size());
   std::vector<int> counts(ranks), offsets(ranks);
   for (int r = 0; r < size; ++r) {
-    const int64_t begin = total * r / size;
+    const auto [begin, end] = part_of_range(total, r, size);
     offsets[static_cast<size_t>(r)] = static_cast<int>(begin);
-    counts[static_cast<size_t>(r)] = static_cast<int>(total * (r + 1) / size - begin);
+    counts[static_cast<size_t>(r)] = static_cast<int>(end - begin);
   }
   const int mine = counts[static_cast<size_t>(rank)];
   std::vector<int> mine_counts(ranks, mine), mine_offsets(ranks);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/parallel.hpp"
 
 namespace smalltalk {
 namespace {
@@ -66,15 +67,14 @@ void plan_groups(RankPlan& plan, std::span<const int> node_of_rank) {
 
 void plan_routers(RankPlan& plan) {
   const auto world = static_cast<int64_t>(plan.ranks.size());
-  for (int64_t e = 0; e < plan.num_experts; ++e) {
-    const bool alone = world < plan.num_experts;
-    const int64_t begin = alone ? e % world : e * world / plan.num_experts;
-    const int64_t end = alone ? begin + 1 : (e + 1) * world / plan.num_experts;
+  for (int e = 0; e < plan.num_experts; ++e) {
+    const auto [begin, end] = world < plan.num_experts ? std::pair(e % world, e % world + 1)
+                                                       : part_of_range(world, e, plan.num_experts);
     plan.router_home.push_back(static_cast<int>(begin));
-    plan.ranks[static_cast<size_t>(begin)].trains_routers.push_back(static_cast<int>(e));
+    plan.ranks[static_cast<size_t>(begin)].trains_routers.push_back(e);
     for (int64_t rank = begin; rank < end; ++rank) {
       RankRole& role = plan.ranks[static_cast<size_t>(rank)];
-      role.scores_routers.push_back(static_cast<int>(e));
+      role.scores_routers.push_back(e);
       role.score_part = static_cast<int>(rank - begin);
       role.score_parts = static_cast<int>(end - begin);
     }

@@ -13,6 +13,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parallel.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/transformer_stack.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
@@ -56,8 +57,7 @@ std::vector<uint64_t> token_hashes(const ScoreStore& store, const TokenFile& tok
     if (!known) throw Error(fmt::format("the score store cannot be read by rank {}", world.rank));
     return *known;
   }
-  const int64_t begin = blocks.count() * world.rank / world.size;
-  const int64_t end = blocks.count() * (world.rank + 1) / world.size;
+  const auto [begin, end] = part_of_range(blocks.count(), world.rank, world.size);
   std::vector<uint64_t> mine;
   run_together(world, [&] {
     for (int64_t block = begin; block < end; ++block) {
@@ -169,8 +169,8 @@ void read_slice(ScoreStore& store, const Blocks& blocks, const ScoreQuery& query
                 const HostCollectives& world, CorpusScores& scores) {
   const auto experts = static_cast<int64_t>(query.routers.size());
   scores.mine.num_experts = experts;
-  const int64_t end = blocks.count() * (world.rank + 1) / world.size;
-  for (int64_t block = blocks.count() * world.rank / world.size; block < end; ++block) {
+  const auto [begin, end] = part_of_range(blocks.count(), world.rank, world.size);
+  for (int64_t block = begin; block < end; ++block) {
     if (blocks.first(block) + blocks.rows(block) <= query.first_sequence) continue;
     scores.storage.push_back(store.read(blocks.stored(block), query.routers, query.prefix));
     ScoreBlock<float> rows = scores.storage.back().block;

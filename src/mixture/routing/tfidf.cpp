@@ -122,8 +122,7 @@ void publish_tfidf_shards(const Run& run, const HostCollectives& world,
     run_together(world, [&] {
       if (world.rank == 0 && !fs::exists(saved)) find_clusters(run, saved, made_from);
     });
-    const int64_t first = n * world.rank / world.size;
-    const int64_t end = n * (world.rank + 1) / world.size;
+    const auto [first, end] = part_of_range(n, world.rank, world.size);
     ScoreMatrix mine(0, experts);
     run_together(world, [&] {
       mine = rate_sequences(load_clusters(saved), tokens, first, end - first, seq_length,
