@@ -7,8 +7,8 @@
 
 #include "mixture/evaluation/figures.hpp"
 #include "small_mixture.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/mixture/evaluation/evaluation.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 #include "support/complaint.hpp"

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "small_mixture.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "smalltalk/data/tokenizer.hpp"

@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "mixture/evaluation/comparison_text.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 #include "smalltalk/mixture/evaluation/sweep_tables.hpp"
 
 namespace smalltalk {
