@@ -45,11 +45,12 @@ class Scoring : public MixtureFixture {
 };
 
 TEST_F(Scoring, ScoresAreSumsOverPrefixes) {
-  const std::vector<float> scores = score(ids);
-  ASSERT_EQ(scores.size(), 2 * ids.size() * 3);
+  const auto some = std::span(ids).first(100);
+  const std::vector<float> scores = score(some);
+  ASSERT_EQ(scores.size(), 2 * some.size() * 3);
   auto next = scores.begin();
   for (int64_t router = 0; router < 2; ++router) {
-    for (const uint64_t id : ids) {
+    for (const uint64_t id : some) {
       std::vector<int64_t> sequence(12);
       tokens->read(static_cast<int64_t>(id) * kLength, sequence);
       for (const int64_t prefix : prefixes) {
