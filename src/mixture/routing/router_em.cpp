@@ -6,10 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "mixture/routing/assignment_json.hpp"
+#include "mixture/routing/hosted_routers.hpp"
+#include "mixture/routing/round_records.hpp"
 #include "mixture/routing/scoring_notes.hpp"
 #include "smalltalk/core/assignment/assign_sequences.hpp"
 #include "smalltalk/core/system/clock.hpp"
@@ -21,9 +22,6 @@
 #include "smalltalk/core/system/random.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/sampler.hpp"
-#include "smalltalk/lm/model/safetensors.hpp"
-#include "smalltalk/lm/model/transformer_stack.hpp"
-#include "smalltalk/lm/train/trainer.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -35,78 +33,6 @@ namespace {
 
 // How many sequences of round 1 are scored again in every round, to see how many change their mind.
 constexpr int64_t kProbeSequences = 256;
-
-// Shorter rounds are their own progress: one line a round, none a step.
-constexpr int64_t kQuietSteps = 500;
-
-// The routers that a rank scores with, as one model. Those that it trains have a trainer.
-struct HostedRouters {
-  std::vector<int> ids;
-  std::unique_ptr<TransformerStack> stack;         // [ids]
-  std::vector<std::unique_ptr<Trainer>> trainers;  // [ids]; null: another rank trains it
-
-  Transformer& model(size_t i) { return (*stack)[static_cast<int64_t>(i)]; }
-  // The least that one of them has done; `otherwise` if this rank trains none.
-  int64_t steps(int64_t otherwise) const {
-    int64_t least = otherwise;
-    for (const auto& trainer : trainers) {
-      if (trainer) least = std::min(least, trainer->step());
-    }
-    return least;
-  }
-  // Up to the given step, on rows[i]: all together, or in turn, if others train some of them or
-  // they were stopped at different steps.
-  void train(std::span<const RowSource> rows, int64_t last_step) {
-    const int64_t least = steps(last_step);
-    std::vector<Trainer*> all;
-    for (const auto& trainer : trainers) {
-      if (trainer && trainer->step() == least) all.push_back(trainer.get());
-    }
-    if (all.size() == trainers.size()) {
-      if (least < last_step) train_stack(*stack, all, rows, last_step);
-    } else {
-      for (size_t i = 0; i < trainers.size(); ++i) {
-        if (trainers[i] && trainers[i]->step() < last_step) trainers[i]->run(rows[i], last_step);
-      }
-    }
-    for (const auto& trainer : trainers) {
-      if (trainer) trainer->checkpoint();
-    }
-  }
-};
-
-// Gives the other ranks of a block the weights that its first rank trained.
-void share_weights(const HostCollectives& block, Transformer& model) {
-  if (block.size == 1) return;
-  std::vector<float> weights = model.weights();
-  block.broadcast(std::as_writable_bytes(std::span(weights)), 0);
-  model.set_weights(weights);
-}
-
-// The E-step's scores of some sequences, this rank's slice of them. Collective.
-ScoreSlice score_chunk(const Run& run, const HostedRouters& routers, const RouterHosting& hosting,
-                       std::span<const uint64_t> ids, ScoringNotes& notes) {
-  const Experiment& experiment = run.experiment;
-  const auto n = static_cast<int64_t>(ids.size());
-  const ScoringShare& share = hosting.share();
-  const auto [first, last] = share.rows(n);
-  const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
-  std::vector<float> mine;
-  run_together(hosting.world, [&] {
-    mine = score_sequences(*routers.stack, run.tokens, part, experiment.data.seq_length,
-                           {&experiment.mixture.prefix_tokens, 1}, &notes);
-  });
-  const auto bad =
-      std::find_if(mine.begin(), mine.end(), [](float score) { return !std::isfinite(score); });
-  if (bad != mine.end()) {
-    const auto at = static_cast<size_t>(bad - mine.begin());
-    throw Error(
-        fmt::format("the score of sequence {} under router {} is {}: the router has diverged; "
-                    "lower router.lr",
-                    part[at % part.size()], share.routers[at / part.size()], *bad));
-  }
-  return exchange_scores(n, experiment.mixture.experts, hosting.shares, mine, hosting.world);
-}
 
 // The rows of a slice before position n of the chunk, and the others.
 std::pair<LocalScores<uint16_t>, LocalScores<uint16_t>> split_scores(
@@ -123,11 +49,18 @@ std::pair<LocalScores<uint16_t>, LocalScores<uint16_t>> split_scores(
   return {head, tail};
 }
 
-TrainConfig router_training(const Experiment& experiment, int64_t steps_per_round) {
-  TrainConfig config = experiment.router_train;
-  config.steps = steps_per_round * experiment.mixture.rounds;
-  return config;
+std::vector<uint64_t> probe_of(const Experiment& experiment, int64_t num_sequences) {
+  int64_t epoch = 0;
+  std::vector<uint64_t> probe = round_chunk(experiment, num_sequences, 1, &epoch);
+  probe.resize(std::min(probe.size(), static_cast<size_t>(kProbeSequences)));
+  return probe;
 }
+
+// Where the sequences of a chunk go, and by which rule.
+struct ChunkAssignment {
+  Assignment expert;
+  AssignmentRule rule;
+};
 
 // The state of an EM on one rank.
 class RouterEm {
@@ -136,22 +69,25 @@ class RouterEm {
   void run();
 
  private:
-  void make_routers();
-  // The assignment of a round, known before or found now and kept. Collective.
+  // The parts of a round, known before or found now and kept. Collective.
   Shards e_step(int64_t round);
-  Shards find_assignment(int64_t round, nlohmann::json& record);
   // One pass of each router over its part, prefixes only.
   void m_step(int64_t round, const Shards& parts);
-  void save_models();
 
-  nlohmann::json read_record(int64_t round) const;
-  void add_seconds(int64_t round, double seconds) const;  // and writes the log
+  // Parts that were not known before. They fill the round's record. Collective.
+  Shards find_parts(int64_t round, nlohmann::json& record);
+  ChunkAssignment deal_out(int64_t n) const;
+  ChunkAssignment assign(int64_t round, std::span<const uint64_t> chunk, nlohmann::json& record);
+  // This rank's slice of the routers' scores. Collective.
+  ScoreSlice score(int64_t round, std::span<const uint64_t> ids) const;
 
   const Run& run_;
   const Experiment& experiment_;  // of the run, as is the layout
   const RunLayout& layout_;
   const RouterHosting& hosting_;
   const int64_t num_experts_, num_rounds_, num_sequences_, steps_per_round_;
+  const std::vector<uint64_t> probe_;
+  const RoundRecords records_;
   HostedRouters routers_;
 };
 
@@ -164,121 +100,95 @@ RouterEm::RouterEm(const Run& run, const RouterHosting& hosting)
       num_rounds_(experiment_.mixture.rounds),
       num_sequences_(run.tokens->num_sequences(experiment_.data.seq_length)),
       steps_per_round_(experiment_.mixture.sequences_per_round / num_experts_ /
-                       experiment_.router_train.batch_size) {
+                       experiment_.router_train.batch_size),
+      probe_(probe_of(experiment_, num_sequences_)),
+      records_(layout_),
+      routers_(run, hosting, steps_per_round_) {
   ST_CHECK(steps_per_round_ >= 1);
 }
 
-void RouterEm::make_routers() {
-  const TrainConfig config = router_training(experiment_, steps_per_round_);
-  // All routers start from the same weights (the paper does not say): what tells them apart is then
-  // only what they were given, and not which of them happens to start better.
-  routers_.ids = hosting_.share().routers;
-  const std::vector<uint64_t> seeds(routers_.ids.size(),
-                                    derive_seed(experiment_.seed, "router init"));
-  routers_.stack =
-      std::make_unique<TransformerStack>(experiment_.router_model, experiment_.device, seeds);
-  for (size_t i = 0; i < routers_.ids.size(); ++i) {
-    const int e = routers_.ids[i];
-    std::unique_ptr<Trainer>& trainer = routers_.trainers.emplace_back();
-    if (std::find(hosting_.trains.begin(), hosting_.trains.end(), e) == hosting_.trains.end()) {
-      continue;
-    }
-    TrainOptions options;
-    options.name = fmt::format("router {}", e);
-    options.folder = layout_.router(e);
-    options.provenance = run_.provenance;
-    options.show_progress = steps_per_round_ >= kQuietSteps;
-    trainer = std::make_unique<Trainer>(routers_.model(i), config, options);
-    trainer->resume();
+ScoreSlice RouterEm::score(int64_t round, std::span<const uint64_t> ids) const {
+  const ScoringShare& share = hosting_.share();
+  ScoringNotes notes(layout_.scoring_notes(fmt::format("rank-{}", hosting_.world.rank)),
+                     fmt::format("round {} of {}: routers {}, part {} of {}", round,
+                                 fmt::join(run_.provenance, " "), fmt::join(share.routers, ","),
+                                 share.part, share.parts));
+  const auto n = std::ssize(ids);
+  const auto [first, last] = share.rows(n);
+  const auto part = ids.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
+  std::vector<float> mine;
+  run_together(hosting_.world, [&] {
+    mine = score_sequences(routers_.stack(), run_.tokens, part, experiment_.data.seq_length,
+                           {&experiment_.mixture.prefix_tokens, 1}, &notes);
+  });
+  const auto bad = std::ranges::find_if_not(mine, [](float one) { return std::isfinite(one); });
+  if (bad != mine.end()) {
+    const auto at = static_cast<size_t>(bad - mine.begin());
+    throw Error(
+        fmt::format("the score of sequence {} under router {} is {}: the router has diverged; "
+                    "lower router.lr",
+                    part[at % part.size()], share.routers[at / part.size()], *bad));
   }
+  return exchange_scores(n, num_experts_, hosting_.shares, mine, hosting_.world);
 }
 
-nlohmann::json RouterEm::read_record(int64_t round) const {
-  const fs::path path = layout_.round_record(round);
-  try {
-    return parse_json(read_text(path), path.string());
-  } catch (const Error& error) {
-    throw Error(fmt::format("{}: remove {} and {} to train the routers anew", error.what(),
-                            path.parent_path().string(), layout_.routers_folder().string()));
-  }
+ChunkAssignment RouterEm::deal_out(int64_t n) const {
+  return {random_assignment(n, num_experts_, derive_seed(experiment_.seed, "random start")),
+          {AssignmentMethod::random, balanced_capacities(n, num_experts_), {}, {}}};
 }
 
-void RouterEm::add_seconds(int64_t round, double seconds) const {
-  nlohmann::json record = read_record(round);
-  nlohmann::json& its_line = record.at("line");
-  its_line["seconds"] = its_line.value("seconds", 0.0) + seconds;
-  write_text_atomically(layout_.round_record(round), record.dump(2) + "\n");
-  // The log is written from the records: one line a round, whatever was started how often.
-  std::string log;
-  for (int64_t r = 1; r <= round; ++r) {
-    nlohmann::json line = read_record(r).at("line");
-    line.emplace("seconds", 0.0);  // unknown of a round that died behind its last step
-    log += line.dump() + "\n";
-  }
-  write_text_atomically(layout_.routing_log(), log);
-}
-
-Shards RouterEm::find_assignment(int64_t round, nlohmann::json& record) {
+ChunkAssignment RouterEm::assign(int64_t round, std::span<const uint64_t> chunk,
+                                 nlohmann::json& record) {
+  // The whole chunk and the probe in one exchange.
+  std::vector<uint64_t> ids(chunk.begin(), chunk.end());
+  ids.insert(ids.end(), probe_.begin(), probe_.end());
+  const ScoreSlice slice = score(round, ids);
+  const auto [of_chunk, of_probe] = split_scores(slice.scores, std::ssize(chunk));
+  AssignOptions options;
+  options.method = experiment_.mixture.assignment;
+  options.certify = false;
+  options.threads = static_cast<int>(experiment_.device.threads);
+  AssignmentOutcome outcome = assign_sequences(
+      of_chunk, balanced_capacities(std::ssize(chunk), num_experts_), options, hosting_.world);
+  require_no_empty_shard(outcome.stats.assigned_counts, fmt::format("round {}", round));
   nlohmann::json& line = record["line"];
+  line.update(stats_json(outcome.stats));
+  line["selection"] = traffic_json(outcome.traffic);
+  // Slices follow one another in rank order.
+  Assignment expert = gather_values<uint16_t>(outcome.expert, hosting_.world);
+  const Assignment probe_now = gather_values<uint16_t>(argmax_assignment(of_probe), hosting_.world);
+  if (round > 2 && hosting_.leader()) {
+    const auto before = records_.read(round - 1).at("probe_experts").get<Assignment>();
+    int64_t changed = 0;
+    for (size_t i = 0; i < probe_now.size(); ++i) changed += probe_now[i] != before.at(i);
+    line["changed"] = changed;
+  }
+  record["probe_experts"] = probe_now;
+  return {std::move(expert), std::move(outcome.rule)};
+}
+
+Shards RouterEm::find_parts(int64_t round, nlohmann::json& record) {
   int64_t epoch = 0, epoch_before = 0;
-  std::vector<uint64_t> probe = round_chunk(experiment_, num_sequences_, 1, &epoch);
-  probe.resize(std::min(probe.size(), static_cast<size_t>(kProbeSequences)));
   if (round > 1) round_chunk(experiment_, num_sequences_, round - 1, &epoch_before);
   const std::vector<uint64_t> chunk = round_chunk(experiment_, num_sequences_, round, &epoch);
-  const auto n = static_cast<int64_t>(chunk.size());
   if (epoch > epoch_before) {
     log_info(fmt::format("round {}: no new sequences are left, epoch {} begins", round, epoch + 1));
   }
-  line = {{"round", round},
-          {"epoch", epoch},
-          {"sequences", n},
-          {"random", round == 1},
-          {"probe", probe.size()}};
-
-  Assignment assignment;
-  AssignmentRule rule{AssignmentMethod::random, balanced_capacities(n, num_experts_), {}, {}};
-  if (round == 1) {
-    assignment = random_assignment(n, num_experts_, derive_seed(experiment_.seed, "random start"));
-  } else {
-    // The whole chunk and the probe in one exchange.
-    std::vector<uint64_t> ids = chunk;
-    ids.insert(ids.end(), probe.begin(), probe.end());
-    const ScoringShare& share = hosting_.share();
-    ScoringNotes notes(layout_.scoring_notes(fmt::format("rank-{}", hosting_.world.rank)),
-                       fmt::format("round {} of {}: routers {}, part {} of {}", round,
-                                   fmt::join(run_.provenance, " "), fmt::join(share.routers, ","),
-                                   share.part, share.parts));
-    const ScoreSlice slice = score_chunk(run_, routers_, hosting_, ids, notes);
-    const auto [of_chunk, of_probe] = split_scores(slice.scores, n);
-    AssignOptions options;
-    options.method = experiment_.mixture.assignment;
-    options.certify = false;
-    options.threads = static_cast<int>(experiment_.device.threads);
-    AssignmentOutcome outcome =
-        assign_sequences(of_chunk, rule.capacities, options, hosting_.world);
-    assignment = gather_values<uint16_t>(outcome.expert, hosting_.world);
-    rule = std::move(outcome.rule);
-    require_no_empty_shard(outcome.stats.assigned_counts, fmt::format("round {}", round));
-    line.update(stats_json(outcome.stats));
-    line["selection"] = traffic_json(outcome.traffic);
-    const Assignment probe_now =
-        gather_values<uint16_t>(argmax_assignment(of_probe), hosting_.world);
-    if (round > 2 && hosting_.leader()) {
-      const auto before = read_record(round - 1).at("probe_experts").get<Assignment>();
-      int64_t changed = 0;
-      for (size_t i = 0; i < probe_now.size(); ++i) changed += probe_now[i] != before.at(i);
-      line["changed"] = changed;
-    }
-    record["probe_experts"] = probe_now;
-  }
+  record["line"] = {{"round", round},
+                    {"epoch", epoch},
+                    {"sequences", chunk.size()},
+                    {"random", round == 1},
+                    {"probe", probe_.size()}};
+  const ChunkAssignment found =
+      round == 1 ? deal_out(std::ssize(chunk)) : assign(round, chunk, record);
   Provenance made_from = run_.provenance;
   made_from["round"] = std::to_string(round);
-  return make_shards(assignment, num_experts_, chunk, made_from, rule);
+  return make_shards(found.expert, num_experts_, chunk, made_from, found.rule);
 }
 
 Shards RouterEm::e_step(int64_t round) {
   const fs::path file = layout_.round(round);
-  if (first_rank_says(fs::exists(layout_.round_record(round)), hosting_.world)) {
+  if (first_rank_says(records_.exists(round), hosting_.world)) {
     Shards parts = read_shards(file);
     for (const auto& [key, value] : run_.provenance) {
       if (value_of(parts.provenance, key) == value) continue;
@@ -288,19 +198,18 @@ Shards RouterEm::e_step(int64_t round) {
     return parts;
   }
   if (routers_.steps(0) > (round - 1) * steps_per_round_) {
-    throw Error(fmt::format(
-        "{} is missing, but router {} has been trained beyond it: remove {} to "
-        "train the routers anew",
-        layout_.round_record(round).string(), routers_.ids[0], layout_.routers_folder().string()));
+    throw Error(
+        fmt::format("{} is missing, but router {} has been trained beyond it: remove {} to "
+                    "train the routers anew",
+                    layout_.round_record(round).string(), routers_.ids()[0],
+                    layout_.routers_folder().string()));
   }
-  for (size_t i = 0; i < routers_.ids.size() && round > 1; ++i) {
-    share_weights(hosting_.block, routers_.model(i));
-  }
+  if (round > 1) routers_.share_weights();
   nlohmann::json record;
-  Shards parts = find_assignment(round, record);
+  Shards parts = find_parts(round, record);
   if (hosting_.leader()) {
     write_shards(file, parts);
-    write_text_atomically(layout_.round_record(round), record.dump(2) + "\n");
+    records_.write(round, record);
     const nlohmann::json& line = record.at("line");
     log_info(round == 1
                  ? fmt::format("round 1 of {}: {} sequences dealt out at random", num_rounds_,
@@ -320,7 +229,7 @@ Shards RouterEm::e_step(int64_t round) {
 void RouterEm::m_step(int64_t round, const Shards& parts) {
   const int64_t base = (round - 1) * steps_per_round_ * experiment_.router_train.batch_size;
   std::vector<RowSource> rows;
-  for (const int e : routers_.ids) {
+  for (const int e : routers_.ids()) {
     const auto part = parts.of_expert(e);
     const RowSource of_part =
         shuffled_rows(run_.tokens, {part.begin(), part.end()}, experiment_.data.seq_length,
@@ -338,23 +247,7 @@ void RouterEm::m_step(int64_t round, const Shards& parts) {
   run_together(hosting_.world, [&] { routers_.train(rows, round * steps_per_round_); });
 }
 
-void RouterEm::save_models() {
-  for (size_t i = 0; i < routers_.ids.size(); ++i) {
-    if (!routers_.trainers[i]) continue;
-    const int e = routers_.ids[i];
-    std::map<std::string, std::string> metadata(run_.provenance.begin(), run_.provenance.end());
-    metadata["router"] = std::to_string(e);
-    metadata["smalltalk.seq_length"] = std::to_string(experiment_.data.seq_length);
-    routers_.model(i).save(layout_.router(e), metadata);
-  }
-  hosting_.world.barrier();
-  for (const auto& trainer : routers_.trainers) {
-    if (trainer) trainer->clear_checkpoints();
-  }
-}
-
 void RouterEm::run() {
-  make_routers();
   // Rounds that all routers are through with.
   double behind = -static_cast<double>(routers_.steps(num_rounds_ * steps_per_round_));
   hosting_.world.all_reduce_max({&behind, 1});
@@ -369,11 +262,11 @@ void RouterEm::run() {
     } catch (const Stopped&) {
       stopped = std::current_exception();
     }
-    if (hosting_.leader()) add_seconds(round, now_seconds() - start);
+    if (hosting_.leader()) records_.add_seconds(round, now_seconds() - start);
     if (stopped) std::rethrow_exception(stopped);
   }
-  if (hosting_.leader()) add_seconds(num_rounds_, 0);
-  save_models();
+  if (hosting_.leader()) records_.add_seconds(num_rounds_, 0);
+  routers_.save();
 }
 
 }  // namespace
