@@ -15,8 +15,8 @@
 #include "smalltalk/core/system/parse_json.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
-#include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {

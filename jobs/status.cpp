@@ -19,6 +19,7 @@
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -177,10 +178,11 @@ std::optional<T> number(const Json& row, const std::string& key) {
 std::string progress_of(const fs::path& run, const Element& element) {
   std::vector<std::string> lines;
   const auto add = [&](const fs::path& file) {
-    static const std::vector<std::string> kLogs = {"metrics.jsonl", "trace.json", "rendezvous"};
     std::error_code error;
     const std::string name = file.filename().string();
-    if (name.starts_with(".") || std::count(kLogs.begin(), kLogs.end(), name) > 0) return;
+    if (name.starts_with(".") || is_log(file) || name == RunLayout{}.rendezvous("").filename()) {
+      return;
+    }
     if (fs::is_symlink(file, error) || !fs::is_regular_file(file, error)) return;
     lines.push_back(
         fmt::format("{} {}", file.lexically_relative(run).string(), fs::file_size(file, error)));
@@ -190,7 +192,7 @@ std::string progress_of(const fs::path& run, const Element& element) {
     add(path);
     fs::recursive_directory_iterator entry(path, error);
     for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
-      if (entry->path().filename() == "tensorboard") entry.disable_recursion_pending();
+      if (is_log(entry->path())) entry.disable_recursion_pending();
       add(entry->path());
     }
   }
@@ -237,7 +239,7 @@ void set_state(const RunLayout& layout, const std::vector<QueuedJob>& queue, Ele
 Training training_of(const RunLayout& layout, const Experiment& experiment, const TrainUnit& unit) {
   Training training;
   if (unit.train.steps > 0) training.steps = unit.train.steps;
-  const Json row = last_row(layout.model(unit.name) / "metrics.jsonl", "throughput(tps)");
+  const Json row = last_row(layout.metrics(unit.name), "throughput(tps)");
   training.step = number<int64_t>(row, "step");
   training.loss = number<double>(row, "loss_metrics/global_avg_loss");
   training.tokens_per_second = number<double>(row, "throughput(tps)");

@@ -1,5 +1,7 @@
-// Model folders as transformers reads and writes them: config.json and model.safetensors of
-// LlamaForCausalLM (SwiGLU) or ArceeForCausalLM (squared ReLU).
+// Model folders as transformers reads and writes them: of LlamaForCausalLM (SwiGLU) or
+// ArceeForCausalLM (squared ReLU).
+#include "smalltalk/lm/model/model_folder.hpp"
+
 #include "lm/model/checkpoint_name.hpp"
 #include "lm/model/model_config_file.hpp"
 #include "lm/model/transformer_impl.hpp"
@@ -9,6 +11,9 @@
 #include "smalltalk/lm/model/transformer.hpp"
 
 namespace smalltalk {
+
+namespace fs = std::filesystem;
+
 namespace {
 
 ParameterLayout layout_of_file(const ModelConfig& config, const std::filesystem::path& file) {
@@ -21,9 +26,25 @@ ParameterLayout layout_of_file(const ModelConfig& config, const std::filesystem:
 
 }  // namespace
 
-std::filesystem::path weights_file(const std::filesystem::path& folder, int64_t step) {
+fs::path config_file(const fs::path& folder) { return folder / "config.json"; }
+
+fs::path weights_file(const fs::path& folder, int64_t step) {
   if (step == 0) return folder / "model.safetensors";
-  return folder / "checkpoints" / checkpoint_name(step);
+  return checkpoints_folder(folder) / checkpoint_name(step);
+}
+
+fs::path checkpoints_folder(const fs::path& folder) { return folder / "checkpoints"; }
+
+fs::path metrics_file(const fs::path& folder) { return folder / "metrics.jsonl"; }
+
+fs::path trace_file(const fs::path& folder) { return folder / "trace.json"; }
+
+fs::path tensorboard_folder(const fs::path& folder) { return folder / "tensorboard"; }
+
+bool is_log(const fs::path& path) {
+  const fs::path folder = path.parent_path();
+  return path == metrics_file(folder) || path == trace_file(folder) ||
+         path == tensorboard_folder(folder);
 }
 
 void Transformer::save(const std::filesystem::path& folder,
@@ -35,18 +56,18 @@ void Transformer::save(const std::filesystem::path& folder,
     tensors[spec.name] = {spec.shape, {base + spec.offset, static_cast<size_t>(spec.size)}};
   }
   // The weights last: a folder with weights is a whole one.
-  write_text_atomically(folder / "config.json", model_config_text(impl_->config, metadata));
+  write_text_atomically(config_file(folder), model_config_text(impl_->config, metadata));
   write_safetensors(weights_file(folder), tensors, metadata);
 }
 
 Transformer Transformer::load(const std::filesystem::path& folder, const DeviceConfig& device,
                               int64_t step) {
-  const std::filesystem::path config_file = folder / "config.json";
-  const ModelConfig config = read_model_config(config_file);
+  const std::filesystem::path file_of_config = config_file(folder);
+  const ModelConfig config = read_model_config(file_of_config);
   const std::filesystem::path weights = weights_file(folder, step);
   const SafetensorsFile file = read_safetensors(weights);
   // Looked at before anything of the model's size is allocated.
-  for (const ParameterSpec& spec : layout_of_file(config, config_file).specs) {
+  for (const ParameterSpec& spec : layout_of_file(config, file_of_config).specs) {
     const auto found = file.tensors.find(spec.name);
     if (found == file.tensors.end()) {
       throw Error("'" + weights.string() + "' has no tensor '" + spec.name + "'");

@@ -14,6 +14,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/transformer_stack.hpp"
 
 namespace smalltalk {
@@ -44,7 +45,7 @@ Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
       optimizer(model, train, train_options.group, train_options.nccl_rendezvous,
                 train_options.bucket_bytes),
       log(log_options(options, config, model.device)),
-      checkpoints(options.folder / "checkpoints", config.keep_last, config.keep_every) {
+      checkpoints(checkpoints_folder(options.folder), config.keep_last, config.keep_every) {
   if (config.batch_size < 1 || config.batch_size % options.group.size != 0) {
     throw Error(options.name + ": batch_size (" + std::to_string(config.batch_size) +
                 ") must be a multiple of the " + std::to_string(options.group.size) +

@@ -12,6 +12,7 @@
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 
 namespace smalltalk {
 namespace {
@@ -39,7 +40,7 @@ std::string with_commas(int64_t value) {
 void TrainingLog::start(int64_t step) {
   if (started_ || options_.folder.empty()) return;
   started_ = true;
-  const std::filesystem::path file = options_.folder / "metrics.jsonl";
+  const std::filesystem::path file = metrics_file(options_.folder);
   if (std::filesystem::exists(file)) {
     std::istringstream old(read_text(file));
     std::string kept, line;
@@ -51,7 +52,7 @@ void TrainingLog::start(int64_t step) {
     }
     write_text_atomically(file, kept);
   }
-  if (options_.tensorboard) tensorboard_.emplace(options_.folder / "tensorboard", step);
+  if (options_.tensorboard) tensorboard_.emplace(tensorboard_folder(options_.folder), step);
 }
 
 void TrainingLog::write(const LogRow& row) {
@@ -114,7 +115,7 @@ void TrainingLog::append(int64_t step, nlohmann::ordered_json row) {
   if (tensorboard_) tensorboard_->write(step, time, scalars);
   nlohmann::ordered_json line = {{"step", step}, {"time", time}, {"model", options_.model}};
   line.update(row);
-  const std::filesystem::path file = options_.folder / "metrics.jsonl";
+  const std::filesystem::path file = metrics_file(options_.folder);
   create_folder(options_.folder);
   append_text(file, line.dump() + "\n");
 }

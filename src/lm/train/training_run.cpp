@@ -11,6 +11,7 @@
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 
 namespace smalltalk {
 namespace {
@@ -174,7 +175,7 @@ void Trainer::Impl::Run::write_trace() const {
   const std::string mine = (group.rank == 0 ? "" : ",\n") + stop_trace(group.rank);
   const auto all = group.all_gather_bytes(std::as_bytes(std::span(mine)));
   if (group.rank != 0) return;
-  const std::filesystem::path file = options.folder / "trace.json";
+  const std::filesystem::path file = trace_file(options.folder);
   const std::string events(reinterpret_cast<const char*>(all.data()), all.size());
   write_text_atomically(file, trace_json(events));
   if (options.show_progress) log_info(options.name + ": wrote " + file.string());

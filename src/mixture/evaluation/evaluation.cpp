@@ -13,6 +13,7 @@
 #include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/data/score_file.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/model/transformer_stack.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"

@@ -8,6 +8,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
@@ -39,9 +40,9 @@ void export_mixture(const Run& run, const fs::path& out) {
   const std::string tokenizer = tokenizer_json(layout.tokenizer());
   for (const std::string& model : models) {
     const fs::path from = layout.model(model), to = partial / model;
-    for (const char* file : {"config.json", "model.safetensors"}) {
-      write_atomically(to / file,
-                       [&](const fs::path& temporary) { fs::copy_file(from / file, temporary); });
+    for (const fs::path& file : {config_file(from), weights_file(from)}) {
+      write_atomically(to / file.filename(),
+                       [&](const fs::path& temporary) { fs::copy_file(file, temporary); });
     }
     write_text_atomically(to / "tokenizer.json", tokenizer);
     write_text_atomically(to / "tokenizer_config.json", tokenizer_config_json(length));

@@ -14,8 +14,8 @@
 #include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/core/system/random.hpp"
 #include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
-#include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/mixture/routing/shard_assignment.hpp"
 
 namespace smalltalk {

@@ -8,8 +8,8 @@
 #include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
-#include "smalltalk/lm/model/transformer.hpp"
 
 namespace smalltalk {
 

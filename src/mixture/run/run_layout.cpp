@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "smalltalk/lm/model/model_folder.hpp"
+
 namespace smalltalk {
 
 namespace {
@@ -26,6 +28,10 @@ std::filesystem::path RunLayout::round(int64_t round) const {
 
 std::filesystem::path RunLayout::round_record(int64_t round) const {
   return this->round(round).replace_extension(".json");
+}
+
+std::filesystem::path RunLayout::metrics(const std::string& unit) const {
+  return metrics_file(model(unit));
 }
 
 std::filesystem::path RunLayout::scoring_notes(const std::string& work) const {

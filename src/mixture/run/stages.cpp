@@ -9,7 +9,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 
 namespace smalltalk {
 

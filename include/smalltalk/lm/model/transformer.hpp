@@ -17,9 +17,6 @@
 
 namespace smalltalk {
 
-// The weights in a model's folder: those of its end, or of a checkpoint that it kept.
-std::filesystem::path weights_file(const std::filesystem::path& folder, int64_t step = 0);
-
 class Transformer {
  public:
   // Random weights, a function of `seed` alone (not of ranks, threads or device): matrices from

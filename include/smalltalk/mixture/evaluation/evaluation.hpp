@@ -18,8 +18,8 @@ namespace smalltalk {
 
 // Whether a cell is there, computed with the weights that are there.
 bool cell_complete(const RunLayout& layout, const EvalCell& cell);
-// REQUIRES the cell's models to be complete. Writes its file(): log-likelihoods of the
-// targets [N, S], in nats; for "routers", of the first M tokens under each of them [N, E]. Throws
+// Writes the cell's file(): log-likelihoods of the targets in nats, [N, S]; for "routers", those of
+// the first M tokens under each router, [N, E]. REQUIRES the cell's models to be complete. Throws
 // Stopped if this process is asked to stop; what it has found by then is kept.
 void evaluate_cell(const Run& run, const EvalCell& cell);
 TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell);
@@ -28,12 +28,12 @@ TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell);
 bool compute_cells(const Run& run, const std::string& start, const std::vector<EvalCell>& cells,
                    WorkPart part = {});
 
-// Of `nats` summed over so many targets of a file. Their bytes are taken as their share of the
-// file's tokens.
+// Bits per byte of text, from nats summed over so many of a file's targets. How many bytes these
+// targets stand for is estimated: as many of the file's bytes as they are of its tokens.
 double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info);
 
-// Arithmetic on the complete cells of a mixture that belongs together (else Error): results.json
-// (schema in the README). `units` as trained.
+// Writes results.json (data/README.md) from the cells of `units`, the models of a run as they were
+// trained. REQUIRES the cells to be complete. Error: the mixture does not belong together.
 void write_results(const Run& run, const std::vector<TrainUnit>& units);
 
 }  // namespace smalltalk

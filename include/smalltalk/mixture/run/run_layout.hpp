@@ -75,6 +75,7 @@ struct RunLayout {
   }
   std::filesystem::path sharding_report() const { return root / "sharding.json"; }
   std::filesystem::path model(const std::string& unit) const { return root / unit; }
+  std::filesystem::path metrics(const std::string& unit) const;
   // Written last: says that the model is trained to its end.
   std::filesystem::path trained_mark(const std::string& unit) const {
     return model(unit) / "training.json";
