@@ -21,6 +21,7 @@
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/mixture/evaluation/comparison.hpp"
+#include "smalltalk/mixture/evaluation/sweep_runs.hpp"
 #include "smalltalk/mixture/evaluation/sweep_tables.hpp"
 #include "smalltalk/mixture/report/report.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
@@ -39,86 +40,12 @@ struct SweepJob {
   bool list = false;
 };
 
-// One run with one seed: what `launch` would be told.
-struct Member {
-  std::string run;
-  uint64_t seed = 0;
-  RunOptions options;
-  std::vector<TrainUnit> units;
-  double cost = 0;  // FLOPs, roughly: before there are tokens
-  Sweep::Needs needs;
-
-  std::string name() const { return SweepLayout::run_name(run, seed); }
-  RunLayout layout() const { return {options.out}; }
-  // Comparisons are written last; what was asked for later makes it incomplete again.
-  bool complete() const {
-    for (const TrainUnit& unit : units) {
-      if (!unit_stage(layout(), unit.name).complete()) return false;
-    }
-    for (const auto& [data, steps] : needs.data) {
-      if (!fs::exists(layout().comparison(data))) return false;
-      for (const EvalCell& cell : checkpoint_cells(units, data, steps)) {
-        if (!fs::exists(cell.file(layout()))) return false;
-      }
-    }
-    return true;
-  }
-};
-
-// What a table needs and no training gives is not found out after hours.
-void require_steps(const Member& member, const TrainConfig& train) {
-  for (const auto& [data, steps] : member.needs.data) {
-    for (const int64_t step : steps) {
-      const bool reached = !checkpoint_cells(member.units, data, {step}).empty();
-      const bool kept = step > 0 && train.keep_every > 0 && step % train.keep_every == 0 &&
-                        step % train.save_interval == 0;
-      if (reached && kept) continue;
-      throw Error(fmt::format(
-          "run {}: a table shows its step {}, which is no checkpoint: expert.keep_every "
-          "is {}, expert.save_interval {}, and training must go on behind it",
-          member.run, step, train.keep_every, train.save_interval));
-    }
-  }
-}
-
-std::vector<Member> members_of(const Sweep& sweep, const SweepLayout& layout) {
-  std::vector<Member> members;
-  for (const SweepRun& run : sweep.runs) {
-    for (const uint64_t seed : run.seeds) {
-      Member member;
-      member.run = run.name;
-      member.seed = seed;
-      member.needs = sweep.needs_of(run.name);
-      member.needs.data["test"];  // of every run's own page
-      member.options.experiment = sweep.experiment.string();
-      member.options.overrides = run.overrides;
-      member.options.overrides.push_back(fmt::format("seed={}", seed));
-      member.options.out = layout.run(run.name, seed).string();
-      try {
-        // What is wrong is not found out after hours.
-        const Run its = read_run(member.options);
-        plan_of(its, {0});
-        Experiment experiment = its.experiment;
-        for (ModelConfig* model : {&experiment.router_model, &experiment.expert_model}) {
-          model->vocab_size = experiment.data.vocab_size;
-        }
-        member.units = train_units(experiment, experiment.mixture.experts);
-        for (const TrainUnit& unit : member.units) member.cost += unit_flops(experiment, unit);
-      } catch (const Error& error) {
-        throw Error(fmt::format("run {}: {}", run.name, error.what()));
-      }
-      members.push_back(member);
-    }
-  }
-  return members;
-}
-
-void print_members(const std::vector<Member>& members) {
-  for (const Member& member : members) {
-    std::string command = fmt::format("smalltalk launch {}", member.options.experiment);
-    for (const std::string& text : member.options.overrides) command += " --set '" + text + "'";
-    std::cout << fmt::format("{:8} {} --out {}\n", member.complete() ? "done" : "", command,
-                             member.options.out);
+void print_runs(const Sweep& sweep, const std::vector<PlannedRun>& runs) {
+  for (const PlannedRun& planned : runs) {
+    std::string command = fmt::format("smalltalk launch {}", sweep.experiment.string());
+    for (const std::string& text : planned.overrides) command += " --set '" + text + "'";
+    std::cout << fmt::format("{:8} {} --out {}\n", planned.complete() ? "done" : "", command,
+                             planned.run.layout.root.string());
   }
   std::cout << std::flush;
 }
@@ -133,13 +60,13 @@ std::string token_key(const DataConfig& data) {
 
 // Makes the tokens of all runs, those of the same text once, and links them into the runs' folders.
 // Collective.
-void share_tokens(const Sweep& sweep, const std::vector<Member>& members, const SweepLayout& layout,
-                  Communicator& world) {
+void share_tokens(const Sweep& sweep, const std::vector<PlannedRun>& runs,
+                  const SweepLayout& layout, Communicator& world) {
   const HostCollectives ranks = host_collectives(world);
   std::set<std::string> prepared;
-  for (const Member& member : members) {
-    Run run = read_run(member.options);
-    const RunLayout its = run.layout;
+  for (const PlannedRun& planned : runs) {
+    const RunLayout& its = planned.run.layout;
+    Run run = planned.run;
     const std::string key = token_key(run.experiment.data);
     run.layout.root = layout.tokens_of(key);
     if (prepared.insert(key).second) {
@@ -168,22 +95,22 @@ void share_tokens(const Sweep& sweep, const std::vector<Member>& members, const 
 }
 
 // REQUIRES the run's tokens to be open.
-TrainedRun trained_run(const Member& member, const Run& run) {
-  return {member.run, run, units_of(run)};
+TrainedRun trained_run(const PlannedRun& planned, const Run& run) {
+  return {planned.name, run, units_of(run)};
 }
 
-TrainedRun trained_run(const Member& member) {
-  Run run = read_run(member.options);
+TrainedRun trained_run(const PlannedRun& planned) {
+  Run run = planned.run;
   open_tokens(run);
-  return trained_run(member, run);
+  return trained_run(planned, run);
 }
 
 // From tokens to the run's own comparisons and page.
-void complete_run(const Sweep& sweep, const Member& member, Session& session, Communicator& alone,
-                  const std::string& start) {
+void complete_run(const Sweep& sweep, const PlannedRun& planned, Session& session,
+                  Communicator& alone, const std::string& start) {
   clear_ledger();
   set_ledger_phase(Phase::start);
-  Run run = read_run(member.options);
+  Run run = planned.run;
   configure_runtime(run.experiment.device, session.local_rank());
   const HostCollectives ranks = host_collectives(alone);
   claim_run_folder(run, ranks);
@@ -191,8 +118,8 @@ void complete_run(const Sweep& sweep, const Member& member, Session& session, Co
   count_in_ledger(run.layout.ledger_folder(), start, 0, [&] {
     run_stages(run, plan_of(run, {0}), alone, start);
     set_ledger_phase(Phase::compare);
-    const TrainedRun trained = trained_run(member, run);
-    for (const auto& [data, steps] : member.needs.data) {
+    const TrainedRun trained = trained_run(planned, run);
+    for (const auto& [data, steps] : planned.needs.data) {
       require_split(run, data);
       const CompareOptions options = sweep_comparison(sweep, trained, data);
       const auto cells = compare_cells(run.experiment, trained.units, options);
@@ -202,10 +129,10 @@ void complete_run(const Sweep& sweep, const Member& member, Session& session, Co
   });
 }
 
-void write_tables(const Sweep& sweep, const std::vector<Member>& members,
+void write_tables(const Sweep& sweep, const std::vector<PlannedRun>& planned_runs,
                   const SweepLayout& layout) {
   std::vector<TrainedRun> runs;
-  for (const Member& member : members) runs.push_back(trained_run(member));
+  for (const PlannedRun& planned : planned_runs) runs.push_back(trained_run(planned));
   const std::vector<FilledTable> tables = fill_tables(sweep, runs);
   write_text_atomically(layout.tables(), sweep_json(tables));
   write_text_atomically(layout.markdown(), sweep_markdown(tables));
@@ -219,39 +146,40 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   require_part(job.part);
   const Sweep sweep = load_sweep(job.file);
   const SweepLayout layout{job.out};
-  std::vector<Member> members = members_of(sweep, layout);
+  // What is wrong is not found out after hours.
+  std::vector<PlannedRun> runs =
+      plan_runs(sweep, layout, [](const Run& run) { plan_of(run, {0}); });
   Communicator& world = session.world();
   if (job.list) {
-    if (world.rank() == 0) print_members(members);
+    if (world.rank() == 0) print_runs(sweep, runs);
     return kExitDone;
   }
   require_writable(layout.root);
   set_ledger_phase(Phase::prepare);
-  share_tokens(sweep, members, layout, world);
-  for (Member& member : members) {  // how long dense models are trained follows from the text, too
-    const TrainedRun trained = trained_run(member);
-    member.units = trained.units;
-    require_steps(member, trained.run.experiment.expert_train);
+  share_tokens(sweep, runs, layout, world);
+  for (PlannedRun& planned : runs) {
+    planned.units = trained_run(planned).units;
+    require_steps(planned);
   }
   // Longest first, so that the last ones are short.
-  std::ranges::stable_sort(members, std::greater(), &Member::cost);
+  std::ranges::stable_sort(runs, std::greater(), &PlannedRun::cost);
 
   // From here on nobody talks to anybody.
   Communicator alone = world.split(world.rank(), 0, "run");
   set_log_muted(false);
   std::vector<Work> work;
-  for (const Member& member : members) {
+  for (const PlannedRun& planned : runs) {
     const auto complete = [&] {
-      set_log_prefix("sweep " + member.name());
-      complete_run(sweep, member, session, alone, start);
-      const auto done = std::ranges::count_if(members, &Member::complete);
-      log_info(fmt::format("{} of {} runs are complete", done, members.size()));
+      set_log_prefix("sweep " + planned.folder());
+      complete_run(sweep, planned, session, alone, start);
+      const auto done = std::ranges::count_if(runs, &PlannedRun::complete);
+      log_info(fmt::format("{} of {} runs are complete", done, runs.size()));
     };
-    work.push_back({member.name(), [&] { return member.complete(); }, complete});
+    work.push_back({planned.folder(), [&] { return planned.complete(); }, complete});
   }
   const bool last = work_off(RunLayout{layout.root}, start, work, job.part);
   set_log_prefix("sweep");
-  if (last) write_tables(sweep, members, layout);
+  if (last) write_tables(sweep, runs, layout);
   return kExitDone;
 }
 

@@ -1,0 +1,81 @@
+#include "smalltalk/mixture/evaluation/sweep_runs.hpp"
+
+#include <fmt/format.h>
+
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/mixture/evaluation/comparison.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+PlannedRun plan_run(const Sweep& sweep, const SweepRun& run, uint64_t seed,
+                    const SweepLayout& layout) {
+  PlannedRun planned;
+  planned.name = run.name;
+  planned.overrides = run.overrides;
+  planned.overrides.push_back(fmt::format("seed={}", seed));
+  planned.run = load_run(sweep.experiment, planned.overrides, layout.run(run.name, seed));
+  planned.needs = sweep.needs_of(run.name);
+  planned.needs.data["test"];  // of every run's own page
+  Experiment sized = planned.run.experiment;
+  for (ModelConfig* model : {&sized.router_model, &sized.expert_model}) {
+    model->vocab_size = sized.data.vocab_size;
+  }
+  planned.units = train_units(sized, sized.mixture.experts);
+  for (const TrainUnit& unit : planned.units) planned.cost += unit_flops(sized, unit);
+  return planned;
+}
+
+}  // namespace
+
+bool PlannedRun::complete() const {
+  for (const TrainUnit& unit : units) {
+    if (!unit_stage(run.layout, unit.name).complete()) return false;
+  }
+  for (const auto& [data, steps] : needs.data) {
+    // Comparisons are written last.
+    if (!fs::exists(run.layout.comparison(data))) return false;
+    for (const EvalCell& cell : checkpoint_cells(units, data, steps)) {
+      if (!fs::exists(cell.file(run.layout))) return false;
+    }
+  }
+  return true;
+}
+
+std::vector<PlannedRun> plan_runs(const Sweep& sweep, const SweepLayout& layout,
+                                  const std::function<void(const Run&)>& check) {
+  std::vector<PlannedRun> runs;
+  for (const SweepRun& run : sweep.runs) {
+    for (const uint64_t seed : run.seeds) {
+      try {
+        runs.push_back(plan_run(sweep, run, seed, layout));
+        check(runs.back().run);
+      } catch (const Error& error) {
+        throw Error(fmt::format("run {}: {}", run.name, error.what()));
+      }
+    }
+  }
+  return runs;
+}
+
+void require_steps(const PlannedRun& planned) {
+  const TrainConfig& train = planned.run.experiment.expert_train;
+  for (const auto& [data, steps] : planned.needs.data) {
+    for (const int64_t step : steps) {
+      const bool reached = !checkpoint_cells(planned.units, data, {step}).empty();
+      const bool kept = step > 0 && train.keep_every > 0 && step % train.keep_every == 0 &&
+                        step % train.save_interval == 0;
+      if (reached && kept) continue;
+      throw Error(fmt::format(
+          "run {}: a table shows its step {}, which is no checkpoint: expert.keep_every "
+          "is {}, expert.save_interval {}, and training must go on behind it",
+          planned.name, step, train.keep_every, train.save_interval));
+    }
+  }
+}
+
+}  // namespace smalltalk
