@@ -6,8 +6,8 @@
 #include <string>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
-#include "smalltalk/core/system/run_folder.hpp"
 
 namespace smalltalk {
 
