@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "smalltalk/comm/rank_plan.hpp"
+#include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {
 namespace {

@@ -15,7 +15,7 @@ struct TokenWriter::Impl {
   std::filesystem::path shown;
   TokenFileInfo info;
   Hdf5File file;
-  Hasher hasher;
+  Hasher hasher{};
   int64_t tokens = 0;
   int64_t documents = 0;
 
