@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/utf8.hpp"
 #include "smalltalk/mixture/evaluation/bootstrap.hpp"
 #include "smalltalk/mixture/evaluation/tasks.hpp"

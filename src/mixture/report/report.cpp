@@ -6,6 +6,7 @@
 #include "mixture/report/format.hpp"
 #include "mixture/report/sections.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/mixture/run/run_layout.hpp"
 
 namespace smalltalk {

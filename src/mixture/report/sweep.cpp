@@ -9,6 +9,7 @@
 #include "mixture/report/format.hpp"
 #include "mixture/report/sections.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/mixture/report/report.hpp"
 #include "smalltalk/mixture/run/run_layout.hpp"
 
