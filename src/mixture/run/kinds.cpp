@@ -1,5 +1,7 @@
 #include "smalltalk/mixture/run/kinds.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "smalltalk/core/system/error.hpp"
@@ -76,9 +78,7 @@ constexpr ModelKind kKinds[] = {
 }  // namespace
 
 std::string ModelKind::unit(int64_t index) const {
-  std::string path(folder);
-  if (one_for_each_expert) path += "/" + std::to_string(index);
-  return path;
+  return one_for_each_expert ? fmt::format("{}/{}", folder, index) : std::string(folder);
 }
 
 std::span<const ModelKind> model_kinds() { return kKinds; }
