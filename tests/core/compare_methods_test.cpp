@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "thread_ranks.hpp"
+#include "support/thread_ranks.hpp"
 
 namespace smalltalk {
 namespace {
