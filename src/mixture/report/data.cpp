@@ -41,9 +41,9 @@ std::map<int64_t, json> read_rows(const fs::path& path, const std::string& key,
   return rows;
 }
 
-void add_curve(RunData& data, const fs::path& folder, const ModelKind& kind, int expert) {
+void add_curve(RunData& data, const fs::path& metrics, const ModelKind& kind, int expert) {
   LossCurve curve{&kind, expert, {}};
-  for (const auto& [step, row] : read_rows(folder / "metrics.jsonl", "step", data.problems)) {
+  for (const auto& [step, row] : read_rows(metrics, "step", data.problems)) {
     // The key holds a slash, so it is not a path for number_at().
     const auto loss = row.find("loss_metrics/global_avg_loss");
     const auto tokens = number_at(row, "tokens");
@@ -58,9 +58,9 @@ void add_curve(RunData& data, const fs::path& folder, const ModelKind& kind, int
 }
 
 void add_curves(RunData& data, const RunLayout& layout, const ModelKind& kind) {
-  if (!kind.one_for_each_expert) return add_curve(data, layout.model(kind.unit(0)), kind, -1);
+  if (!kind.one_for_each_expert) return add_curve(data, layout.metrics(kind.unit(0)), kind, -1);
   for (int e = 0; fs::is_directory(layout.model(kind.unit(e))); ++e) {
-    add_curve(data, layout.model(kind.unit(e)), kind, e);
+    add_curve(data, layout.metrics(kind.unit(e)), kind, e);
   }
 }
 
