@@ -82,7 +82,8 @@ TEST(TrainStackTest, StoppedAnywhereEqualsEachModelAlone) {
         const bool of_the_clock = key == "time" || key == "eta(s)" || key == "mfu(%)" ||
                                   key == "tflops" || key == "throughput(tps)" ||
                                   key.starts_with("time_metrics") || key.starts_with("memory");
-        if (!of_the_clock) EXPECT_EQ(b[i].at(key), value) << key << " in row " << i;
+        if (of_the_clock) continue;
+        EXPECT_EQ(b[i].at(key), value) << key << " in row " << i;
       }
     }
   }

@@ -9,6 +9,7 @@
 #include "fixtures.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/lm/train/trainer.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace smalltalk {

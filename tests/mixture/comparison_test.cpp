@@ -21,11 +21,10 @@ class ComparedRows : public ::testing::Test {
     units_ = train_units(experiment_, small::kTrainSequences);
     options_.prefixes = {2, 3};
     options_.steps = {1};
-    // 63 bytes for 21 tokens, 20 of them targets.
-    sources_.text = {{.num_tokens = 21, .content_hash = "text", .text_bytes = 63},
-                     5,
-                     {"unknown", "prose", "code", "news"},
-                     {2, 1, 1, 1, 3}};
+    sources_.text = {{}, 5, {"unknown", "prose", "code", "news"}, {2, 1, 1, 1, 3}};
+    sources_.text.info.content_hash = "text";
+    sources_.text.info.num_tokens = 21;  // 20 of them targets
+    sources_.text.info.text_bytes = 63;
     sources_.validation = {{}, 3, {"unknown", "code", "prose"}, {2, 1, 2}};
     sources_.documents = {0, 1, 1, 2, 2};
     sources_.cell = [](const EvalCell& cell) {
@@ -119,7 +118,7 @@ TEST_F(ComparedRows, EnsemblesMixByTemperature) {
   options_.prefixes = {2};
   options_.steps = {};
   options_.temperatures = {8, 1};
-  sources_.text = {{.num_tokens = 3, .text_bytes = 3}, 1, {"prose"}, {0}};
+  sources_.text = {{}, 1, {"prose"}, {0}};
   sources_.validation = sources_.text;
   sources_.documents = {0};
   sources_.cell = [](const EvalCell& cell) {

@@ -114,7 +114,7 @@ TEST_F(Figures, CostsOfEachKind) {
 using Results = WrittenRun;
 
 TEST_F(Results, TheFileHoldsTheseNumbers) {
-  write_results(experiment, layout, units);
+  write_results(run, units);
   const auto found = parse_json(read_text(layout.results()), "results.json");
   const auto expect_bits = [](const nlohmann::json& perplexity, double bits) {
     EXPECT_NEAR(perplexity.get<double>(), std::exp2(bits), kError);
@@ -174,9 +174,7 @@ TEST_F(Results, TheFileHoldsTheseNumbers) {
 }
 
 TEST_F(Results, PartsOfAnotherMixtureAreRefused) {
-  const auto complaint = [&] {
-    return complaint_of([&] { require_one_mixture(experiment, layout, units); });
-  };
+  const auto complaint = [&] { return complaint_of([&] { require_one_mixture(run, units); }); };
   ASSERT_EQ(complaint(), "");
   // A router that says the same of itself and has other weights is not one that made the shards.
   write_router(1, 0.5F);

@@ -26,7 +26,7 @@ class Scoring : public MixtureFixture {
     MixtureFixture::SetUp();
     routers = std::make_unique<TransformerStack>(experiment.router_model, experiment.device,
                                                  std::vector<uint64_t>{3, 4});
-    ids.resize(tokens->num_sequences(kLength));
+    ids.resize(run.tokens->num_sequences(kLength));
     std::iota(ids.rbegin(), ids.rend(), uint64_t{0});  // not in their order
   }
   void TearDown() override {
@@ -35,7 +35,7 @@ class Scoring : public MixtureFixture {
   }
 
   std::vector<float> score(std::span<const uint64_t> some, ScoringNotes* notes = nullptr) const {
-    return score_sequences(*routers, tokens, some, kLength, prefixes, notes);
+    return score_sequences(*routers, run.tokens, some, kLength, prefixes, notes);
   }
   ScoringNotes notes_of(const std::string& work) const { return {folder / "notes", work}; }
 
@@ -52,7 +52,7 @@ TEST_F(Scoring, ScoresAreSumsOverPrefixes) {
   for (int64_t router = 0; router < 2; ++router) {
     for (const uint64_t id : some) {
       std::vector<int64_t> sequence(12);
-      tokens->read(static_cast<int64_t>(id) * kLength, sequence);
+      run.tokens->read(static_cast<int64_t>(id) * kLength, sequence);
       for (const int64_t prefix : prefixes) {
         const auto beginning = std::span(sequence).first(static_cast<size_t>(prefix));
         ASSERT_NEAR(*next++, log_likelihood((*routers)[router], beginning), 1e-4)
@@ -66,7 +66,7 @@ TEST_F(Scoring, ScoresAreSumsOverPrefixes) {
 TEST_F(Scoring, ScoresDoNotDependOnTheParts) {
   const Transformer& router = (*routers)[1];
   const auto scores_of = [&](std::span<const uint64_t> some) {
-    return score_sequences(router, tokens, some, kLength, prefixes);
+    return score_sequences(router, run.tokens, some, kLength, prefixes);
   };
   const std::vector<float> all = scores_of(ids);
   for (const int parts : {2, 3}) {

@@ -17,7 +17,7 @@
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/mixture/evaluation/evaluation.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/run.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace smalltalk {
@@ -27,7 +27,8 @@ class WrittenRun : public ::testing::Test {
   using Metadata = std::map<std::string, std::string>;
 
   void SetUp() override {
-    layout.root = folder_.path();
+    run.experiment = small::experiment();
+    run.layout.root = folder_.path();
     write_tokenizer();
     // Sequences begin at 0, 4, 8, ...: the first of the test text is code, the others are prose.
     write_tokens("train", {29}, {0});
@@ -36,7 +37,7 @@ class WrittenRun : public ::testing::Test {
     write_router(0, 0.25F);
     write_router(1, 0.25F);
     write_shards(layout.shards(), make_shards(std::vector<uint16_t>{0, 1, 0, 1, 0, 1, 0}, 2, {},
-                                              {{"routers", routers_hash(layout, 2)},
+                                              {{"routers", routers_hash(run)},
                                                {"tokenizer", tokenizer_},
                                                {"prefix_tokens", "3"}}));
     for (const TrainUnit& unit : units) write_unit(unit.name, {});
@@ -47,20 +48,20 @@ class WrittenRun : public ::testing::Test {
   void write_router(int64_t e, float weight) const {
     write_weights(layout.router(e), weight,
                   {{"tokenizer", tokenizer_},
-                   {"routing", routing_hash(experiment)},
+                   {"routing", routing_hash(run.experiment)},
                    {"router", std::to_string(e)}});
   }
   void write_unit(const std::string& unit, Metadata other) const {
-    other.merge(Metadata{{"experiment", experiment_hash(experiment)},
+    other.merge(Metadata{{"experiment", experiment_hash(run.experiment)},
                          {"tokenizer", tokenizer_},
                          {"unit", unit},
                          {"shards", read_shard_info(layout.shards()).content_hash}});
     write_weights(layout.model(unit), 1, other);
   }
 
-  RunLayout layout;
-  const Experiment experiment = small::experiment();
-  const std::vector<TrainUnit> units = train_units(experiment, small::kTrainSequences);
+  smalltalk::Run run;
+  const RunLayout& layout = run.layout;
+  const std::vector<TrainUnit> units = train_units(small::experiment(), small::kTrainSequences);
 
  private:
   void write_tokenizer() {
@@ -106,7 +107,7 @@ class WrittenRun : public ::testing::Test {
     for (int64_t i = 0; i < std::ssize(route); ++i) {
       routers.row(i)[route[static_cast<size_t>(i)]] = 1;
     }
-    write_scores(EvalCell{split, "routers"}.file(layout), routers, {});
+    write_scores(routing_cell(split).file(layout), routers, {});
   }
 
   TemporaryFolder folder_;

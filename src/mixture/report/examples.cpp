@@ -13,7 +13,7 @@
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/data/tokenizer.hpp"
-#include "smalltalk/mixture/run/run_layout.hpp"
+#include "smalltalk/mixture/run/cells.hpp"
 
 namespace smalltalk::report {
 namespace {
@@ -146,7 +146,7 @@ int64_t count_at(const nlohmann::json& value, const std::string& key) {
 std::string examples_section(const RunData& data) {
   const std::string title = "What each expert is sent";
   const RunLayout layout{data.folder};
-  const std::filesystem::path file = layout.evaluation("test", "routers");
+  const std::filesystem::path file = routing_cell("test").file(layout);
   const int64_t seq_length = count_at(data.results, "seq_length");
   const int64_t prefix = count_at(data.results, "prefix_tokens");
   if (count_at(data.results, "experts") == 1) return "";

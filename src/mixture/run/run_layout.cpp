@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "smalltalk/lm/model/model_folder.hpp"
+#include "smalltalk/mixture/run/kinds.hpp"
 
 namespace smalltalk {
 
@@ -18,9 +19,9 @@ std::string flat(std::string name) {
 
 }  // namespace
 
-std::string router_name(int64_t e) { return fmt::format("routers/{}", e); }
+std::string router_name(int64_t e) { return first_kind(Role::router).unit(e); }
 
-std::string expert_name(int64_t e) { return fmt::format("experts/{}", e); }
+std::string expert_name(int64_t e) { return first_kind(Role::mixture).unit(e); }
 
 std::filesystem::path RunLayout::round(int64_t round) const {
   return rounds_folder() / fmt::format("round-{:03}.h5", round);
