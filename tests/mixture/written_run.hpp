@@ -13,6 +13,7 @@
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/mixture/evaluation/evaluation.hpp"
