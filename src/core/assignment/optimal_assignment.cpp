@@ -25,7 +25,6 @@ namespace {
 
 using Wide = WideSum;  // 2^32 sequences times 2^53 steps
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kLowestRegret = -0x1p20;
 constexpr double kHighestPrice = 0x1p27;
 constexpr double kPriceOfNoPlace = 0x1p26;  // above every regret: an expert of capacity 0

@@ -7,11 +7,6 @@
 #include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
-namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-}  // namespace
 
 Transport::Transport(int64_t num_rows, RowValues row_values, std::vector<double> prices,
                      std::span<const double> reach)

@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <span>
 #include <vector>
 
 namespace smalltalk {
+
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Successive shortest paths on the residual graph of the experts (Ahuja, Magnanti, Orlin, "Network
 // Flows", 9.7). A row sits where value - price is largest. What it would lose elsewhere is the
