@@ -37,9 +37,12 @@ bool PlannedRun::complete() const {
     if (!unit_stage(run.layout, unit.name).complete()) return false;
   }
   for (const auto& [data, steps] : needs.data) {
-    // Comparisons are written last.
+    // Comparisons are written last; one of before lacks the cells of a model that came later.
     if (!fs::exists(run.layout.comparison(data))) return false;
-    for (const EvalCell& cell : checkpoint_cells(units, data, steps)) {
+    CompareOptions options;
+    options.split = data;
+    options.steps = steps;
+    for (const EvalCell& cell : compare_cells(run.experiment, units, options)) {
       if (!fs::exists(cell.file(run.layout))) return false;
     }
   }
