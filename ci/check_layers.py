@@ -202,15 +202,16 @@ def self_test():
     return failures
 
 
-def main():
+def main(check_tree, self_test, praise):
+    """Of a check: with --self-test its own test, else the tree. The exit code."""
     if sys.argv[1:] == ["--self-test"]:
         problems = self_test()
     else:
         root = pathlib.Path(sys.argv[1]) if sys.argv[1:] else pathlib.Path(__file__).parents[1]
         problems = check_tree(root.resolve())
-    print("\n".join(problems) or "layers hold")
+    print("\n".join(problems) or praise)
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(check_tree, self_test, "layers hold"))

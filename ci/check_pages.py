@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 
+from check_layers import main
+
 OURS = {"bash", "python3", "smalltalk", "slurm/submit", "submit"}  # programs whose options we know
 SUFFIXES = (".cpp", ".hpp", ".cu", ".py", ".sh", ".toml", ".sbatch", ".cmake", ".md", ".def")
 PLACEHOLDER = re.compile(r"[<>{}$…*]|\bRUN\b|\bNAME\b|\bMODEL\b|\bFOLDER\b|\bFILE\b|\bSTAGE\b")
@@ -197,15 +199,5 @@ def self_test():
     return failures
 
 
-def main():
-    if sys.argv[1:] == ["--self-test"]:
-        problems = self_test()
-    else:
-        root = pathlib.Path(sys.argv[1]) if sys.argv[1:] else pathlib.Path(__file__).parents[1]
-        problems = check_tree(root.resolve())
-    print("\n".join(problems) or "the pages name what is there")
-    return 1 if problems else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(check_tree, self_test, "the pages name what is there"))
