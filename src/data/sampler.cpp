@@ -90,4 +90,17 @@ RowSource ordered_rows(std::shared_ptr<const TokenFile> tokens, std::vector<uint
   return {row_tokens, read};
 }
 
+RowSource numbered_from(int64_t first, RowSource rows) {
+  RowSource result{rows.row_tokens,
+                   [read = std::move(rows.read), first](int64_t row, int64_t count, auto tokens) {
+                     read(row - first, count, tokens);
+                   }};
+  if (rows.sequence_of) {
+    result.sequence_of = [sequence_of = std::move(rows.sequence_of), first](int64_t row) {
+      return sequence_of(row - first);
+    };
+  }
+  return result;
+}
+
 }  // namespace smalltalk

@@ -264,15 +264,15 @@ TEST(OptimalAssignment, NoOtherAssignmentIsAboveTheBound) {
   }
 }
 
-// Half of the rows have to take the expert that they like less, by 1.75 of the steps of 2^-24 nats
-// in which regrets are summed: rounded to 2 steps, the sum alone would be below the true regret.
+// All rows have to take the expert that they like less, by 1.75 of the steps of 2^-24 nats in which
+// regrets are summed: rounded to 2 steps, the sum alone would be below the true regret.
 TEST(OptimalAssignment, TheBoundHoldsBetweenTheStepsOfItsSums) {
   const int64_t n = 100;
   ScoreMatrix scores(n, 2);
   for (int64_t i = 0; i < n; ++i) scores.row(i)[1] = -1.75F * 0x1p-24F;
-  const auto capacities = balanced_capacities(n, 2);
-  const double truth = mean_regret(scores, balanced_assignment(scores));
-  EXPECT_EQ(truth, -1.75 * 0x1p-25);
+  const std::vector<int64_t> capacities = {0, n};
+  const double truth = mean_regret(scores, Assignment(n, 1));
+  EXPECT_EQ(truth, -1.75 * 0x1p-24);
   EXPECT_GE(dual_bound(local_scores(scores), capacities, 1, kAlone).mean_regret, truth);
   EXPECT_GE(optimal_assignment(local_scores(scores), capacities, kEpsilon, 1, kAlone).bound, truth);
 }

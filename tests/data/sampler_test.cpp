@@ -101,6 +101,21 @@ TEST(Sampler, OnlyTheShardsSequencesAreDrawn) {
   EXPECT_EQ(origins(ordered_rows(tokens, {98, 2}, 10, 3), 0, 2, 10), (std::vector<int64_t>{98, 2}));
 }
 
+TEST(Sampler, RowsMayBeNumberedFromAnother) {
+  const TemporaryFolder folder;
+  const auto tokens = counting_tokens(folder, 501);
+  const RowSource from_0 = shuffled_rows(tokens, {1, 3, 7, 20, 44}, 10, 4, 9);
+  const RowSource from_32 = numbered_from(32, from_0);
+  EXPECT_EQ(from_32.row_tokens, 4);
+  EXPECT_EQ(read_rows(from_32, 32, 12), read_rows(from_0, 0, 12));
+  EXPECT_EQ(read_rows(from_32, 39, 2), read_rows(from_0, 7, 2));
+  const auto sequences = origins(from_0, 0, 12, 10);
+  for (size_t i = 0; i < 12; ++i) {
+    EXPECT_EQ(from_32.sequence_of(32 + static_cast<int64_t>(i)), sequences[i]);
+  }
+  EXPECT_FALSE(numbered_from(32, ordered_rows(tokens, {}, 10, 4)).sequence_of);
+}
+
 TEST(Sampler, RefusesWhatDoesNotFit) {
   const TemporaryFolder folder;
   const auto tokens = counting_tokens(folder, 101);

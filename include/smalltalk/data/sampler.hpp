@@ -19,4 +19,7 @@ RowSource shuffled_rows(std::shared_ptr<const TokenFile> tokens, std::vector<uin
 RowSource ordered_rows(std::shared_ptr<const TokenFile> tokens, std::vector<uint64_t> sequences,
                        int64_t seq_length, int64_t row_tokens);
 
+// Row `first` of the result is row 0 of `rows`: for a training that has taken `first` rows before.
+RowSource numbered_from(int64_t first, RowSource rows);
+
 }  // namespace smalltalk

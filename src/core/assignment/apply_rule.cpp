@@ -20,10 +20,12 @@ constexpr int64_t kPieceValues = 1 << 16;
 template <typename Score, typename Body>
 void for_each_piece(const LocalScores<Score>& scores, int threads, Body&& body) {
   const auto pieces = row_pieces(scores, std::max<int64_t>(1, kPieceValues / scores.num_experts));
-  std::atomic<size_t> next{0};
   const int64_t workers = std::min<int64_t>(threads, static_cast<int64_t>(pieces.size()));
+  std::atomic<size_t> next{static_cast<size_t>(workers)};  // all have one to begin with
   parallel_for(workers, threads, [&](int64_t worker) {
-    for (size_t i = next++; i < pieces.size(); i = next++) body(pieces[i], worker);
+    for (auto i = static_cast<size_t>(worker); i < pieces.size(); i = next++) {
+      body(pieces[i], worker);
+    }
   });
 }
 

@@ -231,18 +231,11 @@ void RouterEm::m_step(int64_t round, const Shards& parts) {
   std::vector<RowSource> rows;
   for (const int e : routers_.ids()) {
     const auto part = parts.of_expert(e);
-    const RowSource of_part =
-        shuffled_rows(run_.tokens, {part.begin(), part.end()}, experiment_.data.seq_length,
-                      experiment_.mixture.prefix_tokens,
-                      derive_seed(experiment_.seed, "router order", static_cast<uint64_t>(e),
-                                  static_cast<uint64_t>(round)));
-    rows.push_back({of_part.row_tokens,
-                    [read = of_part.read, base](int64_t first, int64_t count, auto out) {
-                      read(first - base, count, out);
-                    },
-                    [sequence_of = of_part.sequence_of, base](int64_t row) {
-                      return sequence_of(row - base);
-                    }});
+    rows.push_back(numbered_from(
+        base, shuffled_rows(run_.tokens, {part.begin(), part.end()}, experiment_.data.seq_length,
+                            experiment_.mixture.prefix_tokens,
+                            derive_seed(experiment_.seed, "router order", static_cast<uint64_t>(e),
+                                        static_cast<uint64_t>(round)))));
   }
   run_together(hosting_.world, [&] { routers_.train(rows, round * steps_per_round_); });
 }
