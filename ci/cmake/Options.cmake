@@ -21,16 +21,13 @@ if(SMALLTALK_SANITIZE)
 endif()
 
 # Paths below the source folder are cut from what the compiler sees and writes, so that two
-# checkouts share one cache and the binary names no machine. The precompiled LibTorch header is
-# cached as well, which needs the sloppiness.
+# checkouts share one cache and the binary names no machine.
 target_compile_options(smalltalk_options INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=>")
 find_program(SMALLTALK_CCACHE ccache)
 if(SMALLTALK_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER
-      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=time_macros,include_file_mtime,include_file_ctime
       CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${SMALLTALK_CCACHE})
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
-  target_compile_options(smalltalk_options INTERFACE
-    "$<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fpch-preprocess>")
 endif()

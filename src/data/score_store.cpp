@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kScores = "scores";
+constexpr const char* kBlockScores = "scores";
 constexpr int64_t kMaxBlock = int64_t{1} << 40;  // sequences: sums of a few blocks do not overflow
 constexpr const char* kBlocks = "blocks";
 
@@ -131,12 +131,13 @@ struct ScoreStore::Impl {
           const auto prefixes = static_cast<int64_t>(set.prefixes.size());
           const auto routers = static_cast<int64_t>(set.routers.size());
           if (file.text_attribute("tokens") != fmt::format("{:016x}", wanted.tokens_hash) ||
-              file.shape(kScores) != std::vector<int64_t>{prefixes, wanted.rows, routers}) {
+              file.shape(kBlockScores) != std::vector<int64_t>{prefixes, wanted.rows, routers}) {
             return {};  // of other tokens, or before the block grew
           }
-          if (!file.has_type<float>(kScores)) throw Error(path.string() + ": is not of float32");
+          if (!file.has_type<float>(kBlockScores))
+            throw Error(path.string() + ": is not of float32");
           Plane plane;
-          plane.mapped = std::make_shared<const MappedDataset>(file, kScores);
+          plane.mapped = std::make_shared<const MappedDataset>(file, kBlockScores);
           const auto place =
               std::find(set.prefixes.begin(), set.prefixes.end(), prefix) - set.prefixes.begin();
           const int64_t size = wanted.rows * routers;
@@ -234,7 +235,7 @@ void ScoreStore::write(const StoredBlock& block, std::span<const std::string> ro
     file.write_integer_attribute("first_sequence", block.block * impl_->block_sequences);
     file.write_text_attribute("set", name);
     file.write_text_attribute("tokens", fmt::format("{:016x}", block.tokens_hash));
-    file.write<float>(kScores, scores, {num_prefixes, block.rows, num_routers});
+    file.write<float>(kBlockScores, scores, {num_prefixes, block.rows, num_routers});
     file.close();
   });
 }

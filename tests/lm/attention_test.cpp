@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 
 #include "fixtures.hpp"
 #include "lm/cpu/cpu_attention.hpp"
@@ -59,14 +58,6 @@ Truth reference(const AttentionShape& s, const Values& qkv, const Values& d_out)
     }
   }
   return truth;
-}
-
-std::vector<float> random_floats(int64_t size, unsigned seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(size));
-  for (float& value : values) value = normal(generator);
-  return values;
 }
 
 class AttentionTest : public testing::TestWithParam<AttentionShape> {};

@@ -5,18 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
+
+#include "fixtures.hpp"
 
 namespace smalltalk {
 namespace {
-
-std::vector<float> random_floats(int64_t size, unsigned seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(size));
-  for (float& value : values) value = normal(generator);
-  return values;
-}
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 

@@ -35,6 +35,14 @@ inline std::vector<int64_t> random_tokens(int64_t count, int64_t vocab_size, uin
   return tokens;
 }
 
+inline std::vector<float> random_floats(int64_t size, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(size));
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
 // Rows that are functions of their index, as a sampler gives them.
 inline RowSource random_rows(int64_t row_tokens, int64_t vocab_size) {
   return {row_tokens, [=](int64_t first, int64_t count, std::span<int64_t> tokens) {

@@ -5,21 +5,12 @@
 
 #include <cmath>
 #include <functional>
-#include <random>
 
 #include "fixtures.hpp"
 #include "lm/cpu/cpu_kernels.hpp"
 
 namespace smalltalk {
 namespace {
-
-std::vector<float> random_values(size_t size, unsigned seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(size);
-  for (float& value : values) value = normal(generator);
-  return values;
-}
 
 struct Sizes {
   int64_t m, n, k;
@@ -35,10 +26,10 @@ void check_products(const Sizes& sizes,
     const int64_t a_stride = (a_transposed ? m : k) + kPadding;
     const int64_t b_stride = (b_transposed ? k : n) + kPadding;
     const int64_t c_stride = n + kPadding;
-    const auto a = random_values(static_cast<size_t>(a_stride * std::max(m, k)), 1);
-    const auto b = random_values(static_cast<size_t>(b_stride * std::max(n, k)), 2);
+    const auto a = random_floats(a_stride * std::max(m, k), 1);
+    const auto b = random_floats(b_stride * std::max(n, k), 2);
     for (const bool accumulate : {false, true}) {
-      const auto before = random_values(static_cast<size_t>(c_stride * m), 3);
+      const auto before = random_floats(c_stride * m, 3);
       std::vector<float> c = before;
       multiply(kind, {m, n, k, a.data(), a_stride, a_transposed, b.data(), b_stride, b_transposed,
                       c.data(), c_stride, 0.25F, accumulate});

@@ -250,7 +250,7 @@ TEST(GroupTest, CountsOnlyTheSecondsInWhichItWaits) {
     optimizer.gradients_ready()(0, model.num_parameters());
     while (reduced < 2 * buckets) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     optimizer.step(1, 1e-3, 0);
-    EXPECT_LT(optimizer.seconds().communication - waited, kSeconds / 2);
+    EXPECT_LT(optimizer.seconds().communication - waited, waited);
   });
 }
 

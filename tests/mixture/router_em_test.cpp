@@ -175,7 +175,7 @@ TEST_F(RouterEm, StoppedAnywhereEndsWithTheSameBytes) {
     done = stopped == 0;
   }
   watch_for_stop({});
-  EXPECT_GT(starts, 3);
+  EXPECT_GT(starts, 1) << "it was never stopped";
   for (const int64_t e : {0, 1}) {
     EXPECT_EQ(read_text(second.layout.router(e) / "model.safetensors"),
               read_text(layout.router(e) / "model.safetensors"));
