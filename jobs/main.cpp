@@ -1,4 +1,5 @@
 // smalltalk: asynchronous mixtures of language models, as a suite of batch jobs.
+#include <cstdio>
 #include <cstdlib>
 #include <iostream>
 
@@ -6,6 +7,7 @@
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/error.hpp"
 
+namespace smalltalk {
 namespace {
 
 // Before MPI is up, the launcher's environment tells which process speaks for all.
@@ -16,10 +18,7 @@ bool speaks_for_all() {
   return true;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  using namespace smalltalk;
+int run_command_line(int argc, char** argv) {
   CLI::App app(
       "Trains a mixture of language models that do not talk: tiny routers learn by balanced EM\n"
       "which expert likes a sequence's beginning best, then every expert trains alone.\n\n"
@@ -62,4 +61,15 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
   return run();
+}
+
+}  // namespace
+}  // namespace smalltalk
+
+int main(int argc, char** argv) {
+  const int exit_code = smalltalk::run_command_line(argc, argv);
+  // Without the destructors of LibTorch's global tables, which take longer than many a job.
+  std::cout.flush();
+  std::fflush(nullptr);
+  std::quick_exit(exit_code);
 }

@@ -80,7 +80,10 @@ struct Session::Impl {
       check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread",
                 "MPI_COMM_WORLD");
       MPI_Comm_size(MPI_COMM_WORLD, &size);
-      if (size > 1) std::atexit(abort_if_mpi_is_up);
+      if (size > 1) {
+        std::atexit(abort_if_mpi_is_up);
+        std::at_quick_exit(abort_if_mpi_is_up);
+      }
       if (provided < MPI_THREAD_MULTIPLE) {
         throw Error("this MPI library gives no MPI_THREAD_MULTIPLE: build it with thread support");
       }
