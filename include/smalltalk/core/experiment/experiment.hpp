@@ -99,7 +99,7 @@ struct MixtureConfig {
   int64_t prefix_tokens = 32;                              // M
   int64_t rounds = 8;                                      // T
   int64_t sequences_per_round = 4096;                      // N, over all routers
-  AssignmentMethod assignment = AssignmentMethod::greedy;  // or margin, optimal
+  AssignmentMethod assignment = AssignmentMethod::greedy;  // or margin, optimal, argmax
   int64_t group_size = 0;  // ranks per expert; 0: as many as the world gives
 };
 

@@ -1,4 +1,5 @@
-// The one list of the experiment's keys; included by experiment.hpp.
+// The one list of the experiment's keys; included by experiment.hpp. A key counts in the hash of
+// the experiment unless decides_nothing() in experiment.cpp names it.
 #pragma once
 
 #include <string>

@@ -4,10 +4,12 @@
 //
 // A new kind is one row in kinds.cpp, the key of BaselineConfig that asks for it, and its own code
 // where an enumerator is new:
-//   Rows      what it trains on: current_shards() in units.cpp
+//   Rows      what it trains on: current_shards() in units.cpp; who makes such shards, and when
+//             they are complete: jobs/run_stages.cpp, shards_stage() in stages.cpp, RunLayout
 //   Budget    how long it trains: train_config() in units.cpp
 //   ChosenBy  how a sequence finds its model: unit_of_sequences() in results.cpp, RowFinder in
-//             rows.cpp, costs_of() in figures.cpp, answers_of() in tasks.cpp
+//             rows.cpp, costs_of() in figures.cpp, answers_of() in tasks.cpp, the seconds of
+//             choosing in sweep_text.cpp; jobs/tasks.cpp leaves out those chosen in turn
 // and, if its model is not a transformer like an expert, what train_unit() does for it.
 #pragma once
 
