@@ -7,7 +7,7 @@ Usage: check_pages.py [ROOT]        prints whatever a page names that does not e
 In a page, what stands between backticks, or in a fenced block, is looked at as follows:
   data/README.md, tiny.toml    a file or folder of the project: from the page, the root, or as #include
                                names it. What lies in a run folder is not looked for.
-  smalltalk JOB                a job of jobs/*.cpp
+  smalltalk JOB                a job of jobs/*.cpp; README.md and jobs/README.md name each of them
   --option                     one that a job, a script or slurm/submit knows, unless the command is
                                another program's
   expert.keep_every            a key of the experiment, if the first word is one of its sections
@@ -26,6 +26,7 @@ from check_layers import main
 OURS = {"bash", "python3", "smalltalk", "slurm/submit", "submit"}  # programs whose options we know
 SUFFIXES = (".cpp", ".hpp", ".cu", ".py", ".sh", ".toml", ".sbatch", ".cmake", ".md", ".def")
 PLACEHOLDER = re.compile(r"[<>{}$…*]|\bRUN\b|\bNAME\b|\bMODEL\b|\bFOLDER\b|\bFILE\b|\bSTAGE\b")
+PAGES_OF_JOBS = ("README.md", "jobs/README.md")  # which name all of them
 MADE = re.compile(r"^(runs|build|RUN)(/|$)")  # what the project's commands make
 
 
@@ -63,7 +64,7 @@ class Project:
         for name, text in code.items():
             if not name.endswith("experiment_fields.hpp"):
                 continue
-            keys |= set(re.findall(r'f\("([\w.]+)"', text))
+            keys |= set(re.findall(r'f\((?:std::string\()?"([\w.]+)"', text))
             for shape in re.findall(r"void visit_(\w+)_fields\(.*?\n}\n", text, re.S):
                 body = re.search(rf"void visit_{shape}_fields\((.*?)\n}}\n", text, re.S)[1]
                 for section in re.findall(rf'visit_{shape}_fields\("(\w+)"', text):
@@ -96,7 +97,8 @@ def check_word(project, page, word):
     if word.startswith("http") or MADE.match(word):
         return
     key = re.fullmatch(r"([a-z]+)\.([a-z_0-9]+)", word)
-    if key and key[1] in {known.split(".")[0] for known in project.keys} and not word.endswith(SUFFIXES):
+    sections = {known.split(".")[0] for known in project.keys}
+    if key and key[1] in sections and word not in project.written and not word.endswith(SUFFIXES):
         if word not in project.keys:
             yield f"{word} is no key of the experiment"
         return
@@ -162,8 +164,13 @@ def check_page(project, page):
 
 def check_tree(root):
     project = Project(root)
-    return [problem for name in sorted(project.files) if name.endswith(".md")
-            for problem in check_page(project, pathlib.Path(name))]
+    problems = [problem for name in sorted(project.files) if name.endswith(".md")
+                for problem in check_page(project, pathlib.Path(name))]
+    for name in project.files & set(PAGES_OF_JOBS):
+        text = (root / name).read_text(encoding="utf-8")
+        problems += [f"{name}: nothing about the job {job}" for job in sorted(project.jobs)
+                     if f"`{job}`" not in text]
+    return problems
 
 
 def self_test():
@@ -171,17 +178,17 @@ def self_test():
         "jobs/route.cpp": 'app.add_subcommand("route", ""); "--method"',
         "include/smalltalk/core/experiment/experiment_fields.hpp":
             'void visit_train_fields(section) {\n  f(section + ".lr", x);\n}\n'
-            'void visit_fields() {\n  f("data.train", x);\n  visit_train_fields("expert", y);\n}\n',
+            'void visit_fields() {\n  f(std::string("data.train"), x);\n  visit_train_fields("expert", y);\n}\n',
         "include/smalltalk/mixture/run/run_layout.hpp": "results.json",
         "tests/core/a_test.cpp": "TEST(Order, IsKept) {}",
         "tests/core/CMakeLists.txt": "smalltalk_add_test(core/a)",
         "src/README.md": "# A map\n",
     }
-    good = ("[map](src/README.md#a-map) `smalltalk route --method x` `--method` `expert.lr` `data.train`\n"
+    good = ("`route` [map](src/README.md#a-map) `smalltalk route --method x` `--method` `expert.lr` `data.train`\n"
             "`core/a` `core/Order.IsKept` `jobs/route.cpp` `results.json` `RUN/x.toml`\n"
             "`core/experiment/experiment_fields.hpp` `cmake --preset x`\n")
     bad = ["[x](src/NONE.md)", "[x](src/README.md#no)", "`smalltalk rout x`", "`--methods`",
-           "`smalltalk route --foo`", "`expert.lrr`", "`core/b`", "`core/Order.IsLost`",
+           "`smalltalk route --foo`", "`expert.lrr`", "`data.none`", "`core/b`", "`core/Order.IsLost`",
            "`jobs/none.cpp`", "`none.toml`", "```\nsmalltalk none\n```"]
     failures = []
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +198,7 @@ def self_test():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
         page = root / "README.md"
-        for text, wrong in [(good, False), *((line, True) for line in bad)]:
+        for text, wrong in [(good, False), *(("`route`\n" + line, True) for line in bad), ("", True)]:
             page.write_text(text)
             found = check_tree(root)
             if bool(found) != wrong:
