@@ -2,12 +2,13 @@
 # Brings a Debian or Ubuntu machine to where the project builds: system packages, and LibTorch from
 # the pinned torch wheel in build/venv (or $SMALLTALK_VENV). Takes seconds on a ready machine.
 #
-#   ci/setup.sh          everything the program needs
-#   ci/setup.sh --core   only what the library `core` and its tests need
-#   ci/setup.sh --fuzz   only clang, for ci/fuzz.sh
-#   ci/setup.sh --arm    only a cross compiler for ARM and qemu, for ci/cross_arm.sh
-#   ci/setup.sh --peers  also transformers, tensorboard and lm-evaluation-harness, with which tests
-#                        compare what we write and compute
+#   ci/setup.sh             everything the program needs
+#   ci/setup.sh --core      only what the library `core` and its tests need
+#   ci/setup.sh --no-torch  everything but LibTorch: enough for `data` and `comm`
+#   ci/setup.sh --fuzz      only clang, for ci/fuzz.sh
+#   ci/setup.sh --arm       only a cross compiler for ARM and qemu, for ci/cross_arm.sh
+#   ci/setup.sh --peers     also transformers, tensorboard and lm-evaluation-harness, with which
+#                           tests compare what we write and compute
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,10 +31,11 @@ packages=("${core_packages[@]}" "${other_packages[@]}")
 for argument in "$@"; do
   case $argument in
     --core) with_torch=no packages=("${core_packages[@]}") ;;
+    --no-torch) with_torch=no ;;
     --fuzz) with_torch=no packages=("${fuzz_packages[@]}") ;;
     --arm) with_torch=no packages=("${arm_packages[@]}") ;;
     --peers) with_peers=yes ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 
