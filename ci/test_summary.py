@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints one line about a ctest run from its JUnit file: counts, failures, skips with reasons.
+"""Prints one line about ctest runs from their JUnit files: counts, failures, skips with reasons.
 
 A program with many cases may pass and yet have skipped some: their reasons are named as well.
 """
@@ -22,7 +22,7 @@ def skip_reasons(case):
 
 
 def main():
-    cases = ElementTree.parse(sys.argv[1]).getroot().findall("testcase")
+    cases = [case for file in sys.argv[1:] for case in ElementTree.parse(file).getroot().findall("testcase")]
     failed = [case.get("name") for case in cases if case.get("status") == "fail"]
     not_run = [case for case in cases if case.get("status") in ("notrun", "disabled")]
     line = f"{len(cases) - len(failed) - len(not_run)} of {len(cases)} tests passed"

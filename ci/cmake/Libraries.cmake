@@ -63,11 +63,9 @@ function(smalltalk_add_library name)
   target_link_libraries(smalltalk_${name}
     PUBLIC ${arg_USES} ${arg_PUBLIC}
     PRIVATE $<BUILD_INTERFACE:smalltalk_options> ${arg_PRIVATE})
-  if(SMALLTALK_UNITY)
+  if(SMALLTALK_UNITY AND NOT name STREQUAL "core")  # which ci/test.sh has compiled alone before
     set_target_properties(smalltalk_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
-    # Where eight files look like one, a type of one is no longer known to be of that one alone.
-    target_compile_options(smalltalk_${name} PRIVATE
-      $<$<COMPILE_LANGUAGE:CXX>:-Wno-shadow> $<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)
+    target_link_libraries(smalltalk_${name} PRIVATE $<BUILD_INTERFACE:smalltalk_unity_options>)
   endif()
 endfunction()
 

@@ -13,6 +13,11 @@ target_compile_features(smalltalk_options INTERFACE cxx_std_20)
 target_compile_options(smalltalk_options INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wconversion>"
   "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>")
+# Behind smalltalk_options: where eight files are compiled as one, what is global in one shadows in
+# another, and a type of one file is no longer known to be of that one alone.
+add_library(smalltalk_unity_options INTERFACE)
+target_compile_options(smalltalk_unity_options INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wno-shadow;-Wno-subobject-linkage>")
 if(SMALLTALK_SANITIZE)
   target_compile_options(smalltalk_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${SMALLTALK_SANITIZE}>
