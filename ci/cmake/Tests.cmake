@@ -75,7 +75,7 @@ function(smalltalk_add_test name)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
-  if(SMALLTALK_SANITIZE)
+  if(SMALLTALK_SANITIZE OR CMAKE_CROSSCOMPILING)  # instrumented or emulated
     math(EXPR arg_TIMEOUT "5 * ${arg_TIMEOUT}")
   endif()
   if(NOT arg_LABEL)
