@@ -3,13 +3,12 @@
 
 #include <gtest/gtest.h>
 
-#include <cctype>
-#include <cmath>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <string>
 #include <vector>
 
+#include "balanced_html.hpp"
+#include "report_inputs.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/data/score_file.hpp"
@@ -19,166 +18,6 @@
 
 namespace smalltalk {
 namespace {
-
-using nlohmann::json;
-
-// The first tag that is opened and not closed, or closed and not opened; empty if the page is well
-// formed. Knows no more of HTML than what the report uses.
-std::string unbalanced(const std::string& html) {
-  static const std::set<std::string> kVoid = {"meta", "br", "link", "img"};
-  std::vector<std::string> open;
-  for (size_t at = html.find('<'); at != std::string::npos; at = html.find('<', at)) {
-    if (html.compare(at, 2, "<!") == 0) {
-      at = html.find('>', at);
-      continue;
-    }
-    const bool closing = html[at + 1] == '/';
-    size_t end = at + (closing ? 2 : 1);
-    const size_t start = end;
-    while (end < html.size() && std::isalnum(static_cast<unsigned char>(html[end])) != 0) ++end;
-    const std::string name = html.substr(start, end - start);
-    bool quoted = false;
-    for (; end < html.size() && (quoted || html[end] != '>'); ++end) quoted ^= html[end] == '"';
-    if (name.empty() || end == html.size()) return "a '<' that begins no tag";
-    if (closing) {
-      if (open.empty() || open.back() != name) return "</" + name + ">";
-      open.pop_back();
-    } else if (html[end - 1] != '/' && kVoid.count(name) == 0) {
-      open.push_back(name);
-    }
-    // What is inside these is no HTML.
-    at = !closing && (name == "script" || name == "style") ? html.find("</" + name, end) : end;
-  }
-  return open.empty() ? "" : "<" + open.back() + ">";
-}
-
-json model(double perplexity, double flops) {
-  return {{"perplexity", {{"all", perplexity}, {"after_prefix", perplexity - 1}}},
-          {"validation_perplexity", {{"all", perplexity}, {"after_prefix", perplexity - 1}}},
-          {"bits_per_byte", 1.8},
-          {"perplexity_per_domain", {{"prose", perplexity}, {"code", perplexity / 2}}},
-          {"parameters", 12345},
-          {"steps", 100},
-          {"batch_size", 8},
-          {"lr", 0.003},
-          {"train_tokens", 1e6},
-          {"train_flops", flops},
-          {"router_flops", flops / 20},
-          {"sharding_flops", flops / 50},
-          {"inference_flops_per_sequence", 1e7}};
-}
-
-json results() {
-  return {{"schema", 1},
-          {"name", "a run"},
-          {"seed", 1},
-          {"experts", 2},
-          {"prefix_tokens", 8},
-          {"seq_length", 32},
-          {"models",
-           {{"mixture", model(18.0, 1e12)},
-            {"dense", model(20.0, 1.01e12)},
-            {"random_shards", model(24.0, 1e12)}}},
-          {"per_expert",
-           {{{"expert", 0},
-             {"train_sequences", 50},
-             {"eval_share", 0.4},
-             {"perplexity", 17.0},
-             {"dense_perplexity", 19.0}},
-            {{"expert", 1},
-             {"train_sequences", 50},
-             {"eval_share", 0.6},
-             {"perplexity", 19.0},
-             {"dense_perplexity", 18.5}}}},
-          {"routing",
-           {{"purity", 0.9},
-            {"domains", {"unknown", "prose", "code"}},
-            {"expert_by_domain", {{0, 0.9, 0.1}, {0, 0.1, 0.9}}}}},
-          {"communication",
-           {{"collectives", 3},
-            {"bytes_per_router_per_round", 1024},
-            {"world_bytes_after_shards", 0},
-            {"phases",
-             {{{"phase", "route"},
-               {"communicator", "world"},
-               {"call", "MPI_Allgatherv"},
-               {"calls", 3},
-               {"bytes", 4096}}}}}},
-          {"seconds", {{"route", 3.5}, {"experts", 20.0}}}};
-}
-
-json comparison() {
-  const auto row = [](const char* name, const char* rule, int prefix, double perplexity) {
-    return json{{"model", name},
-                {"rule", rule},
-                {"prefix_tokens", prefix},
-                {"experts", 1},
-                {"temperature", 0},
-                {"perplexity", perplexity},
-                {"bits_per_byte", 1.8},
-                {"difference_nats_per_token", std::log(perplexity / 20)},
-                {"difference_95_percent", {std::log(0.8), std::log(1.1)}},
-                {"verdict", "undecided"},
-                {"inference_flops_per_sequence", 1e7}};
-  };
-  return {{"split", "test"},
-          {"reference", "dense"},
-          {"sequences", 640},
-          {"documents", 37},
-          {"rows",
-           {row("dense", "", 0, 20), row("mixture", "routers", 4, 19),
-            row("mixture", "routers", 8, 18), row("mixture", "experts as routers", 4, 18.5),
-            row("mixture", "best in hindsight", 32, 17)}}};
-}
-
-// As the job `tasks` writes it: a plain task, and a group of two parts.
-json tasks() {
-  const auto of = [](double acc) {
-    const json part = {{"sample_len", 20}, {"acc,none", acc}, {"acc_stderr,none", 0.0312}};
-    json plain = part;
-    plain["acc_norm,none"] = acc + 0.01;
-    plain["acc_norm_stderr,none"] = "N/A";
-    return json{{"results", {{"copa", plain}, {"pairs", part}, {"pairs_a", part}}},
-                {"group_subtasks", {{"pairs", {"pairs_a"}}}}};
-  };
-  json all = {{"models", {{"dense", of(0.5)}, {"mixture", of(0.625)}}}};
-  all["models"]["mixture"]["expert_shares"] = {{"copa", {0.75, 0.25}}};
-  return all;
-}
-
-json sweep() {
-  const auto row = [](const char* run, const char* name, double nats, bool reference) {
-    return json{{"run", run},
-                {"label", ""},
-                {"model", name},
-                {"rule", "routers"},
-                {"prefix_tokens", 16},
-                {"experts", 1},
-                {"perplexity", 30},
-                {"bits_per_byte", 2.1},
-                {"difference_nats_per_token", nats},
-                {"difference_95_percent", {nats - 0.01, nats + 0.01}},
-                {"verdict", "better"},
-                {"reference", reference},
-                {"compared_with", "base: dense"},
-                {"step", 0},
-                {"train_flops", 1e12},
-                {"inference_flops_per_sequence", 1e7},
-                {"perplexity_by_seed", {29, 31}},
-                {"difference_by_seed", {nats - 0.02, nats + 0.02}}};
-  };
-  return {{"schema", 1},
-          {"tables",
-           {{{"name", "first"},
-             {"title", "Which is best?"},
-             {"data", "news"},
-             {"seeds", {1, 2}},
-             {"sequences", 640},
-             {"documents", 37},
-             {"rows",
-              {row("base", "dense", 0, true), row("base", "mixture", std::log(0.9), false),
-               row("other", "mixture", std::log(1.1), false)}}}}}};
-}
 
 class ReportTest : public ::testing::Test {
  protected:
