@@ -105,6 +105,7 @@ TEST(Failure, ExceptionsOfAnyKind) {
 TEST(Failure, OneRankLeavesEarly) {
   expect_ended(run_job(2, "return"));
   expect_ended(run_job(2, "exit"));
+  expect_ended(run_job(2, "quick-exit"));
 }
 
 TEST(Failure, TheLargestExitCodeWins) {
