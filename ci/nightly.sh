@@ -51,6 +51,7 @@ part asan sanitized asan -L '^(unit|mpi)$' -E '^ci/'
 part tsan sanitized tsan -R '^(core|data)/' -E 'ClosingTable.IsTheWalksForLargeCases'
 part cross_arm bash ci/cross_arm.sh
 part mutants bash ci/mutants.sh
+bash ci/setup.sh --fuzz || echo "clang could not be installed: fuzzing will be skipped"
 part fuzz bash ci/fuzz.sh "${SMALLTALK_FUZZ_SECONDS:-1800}"
 part learning_rates bash ci/learning_rates.sh
 part claim bash ci/claim.sh

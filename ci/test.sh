@@ -13,7 +13,6 @@ ctest --preset core -j "$cores" -Q --output-junit "$PWD/build/core/tests.xml" ||
 
 wait $setup
 {  # needed by tests only: comes while the build runs
-  bash ci/setup.sh --fuzz || echo "clang could not be installed: fuzzing will be skipped"
   bash ci/setup.sh --peers || echo "not all peers could be installed: their tests will be skipped"
 } &
 configure

@@ -161,7 +161,7 @@ function(smalltalk_check_all_tests_registered)
   get_property(registered GLOBAL PROPERTY SMALLTALK_TEST_SOURCES)
   set(folders ${SMALLTALK_LIBRARIES} ci)
   if("jobs" IN_LIST SMALLTALK_LIBRARIES)
-    list(APPEND folders slurm)
+    list(APPEND folders fuzz slurm)
   endif()
   foreach(folder IN LISTS folders)
     file(GLOB_RECURSE present CONFIGURE_DEPENDS

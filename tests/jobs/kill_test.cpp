@@ -1,7 +1,7 @@
 // One rank of two is killed at a random instant: the launcher ends by itself, nobody is left, and
 // the same command, killed again or not, ends with the bytes of an undisturbed run. So it does
 // after a signal to the launcher, with which the job ends as one that is to be started again.
-// SMALLTALK_KILLS=200 kills so often, else 20 times, and sends a quarter as many signals.
+// SMALLTALK_KILLS=200 kills so often, else 10 times, and sends a quarter as many signals.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -122,7 +122,7 @@ class Kill : public FaultTest {
 
   static int kills() {
     const char* number = std::getenv("SMALLTALK_KILLS");
-    return number == nullptr ? 20 : std::atoi(number);
+    return number == nullptr ? 10 : std::atoi(number);
   }
 };
 

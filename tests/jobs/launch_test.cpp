@@ -133,16 +133,16 @@ TEST_F(Launch, AssignmentIsTheSameForAnyNumberOfRanks) {
 }
 
 TEST_F(Launch, KilledAnywhereAndStartedAgainEndsTheSame) {
-  ASSERT_EQ(run_job(2, launch("whole")).exit_code, 0);
+  const Outcome whole = run_job(2, launch("whole"));
+  ASSERT_EQ(whole.exit_code, 0) << whole.output;
   const auto expected = models("whole");
-  const double whole_seconds = run_job(2, launch("timed")).seconds;
   for (const double share : {0.15, 0.35, 0.55, 0.75}) {
     const std::string out = "killed" + std::to_string(static_cast<int>(100 * share));
     // What a process leaves that dies while it writes beside the ledgers' place.
     fs::create_directories(folder_ / out / "ledger");
     std::ofstream(folder_ / out / "ledger" / ".tmp-host-1-1-rank-0.json");
     // All processes of the job die at once, without a chance to tidy up.
-    const std::string limit = std::to_string(share * whole_seconds);
+    const std::string limit = std::to_string(share * whole.seconds);
     run_command("setsid timeout --signal=KILL " + limit + " sh -c '" + command(2, launch(out)) +
                 "'; pkill -KILL -f -- '--out " + (folder_ / out).string() + "'; true");
     const Outcome again = run_job(2, launch(out));

@@ -1,6 +1,7 @@
 // AdamW against LibTorch's own, weight decay on matrices only, and clipping.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/utils/clip_grad.h>
+#include <torch/optim/adamw.h>
 
 #include <cmath>
 
