@@ -303,9 +303,10 @@ reference = { run = "two", model = "dense" }
         self.wait_for(lambda: not self.slurm.run("squeue", "-h", "-t", "R,CG"), "the node's end")
         # A job that comes back while its first start still dies is not started, and the node is
         # drained.
-        self.wait_for(lambda: subprocess.run(["pgrep", "-f", rf"^slurmstepd: \[{job}\."],
-                                             stdout=subprocess.DEVNULL).returncode != 0,
-                      "the end of the job's processes")
+        log = os.path.join(self.slurm.folder, "slurmd.log")
+        for step in ("batch", "0"):
+            done = f"[{job}.{step}] done with job".encode()
+            self.wait_for(lambda: done in read(log), f"the end of step {step}")
         self.resume_node()
         self.assert_undisturbed_bytes()
         self.assertIn("goes on from step", self.log_of("train"))
