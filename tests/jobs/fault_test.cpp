@@ -90,7 +90,7 @@ TEST_F(Fault, AClockThatJumpsChangesNothingButTimes) {
       EXPECT_LT(row.at("eta(s)").get<double>(), kJump) << text;
     }
   }
-  EXPECT_GT(latest - earliest, kJump);  // it did jump
+  EXPECT_GT(latest - earliest, 90000);  // it did jump
   const auto stages = nlohmann::json::parse(read_text(run() / "seconds.json"));
   for (const auto& [stage, seconds] : stages.items()) {
     EXPECT_GE(seconds.get<double>(), 0) << stage;
