@@ -19,12 +19,13 @@ else
   export CUDACXX=$nvcc
 fi
 
+# Files are compiled eight at once where all have to be, unless that folder was configured by hand.
+unity_of() { [ -e "$1/CMakeCache.txt" ] || echo -DSMALLTALK_UNITY=ON; }
+
 configure() {  # prints only what went wrong
   local log=$build/configure.log
   mkdir -p "$build"
-  # Files are compiled eight at once where all have to be, unless this folder was configured by hand.
-  [ -e "$build/CMakeCache.txt" ] || set -- -DSMALLTALK_UNITY=ON "$@"
-  if ! flock "$build/.lock" cmake --preset release -DSMALLTALK_CUDA=$cuda "$@" >"$log" 2>&1; then
+  if ! flock "$build/.lock" cmake --preset release $(unity_of $build) -DSMALLTALK_CUDA=$cuda "$@" >"$log" 2>&1; then
     cat "$log"
     return 1
   fi

@@ -29,11 +29,12 @@ from universalmutator import mutator
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build/mutants"
 TREE, BUILD, TEMPORARY = WORK / "tree", WORK / "release", WORK / "tmp"
-# By library: those to build, and the test programs that may see a fault.
+# By library: those to build, the test programs that may see a fault, and of the jobs' only these files.
 LIBRARIES = {"core": "core", "data": "core;data", "comm": "core;comm",
              "mixture": "core;data;comm;lm;mixture;jobs"}
 PROGRAMS = {"core": r"tests/core/test_", "data": r"tests/data/test_", "comm": r"tests/comm/test_",
-            "mixture": r"tests/(mixture/test_|jobs/test_jobs_(launch|compare|generate|tasks)$)"}
+            "mixture": r"tests/(mixture/test_|jobs/test_jobs(_models)?$)"}
+JOBS_FILES = {"launch", "compare", "generate", "tasks"}
 # Declarations, which begin at the margin, and what only tells or checks.
 SKIPPED_LINES = [r"^(?!constexpr |const )\S", r"\b(log_info|log_warning|ST_CHECK)\(",
                  r"^\s*(//|using |template|static_assert|case |default:)"]
@@ -138,11 +139,15 @@ def draw(paths, number, seed):
 
 
 class Suite:
-    """A program of tests as CTest starts it, with all of its cases."""
+    """A program of tests as CTest starts it, with the cases of one file, or with all under mpirun."""
 
-    def __init__(self, test, program):
-        self.name, self.program = test["name"], program
-        self.command = [part for part in test["command"] if not part.startswith("--gtest")]
+    def __init__(self, test, program, file=None):
+        self.name = program.removeprefix("tests/") + (f" ({file})" if file else "")
+        self.program, self.file = program, file
+        self.command = [part for part in test["command"]
+                        if not part.startswith(("--gtest", "--file"))]
+        if file:
+            self.command.append(f"--file={file}")
         properties = {p["name"]: p["value"] for p in test["properties"]}
         self.environment = {**os.environ, "GTEST_FAIL_FAST": "1", "TMPDIR": str(TEMPORARY),
                             **dict(p.split("=", 1) for p in properties.get("ENVIRONMENT", []))}
@@ -164,7 +169,7 @@ class Suite:
 
     def order(self, source):
         """First those whose name begins like the file's, then the fast ones, jobs last."""
-        name = self.program.rsplit("/test_", 1)[1].split("_", 1)[1]
+        name = self.file or self.program.rsplit("_", 1)[1]
         return ("/jobs/" in self.program, -len(os.path.commonprefix([name, Path(source).stem])),
                 self.seconds)
 
@@ -183,6 +188,19 @@ def copy_tree():
             old.unlink()
 
 
+def suites_of(program, listed):
+    tests = [test for test in listed if str(BUILD / program) in test.get("command", [])
+             and Path(test["command"][0]).name != "bash"]
+    under_mpirun = [test for test in tests if Path(test["command"][0]).name == "mpirun"]
+    if under_mpirun:
+        return [Suite(test, program) for test in under_mpirun]
+    folder = Path(program).parent
+    files = [path.stem.removesuffix("_test") for path in sorted((TREE / folder).glob("*_test.cpp"))]
+    return [Suite(tests[0], program, file) for file in files
+            if (folder.name != "jobs" or file in JOBS_FILES) and
+            run([BUILD / program, f"--file={file}", "--gtest_list_tests"], 60)[0] == 0]
+
+
 def prepare(libraries, options):
     """Copies the tree and builds it; the suites by library, each run once without a fault."""
     copy_tree()
@@ -198,13 +216,7 @@ def prepare(libraries, options):
         mine = [program for program in programs if re.match(PROGRAMS[library], program)]
         must(["ninja", "-C", BUILD, *mine, *(["smalltalk"] if library == "mixture" else [])])
         listed = json.loads(must(["ctest", "--test-dir", BUILD, "--show-only=json-v1"]))["tests"]
-        found = {}  # by command: cases of one program come as many
-        for test in listed:
-            program = next((p for p in mine if str(BUILD / p) in test.get("command", [])), None)
-            if program and Path(test["command"][0]).name != "bash":
-                suite = Suite(test, program)
-                found.setdefault(tuple(suite.command), suite)
-        suites[library] = list(found.values())
+        suites[library] = [suite for program in mine for suite in suites_of(program, listed)]
         for suite in suites[library]:
             start = time.monotonic()
             if not suite.passes(1800):
@@ -228,7 +240,7 @@ def judge(fault, target, suites):
             if suite.build()[0] != 0:
                 return "caught", f"the build of {suite.program}"
             if not suite.passes(20 + 5 * suite.seconds):
-                return "caught", suite.program.removeprefix("tests/")
+                return "caught", suite.name
         return "lived", ""
     finally:
         source.write_bytes((ROOT / fault.source).read_bytes())

@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 bash ci/setup.sh --core
 bash ci/setup.sh & setup=$!  # LibTorch and the rest come while core is built and tested
-cmake --preset core >build/core.log || { cat build/core.log; exit 1; }
+cmake --preset core $(unity_of build/core) >build/core.log || { cat build/core.log; exit 1; }
 cmake --build --preset core -j "$cores"
 ctest --preset core -j "$cores" -Q --output-junit "$PWD/build/core/tests.xml" ||
   { ctest --preset core --rerun-failed; exit 1; }

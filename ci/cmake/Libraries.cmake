@@ -63,10 +63,7 @@ function(smalltalk_add_library name)
   target_link_libraries(smalltalk_${name}
     PUBLIC ${arg_USES} ${arg_PUBLIC}
     PRIVATE $<BUILD_INTERFACE:smalltalk_options> ${arg_PRIVATE})
-  if(SMALLTALK_UNITY AND NOT name STREQUAL "core")  # which ci/test.sh has compiled alone before
-    set_target_properties(smalltalk_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
-    target_link_libraries(smalltalk_${name} PRIVATE $<BUILD_INTERFACE:smalltalk_unity_options>)
-  endif()
+  smalltalk_compile_eight_as_one(smalltalk_${name})
 endfunction()
 
 # smalltalk_embed(<target> <template> <file>...)

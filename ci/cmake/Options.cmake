@@ -18,6 +18,15 @@ target_compile_options(smalltalk_options INTERFACE
 add_library(smalltalk_unity_options INTERFACE)
 target_compile_options(smalltalk_unity_options INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:-Wno-shadow;-Wno-subobject-linkage>")
+
+# With SMALLTALK_UNITY, eight files of a target, which has smalltalk_options already, are one.
+function(smalltalk_compile_eight_as_one target)
+  if(SMALLTALK_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:smalltalk_unity_options>)
+  endif()
+endfunction()
+
 if(SMALLTALK_SANITIZE)
   target_compile_options(smalltalk_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${SMALLTALK_SANITIZE}>

@@ -42,6 +42,11 @@ function(smalltalk_configure_test name label ranks timeout)
     ENVIRONMENT "${test_environment}")
 endfunction()
 
+# The main of a test program.
+add_library(test_main OBJECT ${PROJECT_SOURCE_DIR}/tests/test_main.cpp)
+target_link_libraries(test_main PRIVATE smalltalk_options GTest::gtest)
+target_compile_options(test_main PRIVATE $<$<CONFIG:Release>:-O1>)
+
 # Gives a program tests/mpi_test_main.cpp, which is compiled once.
 function(smalltalk_add_mpi_main target)
   find_package(MPI REQUIRED COMPONENTS C)  # in the folder of this program, too
@@ -54,21 +59,23 @@ function(smalltalk_add_mpi_main target)
   target_link_libraries(${target} PRIVATE mpi_test_main GTest::gtest MPI::MPI_C)
 endfunction()
 
-# smalltalk_add_test(<folder>/<name> [LIBRARIES <library>...] [SOURCES <file>...] [LABEL <label>]
-#                    [RANKS <n>...] [TIMEOUT <seconds>] [WHOLE])
-# A GoogleTest program from <name>_test.cpp and SOURCES, linked to LIBRARIES (default: <folder>).
-#   RANKS  one ctest entry per world size, through mpirun, with tests/mpi_test_main.cpp (label mpi)
+# smalltalk_add_tests(<folder> <name>... [PROGRAM <program>] [LIBRARIES <library>...]
+#                     [SOURCES <file>...] [LABEL <label>] [RANKS <n>...] [TIMEOUT <seconds>] [WHOLE])
+# A GoogleTest program, tests/<folder>/<program> (default: test_<folder>), from <name>_test.cpp of
+# each name and SOURCES, linked to LIBRARIES (default: <folder>). Its tests are known as
+# <folder>/<suite>.<case>.
+#   RANKS  one ctest entry a world size, <folder>/<name>.ranks_<n>, through mpirun, with
+#          tests/mpi_test_main.cpp (label mpi): for programs of one file
 #   LABEL  unit (default), mpi, e2e, slurm or gpu
-#   WHOLE  one ctest entry for the program instead of one a case: for programs slow to start
+#   WHOLE  one ctest entry a file, <folder>/<name>, instead of one a case: for programs slow to start
 #          (always so for those that load LibTorch)
-function(smalltalk_add_test name)
-  cmake_parse_arguments(arg "WHOLE" "LABEL;TIMEOUT" "LIBRARIES;SOURCES;RANKS" ${ARGN})
-  if(arg_UNPARSED_ARGUMENTS)
-    message(FATAL_ERROR "smalltalk_add_test(${name}): unknown arguments ${arg_UNPARSED_ARGUMENTS}")
+function(smalltalk_add_tests folder)
+  cmake_parse_arguments(arg "WHOLE" "PROGRAM;LABEL;TIMEOUT" "LIBRARIES;SOURCES;RANKS" ${ARGN})
+  set(names ${arg_UNPARSED_ARGUMENTS})
+  set(target test_${folder})
+  if(arg_PROGRAM)
+    set(target ${arg_PROGRAM})
   endif()
-  get_filename_component(folder ${name} DIRECTORY)
-  get_filename_component(stem ${name} NAME)
-  string(REPLACE "/" "_" target "test_${name}")
   if(NOT arg_LIBRARIES)
     set(arg_LIBRARIES ${folder})
   endif()
@@ -84,19 +91,20 @@ function(smalltalk_add_test name)
       set(arg_LABEL mpi)
     endif()
   endif()
-  set(links_torch FALSE)
   foreach(library lm mixture jobs)
     if(library IN_LIST arg_LIBRARIES AND SMALLTALK_TORCH)
-      set(links_torch TRUE)
+      set(arg_WHOLE TRUE)
     endif()
   endforeach()
   list(TRANSFORM arg_LIBRARIES PREPEND smalltalk::)
+  list(TRANSFORM names APPEND _test.cpp OUTPUT_VARIABLE files)
 
-  add_executable(${target} ${stem}_test.cpp ${arg_SOURCES})
-  set_property(GLOBAL APPEND PROPERTY SMALLTALK_TEST_SOURCES
-    ${CMAKE_CURRENT_SOURCE_DIR}/${stem}_test.cpp)
+  add_executable(${target} ${files} ${arg_SOURCES})
+  list(TRANSFORM files PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
+  set_property(GLOBAL APPEND PROPERTY SMALLTALK_TEST_SOURCES ${files})
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(${target} PRIVATE ${arg_LIBRARIES} smalltalk_options GTest::gmock)
+  smalltalk_compile_eight_as_one(${target})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     target_compile_options(${target} PRIVATE -Wno-restrict)  # false alarms on "a" + std::string
   endif()
@@ -110,17 +118,19 @@ function(smalltalk_add_test name)
   if(arg_RANKS)
     smalltalk_add_mpi_main(${target})
     foreach(ranks IN LISTS arg_RANKS)
-      add_test(NAME ${name}.ranks_${ranks}
+      add_test(NAME ${folder}/${names}.ranks_${ranks}
         COMMAND ${SMALLTALK_MPIRUN} ${mpirun_flags} -n ${ranks} $<TARGET_FILE:${target}>)
-      smalltalk_configure_test(${name}.ranks_${ranks} ${arg_LABEL} ${ranks} ${arg_TIMEOUT})
+      smalltalk_configure_test(${folder}/${names}.ranks_${ranks} ${arg_LABEL} ${ranks} ${arg_TIMEOUT})
     endforeach()
     return()
   endif()
 
-  target_link_libraries(${target} PRIVATE GTest::gtest GTest::gtest_main)
-  if(links_torch OR arg_WHOLE)
-    add_test(NAME ${name} COMMAND ${target})
-    smalltalk_configure_test(${name} ${arg_LABEL} 1 ${arg_TIMEOUT})
+  target_link_libraries(${target} PRIVATE test_main GTest::gtest)
+  if(arg_WHOLE)
+    foreach(name IN LISTS names)
+      add_test(NAME ${folder}/${name} COMMAND ${target} --file=${name})
+      smalltalk_configure_test(${folder}/${name} ${arg_LABEL} 1 ${arg_TIMEOUT})
+    endforeach()
   else()
     # A list cannot pass through gtest_discover_tests, so these read their environment from env.
     set_target_properties(${target} PROPERTIES
@@ -129,6 +139,13 @@ function(smalltalk_add_test name)
       WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
       PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} COST ${arg_TIMEOUT})
   endif()
+endfunction()
+
+# smalltalk_add_test(<folder>/<name> [...as above]): a program of its own, test_<folder>_<name>.
+function(smalltalk_add_test name)
+  get_filename_component(folder ${name} DIRECTORY)
+  get_filename_component(stem ${name} NAME)
+  smalltalk_add_tests(${folder} ${stem} PROGRAM test_${folder}_${stem} ${ARGN})
 endfunction()
 
 # smalltalk_add_command_test(<folder>/<name> COMMAND <argument>... [LABEL <label>] [RANKS <n>]
@@ -168,7 +185,7 @@ function(smalltalk_check_all_tests_registered)
       ${PROJECT_SOURCE_DIR}/tests/${folder}/*_test.cpp ${PROJECT_SOURCE_DIR}/tests/${folder}/test_*.py)
     foreach(file IN LISTS present)
       if(NOT file IN_LIST registered)
-        message(SEND_ERROR "${file} is not registered: add smalltalk_add_test() to its CMakeLists.txt")
+        message(SEND_ERROR "${file} is not registered: name it in its CMakeLists.txt")
       endif()
     endforeach()
   endforeach()

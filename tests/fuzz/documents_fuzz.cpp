@@ -23,7 +23,7 @@ void read_into(Read& read, const std::filesystem::path& file, int64_t begin, int
 }  // namespace
 }  // namespace smalltalk
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_documents(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   if (size < 2) return 0;
   const size_t kind = data[0] % std::size(kNames);

@@ -3,7 +3,7 @@
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_experiment(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   const auto parts = fuzz::split(fuzz::text_of(data, size), 4);
   const auto path = fuzz::write_file("x.toml", parts[0]);

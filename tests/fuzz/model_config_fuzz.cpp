@@ -2,7 +2,7 @@
 #include "lm/model/model_config_file.hpp"
 #include "lm/model/parameter_layout.hpp"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_model_config(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   const auto path = fuzz::write_file("config.json", fuzz::text_of(data, size));
   ModelConfig config;

@@ -24,7 +24,7 @@ std::string whole_part(std::string_view trailer_text, std::string_view content) 
 }  // namespace
 }  // namespace smalltalk
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_part_file(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   if (size == 0) return 0;
   std::string file(fuzz::text_of(data + 1, size - 1));

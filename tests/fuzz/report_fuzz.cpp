@@ -2,7 +2,7 @@
 #include "fuzz.hpp"
 #include "smalltalk/mixture/report/report.hpp"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_report(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   constexpr const char* kNames[] = {
       "results.json", "experts/0/metrics.jsonl", "routing.jsonl",        "sharding.json",

@@ -1,7 +1,7 @@
 #include "fuzz.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_safetensors(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   const auto path = fuzz::write_file("x.safetensors", fuzz::text_of(data, size));
   fuzz::result_or_error("x.safetensors", [&] {

@@ -44,7 +44,7 @@ void write(Hdf5File& file, const std::string& name, const std::vector<T>& values
 }  // namespace
 }  // namespace smalltalk
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_shard_file(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   Lists lists(fuzz::text_of(data, size));
   const auto path = fuzz::folder() / "shards.h5";

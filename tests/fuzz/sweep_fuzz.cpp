@@ -1,7 +1,7 @@
 #include "fuzz.hpp"
 #include "smalltalk/core/experiment/sweep.hpp"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_sweep(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   const auto path = fuzz::write_file("x.toml", fuzz::text_of(data, size));
   Sweep sweep;

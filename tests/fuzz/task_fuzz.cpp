@@ -2,7 +2,7 @@
 #include "fuzz.hpp"
 #include "smalltalk/mixture/evaluation/tasks.hpp"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+extern "C" int fuzz_task(const uint8_t* data, size_t size) {
   using namespace smalltalk;
   if (size < 1) return 0;
   const std::vector<std::string> prompts = prompt_names();

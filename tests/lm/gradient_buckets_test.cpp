@@ -11,20 +11,21 @@ namespace {
 
 constexpr int64_t kBucketFloats = 300;
 
-struct Case {
+struct BucketCase {
   bool tied;
   int ranks;
 };
 
-class GradientBucketsTest : public testing::TestWithParam<Case> {
+class GradientBucketsTest : public testing::TestWithParam<BucketCase> {
  protected:
   ParameterLayout layout =
       parameter_layout(tiny_model(FeedForward::swiglu, GetParam().tied).resolved());
   int ranks = GetParam().ranks;
 };
 INSTANTIATE_TEST_SUITE_P(Cases, GradientBucketsTest,
-                         testing::Values(Case{true, 2}, Case{true, 3}, Case{true, 7},
-                                         Case{false, 2}, Case{false, 3}, Case{false, 64}));
+                         testing::Values(BucketCase{true, 2}, BucketCase{true, 3},
+                                         BucketCase{true, 7}, BucketCase{false, 2},
+                                         BucketCase{false, 3}, BucketCase{false, 64}));
 
 TEST_P(GradientBucketsTest, CoverTheBufferOnce) {
   const GradientBuckets buckets(layout, ranks, kBucketFloats);

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kSeqLength = 128;
 
-struct Case {
+struct MemoryCase {
   ModelConfig model;
   int64_t batch_size, micro_batch_size, threads;
   Recompute recompute = Recompute::none;
@@ -32,7 +32,7 @@ ModelConfig model_of(int64_t hidden, int64_t layers, int64_t vocab, bool tied) {
   return model;
 }
 
-TrainConfig training_of(const Case& c) {
+TrainConfig training_of(const MemoryCase& c) {
   TrainConfig train;
   train.batch_size = c.batch_size;
   train.micro_batch_size = c.micro_batch_size;
@@ -48,7 +48,7 @@ double resident_bytes() {
   return resident * static_cast<double>(sysconf(_SC_PAGE_SIZE));
 }
 
-void train(const Case& c, const std::function<void()>& at_the_end) {
+void train(const MemoryCase& c, const std::function<void()>& at_the_end) {
   DeviceConfig device;
   device.threads = c.threads;
   Transformer model(c.model, device, 1);
@@ -62,12 +62,12 @@ void train(const Case& c, const std::function<void()>& at_the_end) {
 
 // Growth of the resident memory of a process that does nothing else. A tiny training run comes
 // first: it loads code and starts what is started once.
-double measured_bytes(const Case& c) {
+double measured_bytes(const MemoryCase& c) {
   int ends[2];
   if (pipe(ends) != 0) throw Error("pipe failed");
   const pid_t child = fork();
   if (child == 0) {
-    Case tiny = c;
+    MemoryCase tiny = c;
     tiny.model = tiny_model();
     train(tiny, [] {});
     const double before = resident_bytes();
@@ -86,21 +86,21 @@ double measured_bytes(const Case& c) {
   return growth;
 }
 
-class MemoryTest : public testing::TestWithParam<Case> {};
+class MemoryTest : public testing::TestWithParam<MemoryCase> {};
 INSTANTIATE_TEST_SUITE_P(
     Cases, MemoryTest,
-    testing::Values(Case{model_of(256, 4, 4096, true), 4, 0, 1},   // most of it parameters
-                    Case{model_of(256, 4, 4096, false), 8, 4, 2},  // and threads' gradients
-                    Case{model_of(128, 12, 2048, true), 8, 0, 2},  // most of it activations
-                    Case{model_of(128, 12, 2048, true), 8, 0, 2, Recompute::selective},
-                    Case{model_of(128, 12, 2048, true), 8, 0, 2, Recompute::full},
-                    Case{model_of(64, 1, 50000, true), 4, 0, 1}));  // most of it vocabulary
+    testing::Values(MemoryCase{model_of(256, 4, 4096, true), 4, 0, 1},   // most of it parameters
+                    MemoryCase{model_of(256, 4, 4096, false), 8, 4, 2},  // and threads' gradients
+                    MemoryCase{model_of(128, 12, 2048, true), 8, 0, 2},  // most of it activations
+                    MemoryCase{model_of(128, 12, 2048, true), 8, 0, 2, Recompute::selective},
+                    MemoryCase{model_of(128, 12, 2048, true), 8, 0, 2, Recompute::full},
+                    MemoryCase{model_of(64, 1, 50000, true), 4, 0, 1}));  // most of it vocabulary
 
 TEST_P(MemoryTest, IsWhatAFreshProcessGrowsBy) {
 #ifdef __SANITIZE_ADDRESS__
   GTEST_SKIP() << "the address sanitizer keeps memory of its own beside every allocation";
 #endif
-  const Case& c = GetParam();
+  const MemoryCase& c = GetParam();
   DeviceConfig device;
   device.threads = c.threads;
   const MemoryEstimate predicted = predicted_memory(c.model, training_of(c), device, kSeqLength, 1);
@@ -115,7 +115,7 @@ TEST_P(MemoryTest, IsWhatAFreshProcessGrowsBy) {
 }
 
 TEST(MemoryOfGroupTest, SharesOutTheMomentsAlone) {
-  const Case c{model_of(256, 4, 4096, true), 8, 2, 1};
+  const MemoryCase c{model_of(256, 4, 4096, true), 8, 2, 1};
   const MemoryEstimate one = predicted_memory(c.model, training_of(c), DeviceConfig(), 128, 1);
   const MemoryEstimate four = predicted_memory(c.model, training_of(c), DeviceConfig(), 128, 4);
   EXPECT_NEAR(one.optimizer / four.optimizer, 4, 1e-3);
@@ -126,7 +126,7 @@ TEST(MemoryOfGroupTest, SharesOutTheMomentsAlone) {
 }
 
 TEST(MemoryOfGpuTest, RecomputingKeepsLess) {
-  Case c{model_of(256, 8, 4096, true), 8, 0, 1};
+  MemoryCase c{model_of(256, 8, 4096, true), 8, 0, 1};
   DeviceConfig device;
   device.device = "cuda";
   const auto activations = [&](Recompute recompute) {

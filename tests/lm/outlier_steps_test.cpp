@@ -96,10 +96,10 @@ TEST(TrainerTest, AResumedRunFindsTheSameOutliers) {
   }
 }
 
-class GroupTest : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Sizes, GroupTest, testing::Values(2, 4));
+class OutlierStepsInAGroup : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Sizes, OutlierStepsInAGroup, testing::Values(2, 4));
 
-TEST_P(GroupTest, SkipsTheSameSteps) {
+TEST_P(OutlierStepsInAGroup, SkipsTheSameSteps) {
   const int size = GetParam();
   const TemporaryFolder folder;
   TrainConfig config = small_training(155);

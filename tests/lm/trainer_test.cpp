@@ -51,10 +51,10 @@ TEST(TrainerTest, MicroBatchesAndThreadsChangeOnlyRounding) {
   }
 }
 
-class GroupTest : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Sizes, GroupTest, testing::Values(2, 4));
+class TrainerInAGroup : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Sizes, TrainerInAGroup, testing::Values(2, 4));
 
-TEST_P(GroupTest, EqualsOneRankWithinRounding) {
+TEST_P(TrainerInAGroup, EqualsOneRankWithinRounding) {
   const int size = GetParam();
   const TemporaryFolder folder;
   const RowSource rows = random_rows(13, 37);

@@ -17,7 +17,7 @@
 namespace smalltalk {
 namespace {
 
-constexpr double kError = 1e-6;
+constexpr double kTolerance = 1e-6;
 
 SequenceLikelihoods of_cell(const std::string& unit) {
   return sum_by_sequence(small::likelihoods(small::cells().at(unit)), 3);
@@ -34,10 +34,10 @@ class Figures : public ::testing::Test {
 // Routed 0 0 1 1 0, the mixture has 2+2, 4+4, 2+4, 4+4 and 2+4 bits: 14 in the prefixes, 18 behind
 // them, 32 in all. Of four targets two lie in the prefix of three tokens and two behind it.
 TEST_F(Figures, PerplexityOverAllTargetsAndBehindThePrefix) {
-  EXPECT_NEAR(-total(mixture_), 32 * std::log(2), kError);
+  EXPECT_NEAR(-total(mixture_), 32 * std::log(2), kTolerance);
   const Perplexity found = perplexity(mixture_, 4, 3);
-  EXPECT_NEAR(found.all, std::exp2(32.0 / 20), kError);
-  EXPECT_NEAR(found.after_prefix, std::exp2(18.0 / 10), kError);
+  EXPECT_NEAR(found.all, std::exp2(32.0 / 20), kTolerance);
+  EXPECT_NEAR(found.after_prefix, std::exp2(18.0 / 10), kTolerance);
 }
 
 // 4 of 4 and 8, 6 of 8 and 6, 6 of 12 and 6, 8 of 12 and 8, 6 of 6 and 6, where the first stays.
@@ -46,8 +46,8 @@ TEST_F(Figures, TheBestInHindsight) {
 }
 
 TEST_F(Figures, PerplexityByDomain) {
-  EXPECT_NEAR(perplexity_where(mixture_, domain_, 2, 4).value(), std::exp2(4.0 / 4), kError);
-  EXPECT_NEAR(perplexity_where(mixture_, domain_, 1, 4).value(), std::exp2(28.0 / 16), kError);
+  EXPECT_NEAR(perplexity_where(mixture_, domain_, 2, 4).value(), std::exp2(4.0 / 4), kTolerance);
+  EXPECT_NEAR(perplexity_where(mixture_, domain_, 1, 4).value(), std::exp2(28.0 / 16), kTolerance);
   EXPECT_FALSE(perplexity_where(mixture_, domain_, 0, 4).has_value());
 }
 
@@ -57,11 +57,11 @@ TEST_F(Figures, EachExpertBesideTheDenseModelOnItsSequences) {
       figures_by_expert(small::route(), 3, mixture_, &dense_, 4);
   ASSERT_EQ(found.size(), 3U);
   EXPECT_DOUBLE_EQ(found[0].eval_share, 3.0 / 5);
-  EXPECT_NEAR(found[0].perplexity.value(), std::exp2((4 + 8 + 6) / 12.0), kError);
-  EXPECT_NEAR(found[0].dense_perplexity.value(), std::exp2((4 + 8 + 12) / 12.0), kError);
+  EXPECT_NEAR(found[0].perplexity.value(), std::exp2((4 + 8 + 6) / 12.0), kTolerance);
+  EXPECT_NEAR(found[0].dense_perplexity.value(), std::exp2((4 + 8 + 12) / 12.0), kTolerance);
   EXPECT_DOUBLE_EQ(found[1].eval_share, 2.0 / 5);
-  EXPECT_NEAR(found[1].perplexity.value(), std::exp2((6 + 8) / 8.0), kError);
-  EXPECT_NEAR(found[1].dense_perplexity.value(), std::exp2((12 + 8) / 8.0), kError);
+  EXPECT_NEAR(found[1].perplexity.value(), std::exp2((6 + 8) / 8.0), kTolerance);
+  EXPECT_NEAR(found[1].dense_perplexity.value(), std::exp2((12 + 8) / 8.0), kTolerance);
   EXPECT_EQ(found[2].eval_share, 0);
   EXPECT_FALSE(found[2].perplexity.has_value());
   EXPECT_FALSE(found[2].dense_perplexity.has_value());
@@ -117,7 +117,7 @@ TEST_F(Results, TheFileHoldsTheseNumbers) {
   write_results(run, units);
   const auto found = parse_json(read_text(layout.results()), "results.json");
   const auto expect_bits = [](const nlohmann::json& perplexity, double bits) {
-    EXPECT_NEAR(perplexity.get<double>(), std::exp2(bits), kError);
+    EXPECT_NEAR(perplexity.get<double>(), std::exp2(bits), kTolerance);
   };
   const auto& mixture = found["models"]["mixture"];
   expect_bits(mixture["perplexity"]["all"], 32.0 / 20);
@@ -126,7 +126,7 @@ TEST_F(Results, TheFileHoldsTheseNumbers) {
   expect_bits(mixture["oracle_perplexity"]["after_prefix"], 18.0 / 10);
   // In the validation text 12, 4 and 8 bits, as its routers send all to expert 0.
   expect_bits(mixture["validation_perplexity"]["all"], 24.0 / 12);
-  EXPECT_NEAR(mixture["bits_per_byte"].get<double>(), 32.0 / 60, kError);
+  EXPECT_NEAR(mixture["bits_per_byte"].get<double>(), 32.0 / 60, kTolerance);
   expect_bits(mixture["perplexity_per_domain"]["code"], 4.0 / 4);
   expect_bits(mixture["perplexity_per_domain"]["prose"], 28.0 / 16);
   EXPECT_EQ(mixture["perplexity_per_domain"].size(), 2U);

@@ -1,0 +1,45 @@
+// The main of all test programs but those under mpirun. Besides GoogleTest's options it takes
+// --file=NAME: only the tests of NAME_test.cpp.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <iostream>
+#include <string>
+
+namespace {
+
+// A filter for the tests that stand in NAME_test.cpp; empty if there is none.
+std::string filter_of_file(const std::string& name) {
+  std::string filter;
+  const testing::UnitTest& all = *testing::UnitTest::GetInstance();
+  for (int i = 0; i < all.total_test_suite_count(); ++i) {
+    const testing::TestSuite& suite = *all.GetTestSuite(i);
+    for (int j = 0; j < suite.total_test_count(); ++j) {
+      const testing::TestInfo& test = *suite.GetTestInfo(j);
+      if (std::filesystem::path(test.file()).stem() != name + "_test") continue;
+      filter += (filter.empty() ? "" : ":") + std::string(suite.name()) + "." + test.name();
+    }
+  }
+  return filter;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  const std::string option = argc > 1 ? argv[1] : "--file=";
+  const std::string name = option.substr(option.find('=') + 1);
+  if (argc > 2 || !option.starts_with("--file=")) {
+    std::cerr << "usage: " << argv[0] << " [--file=NAME] [options of GoogleTest]\n";
+    return 2;
+  }
+  if (!name.empty()) {
+    const std::string filter = filter_of_file(name);
+    if (filter.empty()) {
+      std::cerr << argv[0] << ": no test of " << name << "_test.cpp is in here\n";
+      return 2;
+    }
+    testing::GTEST_FLAG(filter) = filter;
+  }
+  return RUN_ALL_TESTS();
+}
