@@ -34,7 +34,7 @@ LIBRARIES = {"core": "core", "data": "core;data", "comm": "core;comm",
              "mixture": "core;data;comm;lm;mixture;jobs"}
 PROGRAMS = {"core": r"tests/core/test_", "data": r"tests/data/test_", "comm": r"tests/comm/test_",
             "mixture": r"tests/(mixture/test_|jobs/test_jobs(_models)?$)"}
-JOBS_FILES = {"launch", "compare", "generate", "tasks"}
+JOBS_FILES = {"bad_input", "compare", "fault", "generate", "launch", "sweep", "tasks"}
 # Declarations, which begin at the margin, and what only tells or checks.
 SKIPPED_LINES = [r"^(?!constexpr |const )\S", r"\b(log_info|log_warning|ST_CHECK)\(",
                  r"^\s*(//|using |template|static_assert|case |default:)"]

@@ -90,15 +90,17 @@ TEST(Progress, OnATerminalDrawsABarAtMostTenTimesASecond) {
 }
 
 TEST(Progress, ResumedWorkDoesNotCountForTheRate) {
+  constexpr int64_t kBefore = 1'000'000'000'000;
   const std::string text = captured([] {
-    Progress progress("training", 1'000'002, "steps");
-    progress.update(1'000'000);
+    Progress progress("training", kBefore + 1'000'000, "steps");
+    progress.update(kBefore);
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    progress.update(1'000'002);
+    progress.update(kBefore + 1'000'000);
   });
-  // Two steps in 50 ms: below 41 per second, not twenty million.
-  EXPECT_EQ(text.find(" k steps/s"), std::string::npos) << text;
-  EXPECT_EQ(text.find(" M steps/s"), std::string::npos) << text;
+  // A million steps since it went on, in 50 ms or, on a busy machine, in some seconds.
+  EXPECT_TRUE(text.find(" M steps/s") != std::string::npos ||
+              text.find(" k steps/s") != std::string::npos)
+      << text;
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#define TOML_IMPLEMENTATION  // the others include its declarations alone
 #include "core/experiment/toml_file.hpp"
 
 #include <fmt/format.h>
