@@ -1,4 +1,4 @@
-# LibTorch as the targets smalltalk::torch and, with SMALLTALK_CUDA, smalltalk::nccl.
+# LibTorch as the targets smalltalk::torch and, with SMALLTALK_CUDA, smalltalk::torch_cuda.
 #
 # The libraries are imported by file, not through find_package(Torch): that needs nvcc even where
 # only the CPU half is used, and adds the CUDA driver library, which no build machine has. One way
@@ -25,7 +25,7 @@ string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" SMALLTALK_TO
 message(STATUS "LibTorch ${SMALLTALK_TORCH_VERSION}: ${SMALLTALK_TORCH_ROOT}")
 
 # The wheel keeps NVIDIA's libraries beside the torch folder, where libtorch finds them through its
-# own RPATH. The program names the CUDA runtime itself, and must load the same one.
+# own RPATH. Our CUDA library names the CUDA runtime itself, and must load the same one.
 set(nvidia ${SMALLTALK_TORCH_ROOT}/../nvidia)
 file(GLOB nvidia_folders ${nvidia}/*/lib)
 file(GLOB runtime ${nvidia}/*/lib/libcudart.so.*)
@@ -45,7 +45,8 @@ target_link_options(smalltalk::torch INTERFACE -Wl,--allow-shlib-undefined)
 foreach(folder IN LISTS nvidia_folders ITEMS ${SMALLTALK_TORCH_ROOT}/lib)
   target_link_options(smalltalk::torch INTERFACE -Wl,-rpath-link,${folder})
 endforeach()
-set(torch_libraries ${SMALLTALK_TORCH_ROOT}/lib/libtorch_cpu.so ${SMALLTALK_TORCH_ROOT}/lib/libc10.so)
+target_link_libraries(smalltalk::torch INTERFACE
+  ${SMALLTALK_TORCH_ROOT}/lib/libtorch_cpu.so ${SMALLTALK_TORCH_ROOT}/lib/libc10.so)
 
 if(SMALLTALK_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "GPU generations to build for (A100, H100, B200)")
@@ -60,11 +61,6 @@ if(SMALLTALK_CUDA)
     message(FATAL_ERROR "LibTorch is built for CUDA ${CMAKE_MATCH_1}, but nvcc is "
       "${CUDAToolkit_VERSION}: load the matching toolkit or set SMALLTALK_CUDA=OFF")
   endif()
-  list(PREPEND torch_libraries ${SMALLTALK_TORCH_ROOT}/lib/libtorch_cuda.so
-       ${SMALLTALK_TORCH_ROOT}/lib/libc10_cuda.so)
-  target_link_libraries(smalltalk::torch INTERFACE CUDA::cudart)
-  target_compile_definitions(smalltalk::torch INTERFACE USE_C10D_NCCL)
-
   # Another nccl.h links and then crashes: its option structs differ in size.
   set(SMALLTALK_NCCL_VERSION_CODE 22809 CACHE STRING "The NCCL version LibTorch was built with")
   find_path(SMALLTALK_NCCL_INCLUDE_DIR nccl.h HINTS ${nvidia}/nccl/include)
@@ -78,10 +74,11 @@ if(SMALLTALK_CUDA)
       "PyTorch tells): point SMALLTALK_NCCL_INCLUDE_DIR to that header, and set "
       "SMALLTALK_NCCL_VERSION_CODE for another LibTorch")
   endif()
-  add_library(smalltalk::nccl INTERFACE IMPORTED GLOBAL)
-  target_include_directories(smalltalk::nccl INTERFACE ${SMALLTALK_NCCL_INCLUDE_DIR})
+  add_library(smalltalk::torch_cuda INTERFACE IMPORTED GLOBAL)
+  target_include_directories(smalltalk::torch_cuda INTERFACE ${SMALLTALK_NCCL_INCLUDE_DIR})
+  target_compile_definitions(smalltalk::torch_cuda INTERFACE USE_C10D_NCCL)
+  # Our code may name few symbols of torch_cuda, which yet registers the CUDA kernels: keep it.
+  target_link_libraries(smalltalk::torch_cuda INTERFACE smalltalk::torch CUDA::cudart
+    -Wl,--no-as-needed ${SMALLTALK_TORCH_ROOT}/lib/libtorch_cuda.so
+    ${SMALLTALK_TORCH_ROOT}/lib/libc10_cuda.so -Wl,--as-needed)
 endif()
-
-# Our code may name no symbol of torch_cuda, which yet registers the CUDA kernels: keep it.
-target_link_libraries(smalltalk::torch INTERFACE
-  -Wl,--no-as-needed ${torch_libraries} -Wl,--as-needed)

@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <string>
 
-// toml++ 3.3 asserts that a key begins as one before it looks, and with NDEBUG lets clang assume it.
-// "[{" does not, and is refused right after.
+// toml++ 3.3 asserts that a key begins as one before it looks, and with NDEBUG lets clang assume
+// it. "[{" does not, and is refused right after.
 #undef NDEBUG
 #define TOML_ASSERT(condition) static_assert(true)
 #define TOML_HEADER_ONLY 0

@@ -16,7 +16,7 @@ void configure_runtime(const DeviceConfig& device, int local_rank) {
   mallopt(M_TOP_PAD, 64 << 20);
   // CpuEngine runs threads of its own, each with single-threaded products.
   at::set_num_threads(1);
-  if (device.device == "cuda") use_device(local_rank);
+  if (device.device == "cuda") cuda_device().use(local_rank);
 }
 
 }  // namespace smalltalk

@@ -55,7 +55,8 @@ struct TorchEngine::RecordedStep {
   float scale;
   at::Tensor tokens;  // [R, rows, row_tokens]: read by the graphs
   SavedStep step;     // its losses are written by them
-  DeviceGraph forward, backward{&forward};
+  std::unique_ptr<DeviceGraph> forward = cuda_device().make_graph(nullptr);
+  std::unique_ptr<DeviceGraph> backward = cuda_device().make_graph(forward.get());
 };
 
 TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layout,
@@ -321,11 +322,11 @@ std::vector<double> TorchEngine::accumulate_gradients(std::span<const int64_t> t
   const auto backward = [&] { backward_step(ids, ready, step); };
   {
     const PhaseClock::Scope scope(clock_, "forward", &PhaseSeconds::forward);
-    use_graphs ? recorded_->forward.run(forward) : forward();
+    use_graphs ? recorded_->forward->run(forward) : forward();
   }
   {
     const PhaseClock::Scope scope(clock_, "backward", &PhaseSeconds::backward);
-    use_graphs ? recorded_->backward.run(backward) : backward();
+    use_graphs ? recorded_->backward->run(backward) : backward();
   }
   const at::Tensor losses = step.losses.to(at::kCPU);
   return {losses.const_data_ptr<double>(), losses.const_data_ptr<double>() + num_models_};

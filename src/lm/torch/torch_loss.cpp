@@ -120,11 +120,11 @@ std::pair<at::Tensor, at::Tensor> kernel_log_probs(const at::Tensor& hidden, con
                                                    const at::Tensor& targets) {
   const LossSizes sizes = loss_sizes(hidden, head);
   const auto options = hidden.options().dtype(at::kFloat);
-  at::Tensor scratch = at::empty({device_log_probs_scratch(sizes)}, options);
+  at::Tensor scratch = at::empty({cuda_device().log_probs_scratch(sizes)}, options);
   at::Tensor log_sums = at::empty({sizes.tokens}, options), log_probs = at::empty_like(log_sums);
-  device_log_probs(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
-                   scratch.data_ptr<float>(), log_sums.data_ptr<float>(),
-                   log_probs.data_ptr<float>());
+  cuda_device().log_probs(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
+                          scratch.data_ptr<float>(), log_sums.data_ptr<float>(),
+                          log_probs.data_ptr<float>());
   return {log_sums, log_probs};
 }
 
@@ -143,9 +143,9 @@ at::Tensor kernel_cross_entropy(const at::Tensor& hidden, const at::Tensor& head
     const int64_t width = std::min(chunk, sizes.vocab - begin);
     const at::Tensor d_logits =
         buffer.narrow(0, 0, sizes.tokens * width).view({sizes.tokens, width});
-    device_d_logits(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
-                    log_sums.const_data_ptr<float>(), scale, begin, width,
-                    static_cast<uint16_t*>(d_logits.data_ptr()));
+    cuda_device().d_logits(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
+                           log_sums.const_data_ptr<float>(), scale, begin, width,
+                           static_cast<uint16_t*>(d_logits.data_ptr()));
     at::mm_out(product, d_logits, head.narrow(0, begin, width));
     sum.add_(product);
     at::Tensor d_words =

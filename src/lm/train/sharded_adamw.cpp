@@ -11,8 +11,8 @@
 #include "lm/cpu/elementwise.hpp"
 #include "lm/cpu/thread_team.hpp"
 #include "lm/torch/device.hpp"
+#include "lm/torch/nccl_group.hpp"
 #include "lm/train/host_backend.hpp"
-#include "lm/train/nccl_group.hpp"
 #include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
@@ -150,8 +150,8 @@ void ShardedAdamW::update(const GradientBucket& bucket, AdamStep step) {
   const auto range = [&](int64_t from, int64_t to, double decay) {
     step.weight_decay = static_cast<float>(decay);
     if (!first_.is_cpu()) {
-      device_adamw(parameters + from, gradients + from, first + from, second + from, to - from,
-                   step);
+      cuda_device().adamw(parameters + from, gradients + from, first + from, second + from,
+                          to - from, step);
       return;
     }
     for_pieces(*model_.team, to - from, [&](int64_t, int64_t piece_begin, int64_t piece_end) {

@@ -56,7 +56,7 @@ void TrainingLog::start(int64_t step) {
 }
 
 void TrainingLog::write(const LogRow& row) {
-  const DeviceMemory memory = options_.cuda ? device_memory() : process_memory();
+  const DeviceMemory memory = options_.cuda ? cuda_device().memory() : process_memory();
   const double device_seconds = std::max(row.seconds, 1e-9) * options_.group_size;
   const double tokens_per_second = static_cast<double>(row.interval_tokens) / device_seconds;
   const double flops_per_second = row.interval_flops / device_seconds;
