@@ -20,8 +20,8 @@ compile
 wait
 status=0
 read -ra arguments <<<"${SMALLTALK_CTEST_ARGS:--E ^core/}"
-# One more at once than there are cores: many a test waits for processes to start and to end.
-ctest --test-dir "$build" -j $((cores + 1)) --output-on-failure --output-junit tests.xml --test-output-size-passed 100000 \
+# Twice as many at once as there are cores: most wait for processes to start and to end.
+ctest --test-dir "$build" -j $((2 * cores)) --output-on-failure --output-junit tests.xml --test-output-size-passed 100000 \
   "${arguments[@]}" || status=$?
 python3 ci/test_summary.py build/core/tests.xml "$build/tests.xml"
 exit "$status"

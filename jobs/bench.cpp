@@ -25,16 +25,42 @@ BenchCase with_shape(BenchCase bench, const BenchCase& shape) {
   return bench;
 }
 
+struct Options {
+  std::string name;
+  double seconds = 10;
+  bool json = false;
+  DeviceConfig device;
+  BenchCase shape;  // 0: as the name says
+};
+
+void bench(const Options& options) {
+  configure_runtime(options.device, 0);
+  const BenchResult result = run_bench(with_shape(bench_case(options.name), options.shape),
+                                       options.seconds, options.device);
+  if (options.json) {
+    const nlohmann::ordered_json line = {{"tokens_per_second", result.tokens_per_second},
+                                         {"model_flops_per_second", result.model_flops_per_second},
+                                         {"gemm_flops_per_second", result.gemm_flops_per_second},
+                                         {"seconds_per_step", result.seconds_per_step},
+                                         {"page_faults_per_step", result.page_faults_per_step},
+                                         {"parameters", result.parameters},
+                                         {"peak_memory_bytes", result.peak_memory_bytes}};
+    std::printf("%s\n", line.dump().c_str());
+    return;
+  }
+  std::printf(
+      "%s: %s tokens/s, %sFLOP/s of the model, %sFLOP/s of one large product (%.0f %%), "
+      "%.1f page faults a step\n",
+      options.name.c_str(), human_count(result.tokens_per_second).c_str(),
+      human_count(result.model_flops_per_second).c_str(),
+      human_count(result.gemm_flops_per_second).c_str(),
+      100 * result.model_flops_per_second / result.gemm_flops_per_second,
+      result.page_faults_per_step);
+}
+
 }  // namespace
 
 void add_bench_job(CLI::App& app, JobRun& run) {
-  struct Options {
-    std::string name;
-    double seconds = 10;
-    bool json = false;
-    DeviceConfig device;
-    BenchCase shape;  // 0: as the name says
-  };
   CLI::App* job = app.add_subcommand("bench", "Measure the speed of training and scoring");
   const auto options = std::make_shared<Options>();
   options->shape.model.hidden_size = options->shape.model.num_layers = 0;
@@ -45,8 +71,11 @@ void add_bench_job(CLI::App& app, JobRun& run) {
   job->add_option("--seconds", options->seconds, "how long to measure")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  job->add_option("--device", options->device.device, "cpu or cuda")->capture_default_str();
-  job->add_option("--precision", options->device.precision, "float32 or bf16-mixed (cuda)")
+  job->add_option("--device", options->device.device, "where to compute")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  job->add_option("--precision", options->device.precision, "bf16-mixed needs a GPU")
+      ->check(CLI::IsMember({"float32", "bf16-mixed"}))
       ->capture_default_str();
   job->add_option("--threads", options->device.threads, "compute threads on the CPU")
       ->check(CLI::PositiveNumber)
@@ -63,32 +92,7 @@ void add_bench_job(CLI::App& app, JobRun& run) {
   shape("--seq-length", options->shape.seq_length, "tokens of a sequence");
   job->add_flag("--json", options->json, "print the figures as one JSON line");
   job->callback([options, &run] {
-    run = [options] {
-      configure_runtime(options->device, 0);
-      const BenchResult result = run_bench(with_shape(bench_case(options->name), options->shape),
-                                           options->seconds, options->device);
-      if (options->json) {
-        const nlohmann::ordered_json line = {
-            {"tokens_per_second", result.tokens_per_second},
-            {"model_flops_per_second", result.model_flops_per_second},
-            {"gemm_flops_per_second", result.gemm_flops_per_second},
-            {"seconds_per_step", result.seconds_per_step},
-            {"page_faults_per_step", result.page_faults_per_step},
-            {"parameters", result.parameters},
-            {"peak_memory_bytes", result.peak_memory_bytes}};
-        std::printf("%s\n", line.dump().c_str());
-      } else {
-        std::printf(
-            "%s: %s tokens/s, %sFLOP/s of the model, %sFLOP/s of one large product (%.0f %%), "
-            "%.1f page faults a step\n",
-            options->name.c_str(), human_count(result.tokens_per_second).c_str(),
-            human_count(result.model_flops_per_second).c_str(),
-            human_count(result.gemm_flops_per_second).c_str(),
-            100 * result.model_flops_per_second / result.gemm_flops_per_second,
-            result.page_faults_per_step);
-      }
-      return 0;
-    };
+    run = [options] { return run_alone("bench", [&] { bench(*options); }); };
   });
 }
 

@@ -82,6 +82,10 @@ TEST_F(BadInput, OfTheCommandLine) {
   const Outcome signal = run_job(1, launch("r", "--signals USR1,KILL"));
   EXPECT_EQ(signal.exit_code, 2);
   EXPECT_EQ(count_of(signal.output, "KILL is none of USR1"), 1) << signal.output;
+  EXPECT_EQ(run_job(1, "bench tiny-step --device tpu").exit_code, 2);
+  const Outcome heads = run_job(1, "bench tiny-step --num-heads 7");
+  EXPECT_EQ(heads.exit_code, 1) << heads.output;
+  EXPECT_EQ(count_of(heads.output, "bench: "), 1) << heads.output;
   EXPECT_EQ(run_job(1, "--help").exit_code, 0);
   for (const char* job :
        {"launch", "prepare", "route", "shard", "train", "evaluate", "report", "inspect", "bench"}) {
