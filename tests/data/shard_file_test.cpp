@@ -178,6 +178,10 @@ void write_raw(const std::filesystem::path& path, const Shards& shards) {
   file.write<uint64_t>("offsets", shards.offsets);
   file.write<uint64_t>("sequences", shards.sequences);
   if (!shards.chunk.empty()) file.write<uint64_t>("chunk", shards.chunk);
+  if (!shards.rule.prices.empty()) file.write<double>("prices", shards.rule.prices);
+  const std::vector<uint64_t> capacities(shards.rule.capacities.begin(),
+                                         shards.rule.capacities.end());
+  if (!capacities.empty()) file.write<uint64_t>("capacities", capacities);
   file.write_text_attribute("content_hash",
                             shards_content_hash(shards.offsets, file.seal("expert"),
                                                 shards.chunk.empty() ? std::vector<uint64_t>{}
@@ -205,6 +209,13 @@ TEST(ShardFile, RefusesADisagreement) {
                        "disagree"));
   EXPECT_TRUE(mentions(complaint([](Shards& s) { s.sequences.pop_back(); }), "differ in size"));
   EXPECT_TRUE(mentions(complaint([](Shards& s) { s.chunk = {1, 2}; }), "/chunk"));
+  for (const size_t other : {2, 4}) {
+    EXPECT_TRUE(mentions(complaint([&](Shards& s) { s.rule.prices = some_rule(other).prices; }),
+                         "/prices is not one of each expert"));
+    EXPECT_TRUE(
+        mentions(complaint([&](Shards& s) { s.rule.capacities = some_rule(other).capacities; }),
+                 "/capacities is not one of each expert"));
+  }
   // Ids that are there twice, or not in order; /sequences says the same, so that nothing else is
   // wrong.
   const auto of_ids = [&](std::vector<uint64_t> ids) {
