@@ -1,10 +1,11 @@
 // The main of all test programs but those under mpirun. Besides GoogleTest's options it takes
-// --file=NAME: only the tests of NAME_test.cpp.
+// --file=NAME, in place of --gtest_filter: only the tests of NAME_test.cpp.
 #include <gtest/gtest.h>
 
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <string_view>
 
 namespace {
 
@@ -27,13 +28,13 @@ std::string filter_of_file(const std::string& name) {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  const std::string option = argc > 1 ? argv[1] : "--file=";
-  const std::string name = option.substr(option.find('=') + 1);
-  if (argc > 2 || !option.starts_with("--file=")) {
+  constexpr std::string_view kFile = "--file=";
+  if (argc > 2 || (argc == 2 && !std::string_view(argv[1]).starts_with(kFile))) {
     std::cerr << "usage: " << argv[0] << " [--file=NAME] [options of GoogleTest]\n";
     return 2;
   }
-  if (!name.empty()) {
+  if (argc == 2) {
+    const std::string name = argv[1] + kFile.size();
     const std::string filter = filter_of_file(name);
     if (filter.empty()) {
       std::cerr << argv[0] << ": no test of " << name << "_test.cpp is in here\n";

@@ -61,6 +61,7 @@ if(SMALLTALK_CUDA)
     message(FATAL_ERROR "LibTorch is built for CUDA ${CMAKE_MATCH_1}, but nvcc is "
       "${CUDAToolkit_VERSION}: load the matching toolkit or set SMALLTALK_CUDA=OFF")
   endif()
+
   # Another nccl.h links and then crashes: its option structs differ in size.
   set(SMALLTALK_NCCL_VERSION_CODE 22809 CACHE STRING "The NCCL version LibTorch was built with")
   find_path(SMALLTALK_NCCL_INCLUDE_DIR nccl.h HINTS ${nvidia}/nccl/include)

@@ -26,7 +26,7 @@ void* cuda_function(const char* name) {
 
 Device& cuda_device() {
   static Device* const device =
-      reinterpret_cast<Device* (*)()>(cuda_function("smalltalk_cuda_device"))();
+      reinterpret_cast<decltype(&smalltalk_cuda_device)>(cuda_function("smalltalk_cuda_device"))();
   return *device;
 }
 

@@ -57,7 +57,9 @@ class Device {
 // Error saying what to do if the library cannot be loaded.
 Device& cuda_device();
 
-// A function that the library exports, by its name.
+// A function that the library exports, by its name: to be cast to the type of its declaration.
 void* cuda_function(const char* name);
 
 }  // namespace smalltalk
+
+extern "C" smalltalk::Device* smalltalk_cuda_device();  // in the library
