@@ -27,6 +27,7 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
+TmpFS={folder}/tmp
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -89,7 +90,9 @@ class OneNodeSlurm:
                 host=socket.gethostname().split(".")[0], folder=self.folder, ports=free_ports(2),
                 user=subprocess.check_output(["id", "-un"], text=True).strip(),
                 cpus=self.cpus, max_array_size=self.max_array_size))
-        for name in ("state", "spool"):
+        # tmp: PMIx refuses a folder that is there already, as after the end of another such Slurm
+        # whose jobs had the same numbers.
+        for name in ("state", "spool", "tmp"):
             os.mkdir(os.path.join(self.folder, name))
         self.environment = {**os.environ, "SLURM_CONF": configuration,
                             "PATH": os.environ["PATH"] + ":" + SBIN}
