@@ -76,7 +76,7 @@ install_venv() {
   [ ! -e "$stamp" ] || return 0
   [ -x "$folder/bin/python3" ] || python3 -m venv "$folder"
   echo "setup: installing $* into $folder"
-  retry "$folder/bin/python3" -m pip install -q --disable-pip-version-check "$@"
+  retry "$folder/bin/python3" -m pip install -q --disable-pip-version-check --no-compile "$@"
   touch "$stamp"
 }
 

@@ -27,6 +27,12 @@ function(smalltalk_compile_eight_as_one target)
   endif()
 endfunction()
 
+# For a target whose time is spent elsewhere (in kernels, in LibTorch, waiting): compiles in two
+# thirds of the time. A file's own COMPILE_OPTIONS come after and win.
+function(smalltalk_compile_quickly target)
+  target_compile_options(${target} PRIVATE $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
+endfunction()
+
 if(SMALLTALK_SANITIZE)
   target_compile_options(smalltalk_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${SMALLTALK_SANITIZE}>
