@@ -34,7 +34,9 @@ LIBRARIES = {"core": "core", "data": "core;data", "comm": "core;comm",
              "mixture": "core;data;comm;lm;mixture;jobs"}
 PROGRAMS = {"core": r"tests/core/test_", "data": r"tests/data/test_", "comm": r"tests/comm/test_",
             "mixture": r"tests/(mixture/test_|jobs/test_jobs(_models)?$)"}
-JOBS_FILES = {"bad_input", "compare", "fault", "generate", "launch", "sweep", "tasks"}
+JOBS_FILES = {"assign", "bad_input", "compare", "fault", "generate", "launch", "sweep", "tasks"}
+# Those in Python, by CTest's name.
+SCRIPTS = {"mixture": {"slurm/test_submit"}}
 # Declarations, which begin at the margin, and what only tells or checks.
 SKIPPED_LINES = [r"^(?!constexpr |const )\S", r"\b(log_info|log_warning|ST_CHECK)\(",
                  r"^\s*(//|using |template|static_assert|case |default:)"]
@@ -139,11 +141,15 @@ def draw(paths, number, seed):
 
 
 class Suite:
-    """A program of tests as CTest starts it, with the cases of one file, or with all under mpirun."""
+    """A program of tests as CTest starts it, with the cases of one file, or with all under mpirun;
+    or a script, which starts the whole program."""
 
     def __init__(self, test, program, file=None):
         self.name = program.removeprefix("tests/") + (f" ({file})" if file else "")
+        if program == "smalltalk":
+            self.name = test["name"]
         self.program, self.file = program, file
+        self.whole = program == "smalltalk" or "/jobs/" in program
         self.command = [part for part in test["command"]
                         if not part.startswith(("--gtest", "--file"))]
         if file:
@@ -154,7 +160,7 @@ class Suite:
         self.seconds = 0.0  # without a fault
 
     def build(self):
-        return ninja(self.program, *(["smalltalk"] if "/jobs/" in self.program else []))
+        return ninja(self.program, *(["smalltalk"] if self.whole else []))
 
     def passes(self, timeout):
         def limit():
@@ -168,9 +174,9 @@ class Suite:
         return code in (0, 77)
 
     def order(self, source):
-        """First those whose name begins like the file's, then the fast ones, jobs last."""
-        name = self.file or self.program.rsplit("_", 1)[1]
-        return ("/jobs/" in self.program, -len(os.path.commonprefix([name, Path(source).stem])),
+        """First those whose name begins like the file's, then the fast ones, the whole program last."""
+        name = self.file or self.program.rsplit("_", 1)[-1]
+        return (self.whole, -len(os.path.commonprefix([name, Path(source).stem])),
                 self.seconds)
 
 
@@ -217,6 +223,8 @@ def prepare(libraries, options):
         must(["ninja", "-C", BUILD, *mine, *(["smalltalk"] if library == "mixture" else [])])
         listed = json.loads(must(["ctest", "--test-dir", BUILD, "--show-only=json-v1"]))["tests"]
         suites[library] = [suite for program in mine for suite in suites_of(program, listed)]
+        suites[library] += [Suite(test, "smalltalk") for test in listed
+                            if test["name"] in SCRIPTS.get(library, ())]
         for suite in suites[library]:
             start = time.monotonic()
             if not suite.passes(1800):

@@ -2,11 +2,13 @@
 // algorithms, and large.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
 
 #include "../mpi_test.hpp"
+#include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
@@ -171,6 +173,11 @@ TEST(Communicator, BytesAreGatheredByAllAndByOne) {
   }
 }
 
+bool was_called(const std::string& call) {
+  return std::ranges::any_of(ledger_entries(),
+                             [&](const LedgerEntry& entry) { return entry.call == call; });
+}
+
 TEST(Communicator, AllToAll) {
   Communicator& world = test_world();
   const int rank = world.rank();
@@ -183,8 +190,11 @@ TEST(Communicator, AllToAll) {
         bytes_to.push_back(static_cast<int64_t>(kLengths[pattern](rank, r, n)));
         append(expected, message(r, rank, kLengths[pattern](r, rank, n)));
       }
+      clear_ledger();
       ASSERT_TRUE(world.all_to_all(mine, bytes_to) == expected)
           << "pattern " << pattern << ", n " << n;
+      // In one call or in pieces.
+      EXPECT_FALSE(was_called("MPI_Alltoallv") && was_called("MPI_Sendrecv"));
     }
   }
 }

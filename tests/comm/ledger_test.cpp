@@ -7,9 +7,12 @@
 
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "../mpi_test.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {
@@ -349,6 +352,46 @@ TEST_F(Ledger, CountsEveryOneSidedCall) {
   if (MPI_Win_create_dynamic(MPI_INFO_NULL, comm, &window) == MPI_SUCCESS) MPI_Win_free(&window);
   EXPECT_EQ(counted("windowed", "MPI_Win_create_dynamic"), Counts(1, 0));
   MPI_Comm_free(&comm);
+}
+
+TEST_F(Ledger, IsWrittenAsCounted) {
+  const std::vector<std::byte> to_each(static_cast<size_t>(size));
+  const std::vector<int64_t> one_byte(static_cast<size_t>(size), 1);
+  world.all_to_all(to_each, one_byte);  // at the start: no exchange of scores
+  set_ledger_phase(Phase::route);
+  for (int exchange = 0; exchange < 3; ++exchange) world.all_to_all(to_each, one_byte);
+  set_ledger_phase(Phase::experts);
+  char byte = 0;
+  MPI_Sendrecv_replace(&byte, 1, MPI_CHAR, (rank + 1) % size, 0, (rank + size - 1) % size, 0,
+                       MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+  const TemporaryFolder folder;
+  write_ledger(folder.path(), "start", rank);
+
+  const std::string file = "start-rank-" + std::to_string(rank) + ".json";
+  const auto ledger = nlohmann::json::parse(read_text(folder / file));
+  EXPECT_EQ(ledger.at("rank"), rank);
+  EXPECT_EQ(ledger.at("collectives"), 3);
+  const int outside = size > 1 ? 1 : 0;
+  EXPECT_EQ(ledger.at("world_calls_after_shards"), outside);
+  EXPECT_EQ(ledger.at("world_bytes_after_shards"), outside);
+  std::vector<nlohmann::json> entries;
+  for (const auto& entry : ledger.at("entries")) {
+    if (entry.at("call") == "MPI_Alltoallv" || entry.at("phase") == "experts") {
+      entries.push_back(entry);
+    }
+  }
+  const auto entry = [](const char* phase, const char* communicator, const char* call, int calls,
+                        int bytes) {
+    return nlohmann::json{{"phase", phase},
+                          {"communicator", communicator},
+                          {"call", call},
+                          {"calls", calls},
+                          {"bytes", bytes}};
+  };
+  EXPECT_EQ(entries,
+            (std::vector{entry("start", "world", "MPI_Alltoallv", 1, size),
+                         entry("route", "world", "MPI_Alltoallv", 3, 3 * size),
+                         entry("experts", "MPI_COMM_WORLD", "MPI_Sendrecv_replace", 1, 1)}));
 }
 
 TEST_F(Ledger, CountsFromManyThreads) {

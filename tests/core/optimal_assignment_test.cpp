@@ -337,6 +337,22 @@ TEST(OptimalAssignment, IsTheSameForAnyRanksAndThreads) {
   }
 }
 
+// Some percent of all, as the header says, at a time.
+TEST(OptimalAssignment, RanksShareFewOfTheirScores) {
+  const int64_t n = 1'000'000;
+  const int64_t e = 8;
+  const ScoreMatrix scores = hard_scores(0, n, e);
+  HostCollectives counting;
+  std::vector<size_t> shared;  // bytes
+  counting.all_gather_bytes = [&](std::span<const std::byte> mine) {
+    shared.push_back(mine.size());
+    return kAlone.all_gather_bytes(mine);
+  };
+  optimal_assignment(local_scores(scores), balanced_capacities(n, e), kEpsilon, 2, counting);
+  ASSERT_FALSE(shared.empty());
+  EXPECT_LE(std::ranges::max(shared), scores.values().size_bytes() / 10);
+}
+
 TEST(OptimalAssignment, OneExpertTakesAllAndNobodyNeedsNone) {
   std::mt19937_64 random(3);
   const ScoreMatrix scores = random_scores(random, 17, 1, 9);

@@ -89,6 +89,21 @@ TEST(Progress, OnATerminalDrawsABarAtMostTenTimesASecond) {
   EXPECT_NE(text.find("training: 1 k steps in "), std::string::npos) << text;
 }
 
+TEST(Progress, ABarIsAsFullAsTheWork) {
+  const auto bar_at = [](int64_t done) {
+    const std::string text = on_a_terminal([done] {
+      Progress progress("training", 8, "steps");
+      std::this_thread::sleep_for(std::chrono::milliseconds(120));  // too soon, nothing is drawn
+      progress.update(done);
+    });
+    const size_t begin = text.find('[');
+    return begin == std::string::npos ? text : text.substr(begin, text.find(']') + 1 - begin);
+  };
+  EXPECT_EQ(bar_at(0), "[....................]");
+  EXPECT_EQ(bar_at(2), "[#####...............]");
+  EXPECT_EQ(bar_at(6), "[###############.....]");
+}
+
 TEST(Progress, ResumedWorkDoesNotCountForTheRate) {
   constexpr int64_t kBefore = 1'000'000'000'000;
   const std::string text = captured([] {

@@ -130,6 +130,21 @@ TEST_F(ScoreStoreTest, ColumnsComeInTheOrderAskedFor) {
   }
 }
 
+// What routers gave on their own, and what they gave as two of three, from which nothing is put
+// together when it lies there whole.
+TEST_F(ScoreStoreTest, TheSetOfExactlyTheseRoutersComesFirst) {
+  const StoredBlock block = {0, 100, 7};
+  ScoreStore store = open();
+  score(store, block);
+  for (const Routers& two : {Routers{"aaaa", "bbbb"}, Routers{"bbbb", "cccc"},
+                             Routers{"aaaa", "cccc"}, Routers{"cccc", "bbbb"}}) {
+    const std::vector<float> own(200, two == Routers{"aaaa", "bbbb"} ? -1.0F : -2.0F);
+    store.write(block, two, std::vector<int64_t>{256}, own);
+    const StoredScores stored = store.read(block, two, 256);
+    EXPECT_EQ(std::vector<float>(stored.block.values.begin(), stored.block.values.end()), own);
+  }
+}
+
 TEST_F(ScoreStoreTest, TheWholeSetIsMappedAndOutlivesItsFile) {
   const StoredBlock block = {0, 100, 7};
   ScoreStore store = open();

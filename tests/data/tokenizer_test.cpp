@@ -5,7 +5,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "data/in_child_process.hpp"
@@ -114,6 +116,28 @@ TEST_F(TokenizerTest, GivesWhatSentencePieceGives) {
   }
 }
 
+// Pieces of several spaces, as indented text makes them: U+2581 beside a space is one of those.
+TEST_F(TokenizerTest, GivesWhatSentencePieceGivesOfIndentedText) {
+  std::vector<std::string> documents = made_up_documents(500);
+  for (std::string& document : documents) document = "    " + document + "  x   x    x";
+  const auto file = write_bytes(*folder_ / "indented.jsonl", json_lines(documents));
+  const auto indented = *folder_ / "indented.model";
+  train_tokenizer({file.string()}, 400, 200'000, indented);
+  sentencepiece::SentencePieceProcessor processor;
+  ASSERT_TRUE(processor.Load(indented.string()).ok());
+  const Tokenizer tokenizer(indented);
+  std::mt19937_64 random(9);
+  for (int i = 0; i < 3000; ++i) {
+    std::string text;
+    for (uint64_t k = 0, size = random() % 12; k < size; ++k) {
+      text += std::array{" ", "x", "\xE2\x96\x81"}[random() % 3];
+    }
+    std::vector<int> expected;
+    ASSERT_TRUE(processor.Encode(text, &expected).ok());
+    EXPECT_EQ(tokenizer.encode(text), expected) << '"' << text << '"';
+  }
+}
+
 TEST_F(TokenizerTest, HasNoDummyPrefixAndNoSpecialTokensInText) {
   const Tokenizer tokenizer(model());
   EXPECT_NE(tokenizer.encode("ka"), tokenizer.encode(" ka"));
@@ -134,6 +158,24 @@ TEST_F(TokenizerTest, TrainsOnASampleOfTheText) {
   train_tokenizer({inputs()}, 400, 30'000, *folder_ / "small.model");
   EXPECT_EQ(Tokenizer(*folder_ / "small.model").vocab_size(), 400);
   EXPECT_NE(read_text(*folder_ / "small.model"), read_text(model()));
+}
+
+TEST_F(TokenizerTest, TrainsOnDocumentsFromTheirFirstLetterToTheirLastLine) {
+  std::vector<std::string> documents = made_up_documents(300);
+  for (std::string& document : documents) document = "Q" + document + "\nW\n\nZ";
+  const auto file = write_bytes(*folder_ / "lines.jsonl", json_lines(documents));
+  train_tokenizer({file.string()}, 400, 1'000'000, *folder_ / "lines.model");
+  sentencepiece::SentencePieceProcessor processor;
+  ASSERT_TRUE(processor.Load((*folder_ / "lines.model").string()).ok());
+  for (const char* letter : {"Q", "W", "Z"}) EXPECT_GE(processor.PieceToId(letter), 259) << letter;
+}
+
+TEST_F(TokenizerTest, SaysWhichTokensEndAText) {
+  const auto config = nlohmann::json::parse(tokenizer_config_json(64));
+  EXPECT_EQ(config.at("unk_token"), "<unk>");
+  EXPECT_EQ(config.at("bos_token"), "</s>");
+  EXPECT_EQ(config.at("eos_token"), "</s>");
+  EXPECT_EQ(config.at("model_max_length"), 64);
 }
 
 TEST_F(TokenizerTest, AVeryLongWordDoesNotEndTheTrainer) {
@@ -165,7 +207,8 @@ TEST_F(TokenizerTest, TooLittleTextIsAnError) {
         [&] { train_tokenizer({inputs()}, vocab_size, 2000, *folder_ / "none.model"); });
   };
   EXPECT_TRUE(mentions(train(30'000), "no tokenizer of 30000 ids"));
-  EXPECT_TRUE(mentions(train(100), "too small"));
+  EXPECT_TRUE(mentions(train(259), "a vocabulary of 259 is too small"));
+  EXPECT_FALSE(mentions(train(260), "too small"));
   EXPECT_FALSE(std::filesystem::exists(*folder_ / "none.model"));
 }
 

@@ -250,8 +250,9 @@ TEST_F(Assign, IsExplained) {
   std::copy(values.begin(), values.end(), scores.values().begin());
   write_scores(path("s.h5"), scores, {});
   ASSERT_EQ(run_alone(files("s.h5", "o.h5")).exit_code, 0);
-  const auto explain = [&](int64_t sequence) {
-    return run_alone("explain --json --scores " + path("s.h5") + " --shards " + path("o.h5") +
+  const auto explain = [&](int64_t sequence, const std::string& s = "s.h5",
+                           const std::string& o = "o.h5") {
+    return run_alone("explain --json --scores " + path(s) + " --shards " + path(o) +
                      " --sequence " + std::to_string(sequence));
   };
   const Json displaced = figures_of(explain(1));
@@ -260,6 +261,7 @@ TEST_F(Assign, IsExplained) {
   EXPECT_EQ(displaced.at("margin"), 5);
   EXPECT_EQ(displaced.at("cost"), 5);
   EXPECT_EQ(displaced.at("displaced"), true);
+  EXPECT_EQ(displaced.at("kept"), false);
   const Json& full = displaced.at("experts").at(0);
   EXPECT_EQ(full.at("expert"), 0);
   EXPECT_EQ(full.at("capacity"), 2);
@@ -270,6 +272,18 @@ TEST_F(Assign, IsExplained) {
   EXPECT_EQ(at_best.at("expert"), 0);
   EXPECT_EQ(at_best.at("displaced"), false);
   EXPECT_EQ(at_best.at("cost"), 0);
+
+  // The same beside two new ones: it was not asked again.
+  ScoreMatrix more(6, 2);
+  std::fill(more.values().begin(), more.values().end(), -3.0F);
+  std::copy(values.begin(), values.end(), more.values().begin());
+  write_scores(path("more.h5"), more, {});
+  ASSERT_EQ(run_alone(files("more.h5", "p.h5") + " --append " + path("o.h5")).exit_code, 0);
+  const Json kept = figures_of(explain(1, "more.h5", "p.h5"));
+  EXPECT_EQ(kept.at("kept"), true);
+  EXPECT_EQ(kept.at("expert"), 1);
+  EXPECT_FALSE(kept.at("experts").at(0).contains("full_after_sequence"));
+  EXPECT_EQ(figures_of(explain(5, "more.h5", "p.h5")).at("kept"), false);
 
   const Outcome unknown = explain(4);
   EXPECT_EQ(unknown.exit_code, 1);

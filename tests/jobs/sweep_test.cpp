@@ -58,6 +58,10 @@ TEST_F(SweepJob, IsTheSameForAnyRanksAndParts) {
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(count_of(outcome.output, "**Which?**"), 1) << outcome.output;
   EXPECT_EQ(count_of(outcome.output, "| main: mixture, step 10 |"), 1) << outcome.output;
+  const auto all = nlohmann::json::parse(tables("a")).at("tables").at(0);
+  const std::string counts = all.at("sequences").dump() + " test sequences of " +
+                             all.at("documents").dump() + " documents; ";
+  EXPECT_EQ(count_of(outcome.output, counts), 1) << counts << outcome.output;
   outcome = run_job(4, sweep("b"));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(tables("b"), tables("a"));

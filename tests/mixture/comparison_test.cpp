@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "mixture/evaluation/comparison_text.hpp"
 #include "mixture/evaluation/rows.hpp"
 #include "small_mixture.hpp"
 
@@ -145,6 +146,14 @@ TEST_F(ComparedRows, EnsemblesMixByTemperature) {
 
 // Documents of 4, 8 and 9 tokens. Sequences begin at 0, 4, 8, 12 and 16: two of them exactly where
 // a document ends, and so belong to the next.
+TEST(ComparisonText, AMarkdownTableHasOneLineBelowItsHead) {
+  EXPECT_EQ(markdown_table({{"model", "perplexity"}, {"dense", "3.5"}, {"mixture", "3.25"}}),
+            "| model | perplexity |\n"
+            "|---|---|\n"
+            "| dense | 3.5 |\n"
+            "| mixture | 3.25 |\n");
+}
+
 TEST(MeasuredText, ASequenceBelongsToTheDocumentOfItsFirstToken) {
   const std::vector<uint64_t> ends = {4, 12, 21};
   EXPECT_EQ(sequence_documents(ends, 5, 4), (std::vector<uint64_t>{0, 1, 1, 2, 2}));

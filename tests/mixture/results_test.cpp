@@ -111,9 +111,27 @@ TEST_F(Figures, CostsOfEachKind) {
   EXPECT_EQ(costs.at("tfidf_kmeans").inference_flops, 616 + 70);
 }
 
-using Results = WrittenRun;
+class Results : public WrittenRun {
+ protected:
+  // As a rank leaves it: some exchanges, and bytes that should not have been sent.
+  void write_ledger(const std::string& name, int64_t exchanges, int64_t bytes,
+                    int64_t stray) const {
+    const nlohmann::json entry = {{"phase", "route"},
+                                  {"communicator", "world"},
+                                  {"call", "MPI_Alltoallv"},
+                                  {"calls", exchanges},
+                                  {"bytes", bytes}};
+    const nlohmann::json ledger = {{"entries", nlohmann::json::array({entry})},
+                                   {"collectives", exchanges},
+                                   {"world_bytes_after_shards", stray}};
+    write_text_atomically(layout.ledger_folder() / (name + ".json"), ledger.dump());
+  }
+};
 
 TEST_F(Results, TheFileHoldsTheseNumbers) {
+  write_ledger("a-rank-0", 2, 30, 5);
+  write_ledger("a-rank-1", 2, 10, 0);
+  write_ledger("b-rank-0", 1, 4, 0);
   write_results(run, units);
   const auto found = parse_json(read_text(layout.results()), "results.json");
   const auto expect_bits = [](const nlohmann::json& perplexity, double bits) {
@@ -171,6 +189,14 @@ TEST_F(Results, TheFileHoldsTheseNumbers) {
   EXPECT_EQ(found["corpus"]["train_tokens"], 29);
   EXPECT_EQ(found["corpus"]["test_tokens"], 21);
   EXPECT_EQ(found["corpus"]["validation_tokens"], 13);
+
+  // The most exchanges of a rank; sums of all else.
+  const auto& communication = found["communication"];
+  EXPECT_EQ(communication["collectives"], 2);
+  EXPECT_EQ(communication["world_bytes_after_shards"], 5);
+  ASSERT_EQ(communication["phases"].size(), 1U);
+  EXPECT_EQ(communication["phases"][0]["calls"], 2 + 2 + 1);
+  EXPECT_EQ(communication["phases"][0]["bytes"], 30 + 10 + 4);
 }
 
 TEST_F(Results, PartsOfAnotherMixtureAreRefused) {

@@ -66,12 +66,17 @@ TEST_F(RouterEm, FindsAPartitionThatNoSingleRouterCanMatch) {
 }
 
 TEST_F(RouterEm, EveryRoundIsBalancedAndLogged) {
+  const double start = now_seconds();
   train_routers(run, RouterHosting::alone(2));
+  const double all_rounds = now_seconds() - start;
+  double seconds = 0;
   std::ifstream log(layout.routing_log());
   int64_t round = 0;
   for (std::string line; std::getline(log, line);) {
     const auto row = nlohmann::json::parse(line);
     EXPECT_EQ(row.at("round").get<int64_t>(), ++round);
+    EXPECT_GT(row.at("seconds").get<double>(), 0);
+    seconds += row.at("seconds").get<double>();
     const Shards shards = read_shards(layout.round(round));
     EXPECT_EQ(shards.of_expert(0).size(), shards.of_expert(1).size());
     EXPECT_EQ(static_cast<int64_t>(shards.chunk.size()), experiment.mixture.sequences_per_round);
@@ -83,6 +88,7 @@ TEST_F(RouterEm, EveryRoundIsBalancedAndLogged) {
     }
   }
   EXPECT_EQ(round, experiment.mixture.rounds);
+  EXPECT_LE(seconds, all_rounds);  // parts of it by the same clock
 }
 
 // A router is what one training run makes of its rows laid end to end: of each round as many

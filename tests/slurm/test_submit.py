@@ -124,6 +124,16 @@ class SubmitTest(unittest.TestCase):
         self.assertEqual([row[1] for row in parts.values()], ["missing", "waiting"])
         self.assertEqual(len([key for key in self.rows("--parts", "5") if key[0] == "evaluate"]), 5)
 
+    def test_cells_that_are_there_are_counted(self):
+        def progress():
+            stages = json.loads(self.status("--json", "--parts", "2"))["stages"]
+            return next(row["progress"] for row in stages if row["stage"] == "evaluate")
+        found, of = progress().split(" of ")
+        self.assertEqual(found, "0")
+        for cell in ("test/experts-0.h5", "test/experts-3.h5", "validation/experts-1.h5"):
+            self.write("evaluation/" + cell, "x")
+        self.assertEqual(progress(), "3 of " + of)
+
     def test_progress_is_what_can_be_gone_on_from(self):
         def progress():
             return self.rows("--stage", "train", "--index", "1")["train", 1][3]
