@@ -36,7 +36,7 @@ PROGRAMS = {"core": r"tests/core/test_", "data": r"tests/data/test_", "comm": r"
             "mixture": r"tests/(mixture/test_|jobs/test_jobs(_models)?$)"}
 JOBS_FILES = {"assign", "bad_input", "compare", "fault", "generate", "launch", "sweep", "tasks"}
 # Those in Python, by CTest's name.
-SCRIPTS = {"mixture": {"slurm/test_submit"}}
+SCRIPTS = {"mixture": {"jobs/test_peer_lm_eval", "slurm/test_submit"}}
 # Declarations, which begin at the margin, and what only tells or checks.
 SKIPPED_LINES = [r"^(?!constexpr |const )\S", r"\b(log_info|log_warning|ST_CHECK)\(",
                  r"^\s*(//|using |template|static_assert|case |default:)"]
