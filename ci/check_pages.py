@@ -9,7 +9,8 @@ In a page, what stands between backticks, or in a fenced block, is looked at as 
                                names it. What lies in a run folder is not looked for.
   smalltalk JOB                a job of jobs/*.cpp; README.md and jobs/README.md name each of them
   --option                     one that a job, a script or slurm/submit knows, unless the command is
-                               another program's
+                               another program's; behind `smalltalk JOB` one of that job
+  --set KEY=VALUE              a key of the experiment
   expert.keep_every            a key of the experiment, if the first word is one of its sections
   comm/failure, lm/Suite.Case  a test, if the first word is a folder of tests/ and there is no such file
 """
@@ -44,6 +45,11 @@ class Project:
                 for name in self.files if not name.endswith(".md")}
         jobs = "".join(text for name, text in code.items() if name.startswith("jobs/"))
         self.jobs = set(re.findall(r'add_subcommand\(\s*"([\w-]+)"', jobs))
+        self.of_job = {}  # its own options, and those of the functions that it shares with others
+        shared = set(re.findall(r"--[a-z][\w-]*", code.get("jobs/options.cpp", "")))
+        for text in code.values():
+            for job in re.findall(r'add_subcommand\(\s*"([\w-]+)"', text):
+                self.of_job[job] = shared | set(re.findall(r"--[a-z][\w-]*", text)) | {"--help"}
         self.options = set(re.findall(r"--[a-z][\w-]*", "".join(
             text for name, text in code.items() if name.split("/")[0] in ("jobs", "ci", "slurm", "data"))))
         self.keys = self.read_keys(code)
@@ -56,6 +62,8 @@ class Project:
         self.cases = set(re.findall(r"TEST(?:_F|_P)?\(\s*(\w+),", tests))
         self.cases |= {".".join(case) for case in re.findall(r"TEST(?:_F|_P)?\(\s*(\w+),\s*(\w+)", tests)}
         self.tests = set(re.findall(r"smalltalk_add_(?:command_|python_)?test\((\w+/\w+)", tests))
+        self.tests |= {name.removeprefix("tests/").removesuffix("_test.cpp") for name in self.files
+                       if name.startswith("tests/") and name.endswith("_test.cpp")}
         self.test_folders |= {name.split("/")[0] for name in self.tests}
 
     @staticmethod
@@ -125,11 +133,19 @@ def check_command(project, page, text):
                 yield f"there is no job {job}"
     alone = len(words) <= 2 and words[0].startswith("--")
     behind = words.index(program) if program else 0
+    job = words[behind + 1] if program and len(words) > behind + 1 else None
+    known = project.options
+    if program and pathlib.Path(program).name == "smalltalk":
+        known = project.of_job.get(job, known)
     for i, word in enumerate(words):
         option = re.match(r"--[a-z][\w-]*", word)
         if option and (alone or (program and i > behind)):
-            if option[0] not in project.options:
+            if option[0] not in known:
                 yield f"nobody knows the option {option[0]}"
+            if option[0] == "--set" and i + 1 < len(words):
+                key = words[i + 1].strip("'\"").split("=")[0]
+                if "." in key and key not in project.keys and key != "section.key":
+                    yield f"{key} is no key of the experiment"
         elif not word.startswith("-") and not (i > 0 and words[i - 1].startswith("--")):
             yield from check_word(project, page, re.sub(r"[,;:()\[\]\"'.]+$", "", word))
 
@@ -175,7 +191,8 @@ def check_tree(root):
 
 def self_test():
     files = {
-        "jobs/route.cpp": 'app.add_subcommand("route", ""); "--method"',
+        "jobs/route.cpp": 'app.add_subcommand("route", ""); "--method --set"',
+        "slurm/other.sh": "--other",
         "include/smalltalk/core/experiment/experiment_fields.hpp":
             'void visit_train_fields(section) {\n  f(section + ".lr", x);\n}\n'
             'void visit_fields() {\n  f(std::string("data.train"), x);\n  visit_train_fields("expert", y);\n}\n',
@@ -188,7 +205,7 @@ def self_test():
             "`core/a` `core/Order.IsKept` `jobs/route.cpp` `results.json` `RUN/x.toml`\n"
             "`core/experiment/experiment_fields.hpp` `cmake --preset x`\n")
     bad = ["[x](src/NONE.md)", "[x](src/README.md#no)", "`smalltalk rout x`", "`--methods`",
-           "`smalltalk route --foo`", "`expert.lrr`", "`data.none`", "`core/b`", "`core/Order.IsLost`",
+           "`smalltalk route --foo`", "`smalltalk route --other`", "`smalltalk route --set expert.lrr=1`", "`expert.lrr`", "`data.none`", "`core/b`", "`core/Order.IsLost`",
            "`jobs/none.cpp`", "`none.toml`", "```\nsmalltalk none\n```"]
     failures = []
     with tempfile.TemporaryDirectory() as folder:

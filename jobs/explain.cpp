@@ -162,13 +162,7 @@ void add_explain_job(CLI::App& app, JobRun& run) {
                      "--sequence\n";
         return kExitUsage;
       }
-      try {
-        explain(*job);
-        return kExitDone;
-      } catch (const std::exception& error) {
-        std::cerr << "[explain] error: " << error.what() << "\n";
-        return kExitFailure;
-      }
+      return run_alone("explain", [&] { explain(*job); });
     };
   });
 }

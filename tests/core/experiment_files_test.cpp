@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <stdexcept>
 
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
@@ -15,9 +16,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
+fs::path source_folder() {
+  const char* folder = std::getenv("SMALLTALK_SOURCE_DIR");
+  if (folder == nullptr) throw std::runtime_error("SMALLTALK_SOURCE_DIR is not set: run ctest");
+  return folder;
+}
+
 TEST(ExperimentFiles, AllLoadAndSayWhatTheyAreFor) {
-  ASSERT_NE(std::getenv("SMALLTALK_SOURCE_DIR"), nullptr) << "run ctest";
-  const fs::path source = std::getenv("SMALLTALK_SOURCE_DIR");
+  const fs::path source = source_folder();
   int files = 0;
   for (const auto& entry : fs::directory_iterator(source / "jobs")) {
     if (entry.path().extension() != ".toml") continue;
@@ -41,7 +47,7 @@ TEST(ExperimentFiles, AllLoadAndSayWhatTheyAreFor) {
 
 // Sizes of the papers: SmallTalk's table 1 (335M, 1.3B, 4.4M) and Lory's table 4 (0.3B, 1.5B, 7B).
 TEST(ExperimentFiles, HaveThePapersSizes) {
-  const fs::path jobs = fs::path(std::getenv("SMALLTALK_SOURCE_DIR")) / "jobs";
+  const fs::path jobs = source_folder() / "jobs";
   const auto millions = [&](const std::string& file, bool router) {
     const Experiment experiment = load_experiment(jobs / file, {});
     ModelConfig model = router ? experiment.router_model : experiment.expert_model;

