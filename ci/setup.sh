@@ -7,8 +7,8 @@
 #   ci/setup.sh --no-torch  everything but LibTorch: enough for `data` and `comm`
 #   ci/setup.sh --fuzz      only clang, for ci/fuzz.sh
 #   ci/setup.sh --arm       only a cross compiler for ARM and qemu, for ci/cross_arm.sh
-#   ci/setup.sh --peers     also transformers, tensorboard and lm-evaluation-harness, with which
-#                           tests compare what we write and compute
+#   ci/setup.sh --peers     also transformers, tensorboard, lm-evaluation-harness and gguf, with
+#                           which tests compare what we write and compute
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,6 +17,8 @@ transformers_version=4.57.6
 tensorboard_version=2.21.0
 lm_eval_version=0.4.13
 accelerate_version=1.15.0  # which lm_eval's Hugging Face models need
+gguf_version=0.19.0  # what llama.cpp's converter reads exports with
+sentencepiece_version=0.2.3
 core_packages=(g++ cmake ninja-build ccache git python3-venv libfmt-dev libtomlplusplus-dev
   libxxhash-dev libeigen3-dev libgtest-dev libgmock-dev liblemon-dev)
 other_packages=(libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libcli11-dev nlohmann-json3-dev
@@ -97,6 +99,8 @@ if [ $with_peers = yes ]; then
     install_venv "$peers" "transformers-$transformers_version" "transformers==$transformers_version"
   fi
   install_venv "$peers" "tensorboard-$tensorboard_version" "tensorboard==$tensorboard_version"
+  install_venv "$peers" "gguf-$gguf_version" "gguf==$gguf_version" \
+    "sentencepiece==$sentencepiece_version"
   install_venv "$peers" "lm_eval-$lm_eval_version" "lm_eval==$lm_eval_version" \
     "accelerate==$accelerate_version" "transformers==$transformers_version"
 fi

@@ -1,7 +1,6 @@
 // generate: text from a trained run, written by the expert that the routers choose.
 #include <fmt/format.h>
 
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -9,15 +8,13 @@
 #include "jobs.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/data/documents.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/mixture/evaluation/generation.hpp"
 
 namespace smalltalk {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct GenerateJob {
   std::string run;
@@ -27,26 +24,14 @@ struct GenerateJob {
   GenerateOptions options;
 };
 
-// One a line; of a .jsonl file the values of "prompt".
-std::vector<std::string> read_prompts(const fs::path& path) {
-  std::ifstream file(path);
-  if (!file) throw Error("cannot open '" + path.string() + "'");
+// One a line; of a .jsonl file the values of "prompt". Read as text to train on is.
+std::vector<std::string> read_prompts(const std::string& path) {
   std::vector<std::string> prompts;
-  int64_t number = 0;
-  for (std::string line; std::getline(file, line);) {
-    ++number;
-    if (path.extension() != ".jsonl") {
-      prompts.push_back(line);
-      continue;
-    }
-    const std::string place = fmt::format("{}:{}", path.string(), number);
-    const auto row = parse_json(line, place);
-    if (!row.is_object() || !row.contains("prompt") || !row["prompt"].is_string()) {
-      throw Error(place + ": has no text \"prompt\"");
-    }
-    prompts.push_back(row["prompt"]);
-  }
-  if (prompts.empty()) throw Error(path.string() + ": holds no prompt");
+  const BadDocuments bad =
+      read_documents(path, [&](const Document& document) { prompts.emplace_back(document.text); },
+                     {.text = "prompt", .domain = "", .lines = true, .blank = true});
+  if (bad.bad() > 0) throw Error(bad.examples.at(0));
+  if (prompts.empty()) throw Error(path + ": holds no prompt");
   return prompts;
 }
 
@@ -61,7 +46,11 @@ std::string speakers_of(const GeneratedText& text) {
 
 void print(const std::string& prompt, const GeneratedText& text, bool json) {
   if (!json) {
-    std::cout << fmt::format("[{}: {} + {} tokens{}]\n{}{}\n\n", speakers_of(text),
+    const std::string seen =
+        text.prompt_tokens_cut > 0
+            ? fmt::format("the last {} of ", text.prompt_tokens - text.prompt_tokens_cut)
+            : "";
+    std::cout << fmt::format("[{}: {}{} + {} tokens{}]\n{}{}\n\n", speakers_of(text), seen,
                              text.prompt_tokens, text.new_tokens, text.ended ? ", ended" : "",
                              prompt, text.text);
     return;
@@ -69,6 +58,7 @@ void print(const std::string& prompt, const GeneratedText& text, bool json) {
   nlohmann::ordered_json row = {{"prompt", prompt},
                                 {"text", text.text},
                                 {"prompt_tokens", text.prompt_tokens},
+                                {"prompt_tokens_cut", text.prompt_tokens_cut},
                                 {"new_tokens", text.new_tokens},
                                 {"ended", text.ended},
                                 {"router_log_likelihoods", text.scores}};
@@ -107,8 +97,9 @@ void add_generate_job(CLI::App& app, JobRun& run) {
   SamplingOptions& sampling = options.sampling;
   job->add_option("run", settings->run, "Run folder")->required();
   job->add_option("prompt", settings->prompts, "Beginnings of texts; none: a text from nothing");
-  job->add_option("--prompts", settings->file,
-                  "A file with more: one a line, or a .jsonl with {\"prompt\": ...} a line");
+  job->add_option(
+      "--prompts", settings->file,
+      "A file with more: one a line, or a .jsonl with {\"prompt\": ...} a line (.gz, .zst)");
   job->add_option("--max-new-tokens", options.max_new_tokens,
                   "At most so many, and none beyond seq_length")
       ->capture_default_str();

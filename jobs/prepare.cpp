@@ -6,12 +6,14 @@
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "jobs.hpp"
 #include "run_job.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
 
@@ -27,7 +29,9 @@ struct PrepareJob {
   std::string tokenizer;
   int64_t vocab_size = 0;
   int64_t sample_bytes = 10'000'000;
+  DocumentFields fields;
   double max_bad_fraction = 0;
+  bool verify = false;
   bool json = false;
 };
 
@@ -36,6 +40,12 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
   Communicator& world = session.world();
   if (job.tokenizer.empty()) throw Error("say --tokenizer FILE (and --vocab-size V to train it)");
   const HostCollectives ranks = host_collectives(world);
+  const fs::path out = job.run.out;
+  std::optional<WriteLock> lock;
+  run_together(ranks, [&] {
+    if (world.rank() != 0) return;
+    lock.emplace(out.parent_path() / ("." + out.filename().string() + ".lock"), out.string());
+  });
   const bool missing = first_rank_says(!fs::exists(job.tokenizer), ranks);
   if (missing && job.vocab_size == 0) {
     throw Error(
@@ -45,14 +55,17 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
   }
   run_together(ranks, [&] {
     if (missing && world.rank() == 0) {
-      train_tokenizer(job.inputs, job.vocab_size, job.sample_bytes, job.tokenizer);
+      refuse_left_out(expand_inputs(job.inputs), job.max_bad_fraction);
+      train_tokenizer(job.inputs, job.vocab_size, job.sample_bytes, job.tokenizer, job.fields);
     }
   });
   PrepareOptions options;
   options.inputs = job.inputs;
   options.tokenizer = job.tokenizer;
-  options.out = job.run.out;
+  options.out = out;
+  options.fields = job.fields;
   options.max_bad_fraction = job.max_bad_fraction;
+  options.verify = job.verify;
   options.ranks = ranks;
   const PrepareReport report = prepare_tokens(options);
   const double rate = static_cast<double>(report.info.num_tokens) / report.seconds;
@@ -64,6 +77,8 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
                                   {"bad_utf8", report.bad.bad_utf8},
                                   {"empty", report.bad.empty},
                                   {"broken_json", report.bad.broken_json},
+                                  {"bent", report.bad.bent},
+                                  {"files_left_out", report.left_out},
                                   {"seconds", report.seconds},
                                   {"tokens_per_second", rate},
                                   {"already_complete", report.already_complete}}
@@ -93,16 +108,23 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
   sub->add_option("--set", job->run.overrides, "Override a key of the experiment (repeatable)")
       ->allow_extra_args(false);
   sub->add_option("--input", job->inputs,
-                  "Text without an experiment: .jsonl (key \"text\"), .txt, also .gz and .zst; "
-                  "files, folders, globs")
+                  "Text without an experiment: .jsonl, .txt, also .gz and .zst; files, folders, "
+                  "globs, @FILE for a list of them")
       ->excludes(experiment);
   sub->add_option("--tokenizer", job->tokenizer, "SentencePiece model to use (or to train)");
   sub->add_option("--vocab-size", job->vocab_size, "Train the tokenizer with so many pieces");
   sub->add_option("--sample-bytes", job->sample_bytes, "Text that the tokenizer is trained on")
       ->capture_default_str();
-  sub->add_option("--max-bad-fraction", job->max_bad_fraction,
-                  "Tolerated share of broken or empty documents")
+  sub->add_option("--text-key", job->fields.text, "Field of a JSON line that is the text")
       ->capture_default_str();
+  sub->add_option("--domain-key", job->fields.domain, "Field that is its domain; empty: none")
+      ->capture_default_str();
+  sub->add_flag("--lines", job->fields.lines, "Each line of a .txt is a document");
+  sub->add_option("--max-bad-fraction", job->max_bad_fraction,
+                  "Tolerated share of broken or empty documents, and of files that are not read")
+      ->capture_default_str();
+  sub->add_flag("--verify", job->verify,
+                "Read the text of complete tokens again, though it looks as it did");
   add_stop_options(*sub, job->run.stop);
   sub->add_flag("--json", job->json, "Print the figures as one JSON line");
   sub->footer(
@@ -120,10 +142,9 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
           return prepare_inputs(*job, session);
         });
       }
-      return run_stage(job->run, Phase::prepare, false, [](OpenedRun& opened) {
+      return run_stage(job->run, Phase::prepare, false, [job](OpenedRun& opened) {
         const HostCollectives ranks = host_collectives(opened.world);
-        const auto lock = lock_stages(opened.run, ranks);
-        prepare_tokens_of(opened.run, ranks);
+        prepare_tokens_of(opened.run, ranks, job->verify);
         open_tokens(opened.run);
       });
     };

@@ -26,6 +26,10 @@ run_stage() {
   fi
   look_for_progress
   echo "$stalls $saved" >"$record"
+  # srun takes it from sbatch no more (since Slurm 22.05): each rank would get one core.
+  if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}
+  fi
   # A rank that leaves with 75 must not take those with it that are on their way out; PMIx ends all
   # if one dies.
   srun --mpi="$SMALLTALK_MPI" --kill-on-bad-exit=0 "${SMALLTALK_CONTAINER[@]}" \

@@ -70,6 +70,17 @@ int first_rank_of_node(MPI_Comm world, int rank) {
   return first;
 }
 
+// Tasks of one srun that each take themselves for a whole world would all do, and write, the same.
+void refuse_strangers() {
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  const bool by_mpirun = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
+  if (by_mpirun || tasks == nullptr || std::atoi(tasks) <= 1) return;
+  throw Error(fmt::format(
+      "srun started {} tasks, each of which is a world of one rank: MPI and srun do not speak the "
+      "same PMI. Say srun --mpi=pmix (srun --mpi=list tells what there is), or start it by mpirun",
+      tasks));
+}
+
 }  // namespace
 
 struct Session::Impl {
@@ -113,6 +124,7 @@ struct Session::Impl {
 Session::Session(int* argc, char*** argv, std::string job) {
   link_ledger_calls();
   impl_ = std::make_unique<Impl>(argc, argv, std::move(job));
+  if (impl_->library.size == 1) refuse_strangers();
   MPI_Comm world = impl_->world.impl_->comm;
   const int rank = impl_->world.rank();
   const auto size = static_cast<size_t>(impl_->world.size());

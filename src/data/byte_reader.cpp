@@ -52,7 +52,8 @@ class PlainReader {
 
 class GzipReader {
  public:
-  explicit GzipReader(const std::filesystem::path& path) : path_(path), file_(path) {
+  GzipReader(const std::filesystem::path& path, bool* padded)
+      : path_(path), file_(path), padded_(padded) {
     constexpr int kGzipOnly = 16;
     ST_CHECK(inflateInit2(&stream_, MAX_WBITS + kGzipOnly) == Z_OK);
   }
@@ -75,6 +76,7 @@ class GzipReader {
         stream_.next_in = reinterpret_cast<Bytef*>(buffer_.data());
         stream_.avail_in = static_cast<uInt>(got);
       }
+      if (!in_member_ && skip_padding()) continue;
       if (!in_member_) inflateReset(&stream_);
       const int code = inflate(&stream_, Z_NO_FLUSH);
       in_member_ = code != Z_STREAM_END;
@@ -86,11 +88,23 @@ class GzipReader {
   }
 
  private:
+  // Behind a member: zeros are skipped, as gzip and Python do.
+  bool skip_padding() {
+    const Bytef* end = stream_.next_in + stream_.avail_in;
+    Bytef* next = std::find_if(stream_.next_in, stream_.next_in + stream_.avail_in,
+                               [](Bytef byte) { return byte != 0; });
+    if (next == stream_.next_in) return false;
+    if (padded_ != nullptr) *padded_ = true;
+    stream_.next_in = next;
+    stream_.avail_in = static_cast<uInt>(end - next);
+    return true;
+  }
   [[noreturn]] void fail(const std::string& reason) {
     throw Error(path_.string() + ": damaged or truncated gzip stream (" + reason + ")");
   }
   std::filesystem::path path_;
   PlainReader file_;
+  bool* padded_;
   z_stream stream_{};
   std::vector<char> buffer_ = std::vector<char>(size_t{1} << 18);
   bool in_member_ = true;  // an empty file is no gzip file
@@ -152,9 +166,18 @@ ByteReader make_reader(Args&&... args) {
 
 }  // namespace
 
+std::string lower_extension(const std::filesystem::path& path) {
+  std::string extension = path.extension().string();
+  for (char& c : extension) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return extension;
+}
+
 Compression compression_of(const std::filesystem::path& path) {
-  if (path.extension() == ".gz") return Compression::gzip;
-  if (path.extension() == ".zst") return Compression::zstd;
+  const std::string extension = lower_extension(path);
+  if (extension == ".gz" || extension == ".gzip") return Compression::gzip;
+  if (extension == ".zst" || extension == ".zstd") return Compression::zstd;
   return Compression::none;
 }
 
@@ -169,10 +192,10 @@ void refuse_bomb(const std::filesystem::path& path, size_t max_bytes) {
               std::to_string(max_bytes >> 20) + " MiB; split it up, or unpack the file first");
 }
 
-ByteReader open_bytes(const std::filesystem::path& path, int64_t offset) {
+ByteReader open_bytes(const std::filesystem::path& path, int64_t offset, bool* padded) {
   const Compression compression = compression_of(path);
   ST_CHECK(offset == 0 || compression == Compression::none);
-  if (compression == Compression::gzip) return make_reader<GzipReader>(path);
+  if (compression == Compression::gzip) return make_reader<GzipReader>(path, padded);
   if (compression == Compression::zstd) return make_reader<ZstdReader>(path);
   return make_reader<PlainReader>(path, offset);
 }

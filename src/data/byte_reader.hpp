@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <span>
+#include <string>
 
 namespace smalltalk {
 
@@ -14,11 +15,15 @@ namespace smalltalk {
 // it cannot be read, or if a compressed stream is damaged or ends too early.
 using ByteReader = std::function<size_t(std::span<char>)>;
 
+std::string lower_extension(const std::filesystem::path& path);  // ".gz", of a.GZ, too
+
 enum class Compression { none, gzip, zstd };
 Compression compression_of(const std::filesystem::path& path);  // by the file's name
 
-// `offset`: where to begin; REQUIRES 0 for compressed files.
-ByteReader open_bytes(const std::filesystem::path& path, int64_t offset = 0);
+// `offset`: where to begin; REQUIRES 0 for compressed files. `padded`, if given, becomes true when
+// zeros are found behind a compressed stream, which other programs skip, too.
+ByteReader open_bytes(const std::filesystem::path& path, int64_t offset = 0,
+                      bool* padded = nullptr);
 
 // The longest text that a reader takes into memory as one: 256 MiB, and for large files 64 times
 // the file. What unpacks to more is a decompression bomb, for which refuse_bomb() throws the Error.

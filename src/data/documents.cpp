@@ -4,9 +4,12 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <set>
 
 #include "byte_reader.hpp"
+#include "checksums.hpp"
 #include "input_part.hpp"
+#include "json_document.hpp"
 #include "line_reader.hpp"
 #include "smalltalk/core/system/error.hpp"
 
@@ -14,11 +17,27 @@ namespace smalltalk {
 namespace {
 
 constexpr size_t kMaxExamples = 10;
-constexpr size_t kMaxDomainBytes = 256;  // every domain takes as much space as the longest
+constexpr const char* kMark = "byte order mark";
+constexpr const char* kCarriageReturn = "CRLF";
+constexpr const char* kPadding = "zeros behind the compressed stream";
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\n\r\v\f") == std::string_view::npos;
+}
+
+int64_t size_of(const std::filesystem::path& file) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(file, error);
+  if (error) throw Error(file.string() + ": cannot be read: " + error.message());
+  return static_cast<int64_t>(size);
+}
+
+// At most some 4,000 parts of at least 1 MiB: enough to share among many ranks, few enough files
+// for a shared file system.
+// Whole MiBs, as their hashes are.
+int64_t bytes_of_part(int64_t total) {
+  return std::max<int64_t>(1, total / 4096 / kPieceBytes) * kPieceBytes;
 }
 
 // Only asked for when a document is bad: counting lines ahead of a part costs reading them.
@@ -37,18 +56,31 @@ int64_t lines_before(const std::filesystem::path& file, int64_t offset) {
   return lines;
 }
 
+using Take = std::function<bool(const Document&)>;  // false: enough
+
+// Of a line, counted from 1 inside the part of the file that begins at `start`.
+struct Place {
+  int64_t start = 0;
+  int64_t line = 0;
+};
+
+struct Line {
+  std::string_view text;  // without its end and a byte order mark
+  Place place;
+  std::vector<const char*> bent;  // the rules that it breaks
+};
+
 // Counts what is left out, with the place in the file.
 class BadRecorder {
  public:
   BadRecorder(const std::filesystem::path& file, BadDocuments& bad) : file_(file), bad_(bad) {}
 
-  // `line` counts from 1 inside the part of the file that begins at `start`.
-  void record(int64_t& counter, int64_t start, int64_t line, std::string_view reason) {
+  void record(int64_t& counter, const Place& place, std::string_view reason) {
     ++counter;
     if (bad_.examples.size() >= kMaxExamples) return;
-    if (!lines_before_) lines_before_ = lines_before(file_, start);
+    if (!lines_before_) lines_before_ = lines_before(file_, place.start);
     bad_.examples.push_back(
-        fmt::format("{}:{}: {}", file_.string(), *lines_before_ + line, reason));
+        fmt::format("{}:{}: {}", file_.string(), *lines_before_ + place.line, reason));
   }
 
  private:
@@ -57,68 +89,78 @@ class BadRecorder {
   std::optional<int64_t> lines_before_;
 };
 
-// Why a line of JSON gives no document; none if it does.
-std::optional<std::string> document_of(simdjson::dom::parser& parser, std::string_view line,
-                                       Document& document) {
-  simdjson::dom::element root;
-  // Not the on-demand parser: it would take a line that is broken behind the text.
-  if (const auto code = parser.parse(line.data(), line.size(), false).get(root)) {
-    return fmt::format("broken JSON ({})", simdjson::error_message(code));
-  }
-  simdjson::dom::object object;
-  if (root.get(object)) return "not a JSON object";
-  if (object["text"].get(document.text)) return "no string \"text\"";
-  if (object["domain"].get(document.domain)) document.domain = {};
-  if (document.domain.size() > kMaxDomainBytes) return "a \"domain\" of more than 256 bytes";
-  if (document.domain.find('\0') != std::string_view::npos) return "NUL in \"domain\"";
-  return std::nullopt;
-}
-
-BadDocuments read_json_lines(const std::filesystem::path& file, const InputPart& part,
-                             const std::function<bool(const Document&)>& take) {
-  BadDocuments bad;
-  BadRecorder recorder(file, bad);
+// Calls `take` with each line that begins in the part and is not blank, until it returns false.
+void for_each_line(const std::filesystem::path& file, const InputPart& part, BadDocuments& bad,
+                   BadRecorder& recorder, const std::function<bool(Line&)>& take) {
   // One byte earlier, so that a part which begins right behind a line end keeps its first line.
   const int64_t start = std::max<int64_t>(part.begin - 1, 0);
-  LineReader lines(open_bytes(file, start), file, simdjson::SIMDJSON_PADDING);
+  bool padded = false;
+  LineReader lines(open_bytes(file, start, &padded), file, simdjson::SIMDJSON_PADDING);
   int64_t number = 0;
   if (part.begin > 0) {
     lines.next();
     ++number;
   }
   const bool whole = compression_of(file) != Compression::none;
-  simdjson::dom::parser parser;
-  while (whole || start + lines.position() < part.end) {
-    const bool first_of_file = start == 0 && number == 0;
-    std::optional<std::string_view> line = lines.next();
-    if (!line) break;
-    ++number;
-    if (first_of_file && line->starts_with(kByteOrderMark)) {
-      line->remove_prefix(kByteOrderMark.size());
+  bool goes_on = true;
+  while (goes_on && (whole || start + lines.position() < part.end)) {
+    const std::optional<std::string_view> read = lines.next();
+    if (!read) break;
+    Line line{*read, {start, ++number}, {}};
+    if (line.text.ends_with('\r')) {
+      line.text.remove_suffix(1);
+      line.bent.push_back(kCarriageReturn);
     }
-    if (is_blank(*line)) continue;
+    if (line.text.starts_with(kByteOrderMark)) {
+      line.text.remove_prefix(kByteOrderMark.size());
+      line.bent.push_back(kMark);
+    }
+    if (is_blank(line.text)) continue;
     ++bad.documents;
-    if (!simdjson::validate_utf8(line->data(), line->size())) {
-      recorder.record(bad.bad_utf8, start, number, "not UTF-8");
+    if (!simdjson::validate_utf8(line.text.data(), line.text.size())) {
+      recorder.record(bad.bad_utf8, line.place, "not UTF-8");
       continue;
     }
-    Document document;
-    if (const auto reason = document_of(parser, *line, document)) {
-      recorder.record(bad.broken_json, start, number, *reason);
-    } else if (is_blank(document.text)) {
-      recorder.record(bad.empty, start, number, "empty text");
-    } else if (!take(document)) {
-      break;
+    goes_on = take(line);
+    for (const std::string& rule : std::set<std::string>(line.bent.begin(), line.bent.end())) {
+      ++bad.bent[rule];
     }
   }
+  if (padded) ++bad.bent[kPadding];
+}
+
+BadDocuments read_json_lines(const std::filesystem::path& file, const InputPart& part,
+                             const DocumentFields& fields, const Take& take) {
+  BadDocuments bad;
+  BadRecorder recorder(file, bad);
+  JsonDocument json(fields);
+  for_each_line(file, part, bad, recorder, [&](Line& line) {
+    Document document;
+    if (const auto reason = json.read(line.text, document, line.bent)) {
+      recorder.record(bad.broken_json, line.place, *reason);
+    } else if (is_blank(document.text) && !fields.blank) {
+      recorder.record(bad.empty, line.place, "empty text");
+    } else {
+      return take(document);
+    }
+    return true;
+  });
   return bad;
 }
 
-BadDocuments read_plain_text(const std::filesystem::path& file,
-                             const std::function<bool(const Document&)>& take) {
+BadDocuments read_text_lines(const std::filesystem::path& file, const InputPart& part,
+                             const Take& take) {
   BadDocuments bad;
   BadRecorder recorder(file, bad);
-  const ByteReader bytes = open_bytes(file);
+  for_each_line(file, part, bad, recorder, [&](Line& line) { return take({line.text, {}}); });
+  return bad;
+}
+
+BadDocuments read_plain_text(const std::filesystem::path& file, const Take& take) {
+  BadDocuments bad;
+  BadRecorder recorder(file, bad);
+  bool padded = false;
+  const ByteReader bytes = open_bytes(file, 0, &padded);
   const size_t max_bytes = max_document_bytes(file);
   std::string text;
   for (size_t got = 1; got > 0;) {
@@ -129,12 +171,16 @@ BadDocuments read_plain_text(const std::filesystem::path& file,
     text.resize(size + got);
   }
   std::string_view view = text;
-  if (view.starts_with(kByteOrderMark)) view.remove_prefix(kByteOrderMark.size());
+  if (view.starts_with(kByteOrderMark)) {
+    view.remove_prefix(kByteOrderMark.size());
+    ++bad.bent[kMark];
+  }
+  if (padded) ++bad.bent[kPadding];
   bad.documents = 1;
   if (!simdjson::validate_utf8(view.data(), view.size())) {
-    recorder.record(bad.bad_utf8, 0, 1, "not UTF-8");
+    recorder.record(bad.bad_utf8, {0, 1}, "not UTF-8");
   } else if (is_blank(view)) {
-    recorder.record(bad.empty, 0, 1, "empty text");
+    recorder.record(bad.empty, {0, 1}, "empty text");
   } else {
     take({view, {}});
   }
@@ -148,28 +194,25 @@ void BadDocuments::add(const BadDocuments& other) {
   bad_utf8 += other.bad_utf8;
   empty += other.empty;
   broken_json += other.broken_json;
+  for (const auto& [rule, count] : other.bent) bent[rule] += count;
   for (const std::string& example : other.examples) {
     if (examples.size() < kMaxExamples) examples.push_back(example);
   }
 }
 
-std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& files) {
-  // At most some 4,000 parts of at least 1 MiB: enough to share among many ranks, few enough
-  // files for a shared file system.
+std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& files,
+                                      const DocumentFields& fields) {
   std::vector<int64_t> sizes;
   int64_t total = 0;
   for (const std::filesystem::path& file : files) {
-    std::error_code error;
-    const auto size = std::filesystem::file_size(file, error);
-    if (error) throw Error(file.string() + ": cannot be read: " + error.message());
-    sizes.push_back(static_cast<int64_t>(size));
+    sizes.push_back(size_of(file));
     total += sizes.back();
   }
-  const int64_t part_bytes = std::max<int64_t>(int64_t{1} << 20, total / 4096);
+  const int64_t part_bytes = bytes_of_part(total);
   std::vector<InputPart> parts;
   for (size_t i = 0; i < files.size(); ++i) {
-    const bool can_be_cut =
-        kind_of(files[i]) == FileKind::json_lines && compression_of(files[i]) == Compression::none;
+    const bool in_lines = kind_of(files[i]) == FileKind::json_lines || fields.lines;
+    const bool can_be_cut = in_lines && compression_of(files[i]) == Compression::none;
     const int64_t step = can_be_cut ? part_bytes : std::max<int64_t>(sizes[i], 1);
     int64_t begin = 0;
     do {
@@ -181,23 +224,37 @@ std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& 
   return parts;
 }
 
-BadDocuments read_part(const std::filesystem::path& file, const InputPart& part,
-                       const std::function<bool(const Document&)>& take) {
-  const FileKind kind = kind_of(file);
-  if (kind == FileKind::unknown) throw Error(file.string() + ": unknown kind of file");
-  return kind == FileKind::plain_text ? read_plain_text(file, take)
-                                      : read_json_lines(file, part, take);
+std::vector<std::vector<InputPart>> bundle(const std::vector<InputPart>& parts) {
+  int64_t total = 0;
+  for (const InputPart& part : parts) total += part.bytes();
+  const int64_t enough = bytes_of_part(total);
+  std::vector<std::vector<InputPart>> bundles;
+  int64_t bytes = enough;
+  for (const InputPart& part : parts) {
+    if (bytes + part.bytes() > enough) {
+      bundles.emplace_back();
+      bytes = 0;
+    }
+    bundles.back().push_back(part);
+    bytes += part.bytes();
+  }
+  return bundles;
+}
+
+BadDocuments read_part(const std::filesystem::path& file, const InputPart& part, const Take& take,
+                       const DocumentFields& fields) {
+  if (kind_of(file) == FileKind::json_lines) return read_json_lines(file, part, fields, take);
+  return fields.lines ? read_text_lines(file, part, take) : read_plain_text(file, take);
 }
 
 BadDocuments read_documents(const std::filesystem::path& file,
-                            const std::function<void(const Document&)>& take) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(file, error);
-  if (error) throw Error(file.string() + ": cannot be read: " + error.message());
-  return read_part(file, {0, 0, static_cast<int64_t>(size)}, [&](const Document& document) {
+                            const std::function<void(const Document&)>& take,
+                            const DocumentFields& fields) {
+  const auto take_all = [&](const Document& document) {
     take(document);
     return true;
-  });
+  };
+  return read_part(file, {0, 0, size_of(file)}, take_all, fields);
 }
 
 }  // namespace smalltalk

@@ -2,84 +2,152 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <set>
 
+#include "byte_reader.hpp"
 #include "input_part.hpp"
+#include "line_reader.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {
 namespace {
 
-using Paths = std::vector<std::filesystem::path>;
+namespace fs = std::filesystem;
+using Paths = std::vector<fs::path>;
 
-constexpr const char* kKinds = ".jsonl, .ndjson or .txt, each also with .gz or .zst";
+constexpr const char* kKinds =
+    ".jsonl, .ndjson, .json (an object a line) or .txt, each also with .gz or .zst";
 
-// A folder may hold notes and checksums beside the text: those are skipped, aloud. A file that was
-// named is not.
-Paths files_in(const std::filesystem::path& folder) {
-  Paths found;
-  Paths skipped;
-  const auto options = std::filesystem::directory_options::follow_directory_symlink;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder, options)) {
-    if (!entry.is_regular_file()) continue;
-    if (entry.path().filename().string().starts_with('.')) continue;
-    (kind_of(entry.path()) == FileKind::unknown ? skipped : found).push_back(entry.path());
+bool by_name(const fs::path& a, const fs::path& b) { return a.native() < b.native(); }
+
+// The files of one input, each once.
+class Expansion {
+ public:
+  explicit Expansion(InputFiles& into) : into_(into) {}
+
+  void add(const std::string& input) {
+    // A name that exists is meant as it is, brackets and all.
+    const Paths named = fs::exists(input) ? Paths{fs::path(input)} : matches_of(input);
+    if (named.empty()) throw Error(input + ": no such file or folder, and no file matches it");
+    for (const fs::path& path : named) {
+      if (fs::is_directory(path)) {
+        add_folder(path);
+      } else if (kind_of(path) == FileKind::unknown) {
+        throw Error(path.string() + ": unknown kind of file; inputs are " + kKinds);
+      } else {
+        add_file(path);
+      }
+    }
+    if (files_.empty()) throw Error(input + ": holds no file that is " + kKinds);
+    std::sort(files_.begin(), files_.end(), by_name);
+    into_.files.insert(into_.files.end(), files_.begin(), files_.end());
   }
-  if (!skipped.empty()) {
-    log_warning(fmt::format("{}: skipped {} files that are not {}; the first: {}", folder.string(),
-                            skipped.size(), kKinds, skipped.front().string()));
-  }
-  return found;
-}
 
-Paths matches_of(const std::string& pattern) {
-  glob_t result{};
-  const int code = ::glob(pattern.c_str(), GLOB_NOSORT, nullptr, &result);
-  Paths found;
-  for (size_t i = 0; i < result.gl_pathc; ++i) found.emplace_back(result.gl_pathv[i]);
-  ::globfree(&result);
-  if (code != 0 && code != GLOB_NOMATCH) throw Error(pattern + ": cannot be searched");
-  return found;
+ private:
+  static Paths matches_of(const std::string& pattern) {
+    glob_t result{};
+    const int code = ::glob(pattern.c_str(), 0, nullptr, &result);
+    Paths found;
+    for (size_t i = 0; i < result.gl_pathc; ++i) found.emplace_back(result.gl_pathv[i]);
+    ::globfree(&result);
+    if (code != 0 && code != GLOB_NOMATCH) throw Error(pattern + ": cannot be searched");
+    return found;
+  }
+
+  void add_file(const fs::path& path) {
+    if (seen_.insert(fs::canonical(path)).second) files_.push_back(path);
+  }
+
+  // In the order of names, so that of two ways to a file always the same is taken.
+  void add_folder(const fs::path& folder) {
+    if (!seen_.insert(fs::canonical(folder)).second) return;
+    Paths entries;
+    for (const auto& entry : fs::directory_iterator(folder)) entries.push_back(entry.path());
+    std::sort(entries.begin(), entries.end(), by_name);
+    for (const fs::path& path : entries) {
+      if (path.filename().string().starts_with('.')) continue;
+      if (fs::is_directory(path)) {
+        add_folder(path);
+      } else if (kind_of(path) != FileKind::unknown && fs::is_regular_file(path)) {
+        add_file(path);
+      } else if (seen_.insert(path).second) {
+        ++into_.left_out[path.extension().string()];
+      }
+    }
+  }
+
+  InputFiles& into_;
+  Paths files_;
+  std::set<fs::path> seen_;
+};
+
+// Those of a file that are not empty, with their numbers.
+std::vector<std::pair<int64_t, std::string>> lines_of(const fs::path& file) {
+  std::vector<std::pair<int64_t, std::string>> lines;
+  LineReader reader(open_bytes(file), file, 0);
+  for (int64_t number = 1; const auto line = reader.next(); ++number) {
+    std::string_view text = *line;
+    if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+    if (text.ends_with('\r')) text.remove_suffix(1);
+    if (!text.empty()) lines.emplace_back(number, text);
+  }
+  if (lines.empty()) throw Error(file.string() + ": names no file");
+  return lines;
 }
 
 }  // namespace
 
-FileKind kind_of(const std::filesystem::path& path) {
-  const std::string extension = path.extension().string();
-  if (extension == ".gz" || extension == ".zst") {
-    const std::filesystem::path inner = path.stem();
-    const std::string of_inner = inner.extension().string();
-    return of_inner == ".gz" || of_inner == ".zst" ? FileKind::unknown : kind_of(inner);
+FileKind kind_of(const fs::path& path) {
+  const std::string extension =
+      lower_extension(compression_of(path) == Compression::none ? path : path.stem());
+  for (const char* known : {".jsonl", ".ndjson", ".json", ".jsonlines", ".jl"}) {
+    if (extension == known) return FileKind::json_lines;
   }
-  if (extension == ".jsonl" || extension == ".ndjson") return FileKind::json_lines;
-  if (extension == ".txt") return FileKind::plain_text;
+  for (const char* known : {".txt", ".text"}) {
+    if (extension == known) return FileKind::plain_text;
+  }
   return FileKind::unknown;
 }
 
-Paths expand_inputs(const std::vector<std::string>& inputs) {
-  Paths files;
+std::string describe(const Counts& counts) {
+  std::string text;
+  for (const auto& [name, count] : counts) {
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count,
+                        name.empty() ? "without an extension" : name);
+  }
+  return text;
+}
+
+void refuse_left_out(const InputFiles& inputs, double max_bad_fraction) {
+  int64_t left_out = 0;
+  for (const auto& [extension, count] : inputs.left_out) left_out += count;
+  const auto all = static_cast<double>(left_out + std::ssize(inputs.files));
+  if (static_cast<double>(left_out) <= max_bad_fraction * all) return;
+  throw Error(fmt::format(
+      "{} of {} files in the folders cannot be read as text ({}), more than the share of {} that "
+      "data.max_bad_fraction allows. What is read is {}. Name the files (as in 'text/*.jsonl'), or "
+      "raise it",
+      left_out, all, describe(inputs.left_out), max_bad_fraction, kKinds));
+}
+
+InputFiles expand_inputs(const std::vector<std::string>& inputs) {
+  InputFiles result;
   for (const std::string& input : inputs) {
-    // A name that exists is meant as it is, brackets and all.
-    const Paths named =
-        std::filesystem::exists(input) ? Paths{std::filesystem::path(input)} : matches_of(input);
-    if (named.empty()) throw Error(input + ": no such file or folder, and no file matches it");
-    Paths of_input;
-    for (const std::filesystem::path& path : named) {
-      if (std::filesystem::is_directory(path)) {
-        const Paths inside = files_in(path);
-        of_input.insert(of_input.end(), inside.begin(), inside.end());
-      } else if (kind_of(path) == FileKind::unknown) {
-        throw Error(path.string() + ": unknown kind of file; inputs are " + kKinds);
-      } else {
-        of_input.push_back(path);
+    const bool is_list = input.starts_with('@') && !fs::exists(input);
+    if (!is_list) {
+      Expansion(result).add(input);
+      continue;
+    }
+    const std::string list = input.substr(1);
+    for (const auto& [number, name] : lines_of(list)) {
+      try {
+        Expansion(result).add(name);
+      } catch (const Error& error) {
+        throw Error(fmt::format("{}:{}: {}", list, number, error.what()));
       }
     }
-    if (of_input.empty()) throw Error(input + ": holds no file that is " + kKinds);
-    std::sort(of_input.begin(), of_input.end(),
-              [](const auto& a, const auto& b) { return a.native() < b.native(); });
-    files.insert(files.end(), of_input.begin(), of_input.end());
   }
-  return files;
+  return result;
 }
 
 }  // namespace smalltalk

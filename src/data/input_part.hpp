@@ -13,8 +13,8 @@ namespace smalltalk {
 enum class FileKind { json_lines, plain_text, unknown };
 FileKind kind_of(const std::filesystem::path& path);  // by its name, compression aside
 
-// The lines of `file` that begin in bytes [begin, end). Only JSON lines without compression are
-// ever cut; all else is one part.
+// The lines of `file` that begin in bytes [begin, end). Only lines without compression are ever
+// cut; all else is one part.
 struct InputPart {
   int64_t file = 0;  // index into the list of files
   int64_t begin = 0;
@@ -22,12 +22,16 @@ struct InputPart {
   int64_t bytes() const { return end - begin; }
 };
 
-// Cuts files into parts, in order. A function of the files' names and sizes alone: parts are the
-// unit of resumption, and must not change with the number of ranks.
-std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& files);
+// Cuts files into parts, in order. A function of the files' names and sizes alone: what comes of
+// them must not change with the number of ranks.
+std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& files,
+                                      const DocumentFields& fields = {});
+// Neighbouring parts together, until they are worth a file of their own: the unit of resumption.
+std::vector<std::vector<InputPart>> bundle(const std::vector<InputPart>& parts);
 
 // As read_documents(), of one part. `take` returns false to stop early.
 BadDocuments read_part(const std::filesystem::path& file, const InputPart& part,
-                       const std::function<bool(const Document&)>& take);
+                       const std::function<bool(const Document&)>& take,
+                       const DocumentFields& fields = {});
 
 }  // namespace smalltalk

@@ -1,10 +1,13 @@
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <set>
+#include <map>
 
 #include "part_file.hpp"
 #include "prepare_source.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/data/token_writer.hpp"
 #include "token_format.hpp"
@@ -12,6 +15,8 @@
 namespace smalltalk {
 namespace {
 
+// A domain is a coarse label: tables and pages of more are of no use.
+constexpr size_t kMostDomains = 1000;
 constexpr int64_t kCopyTokens = int64_t{1} << 22;
 const std::string kUnknownDomain = "unknown";
 
@@ -19,23 +24,40 @@ struct Totals {
   TokenFileInfo info;
   BadDocuments bad;
   std::vector<std::string> domains;  // "unknown", then the others in alphabetical order
+  int64_t domains_found = 0;
 };
 
 std::string domain_name(const std::string& label) { return label.empty() ? kUnknownDomain : label; }
 
+// The names of all, in alphabetical order: that of ranks and parts must not show. Of many, those
+// with most documents.
+std::vector<std::string> kept_domains(const std::map<std::string, int64_t>& documents) {
+  std::vector<std::pair<int64_t, std::string>> by_size;  // negative: the largest first
+  for (const auto& [name, count] : documents) by_size.emplace_back(-count, name);
+  std::sort(by_size.begin(), by_size.end());
+  by_size.resize(std::min(by_size.size(), kMostDomains));
+  std::vector<std::string> names;
+  for (auto& [count, name] : by_size) names.push_back(std::move(name));
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 Totals sum_up(const std::vector<PartInfo>& parts) {
   Totals totals;
-  std::set<std::string> names;  // sorted: the order of ranks and parts must not show
+  std::map<std::string, int64_t> documents;  // of each domain
   for (const PartInfo& part : parts) {
     totals.info.num_tokens += part.num_tokens;
     totals.info.num_documents += part.num_documents;
     totals.info.text_bytes += part.text_bytes;
     totals.bad.add(part.bad);
-    for (const std::string& label : part.domains) names.insert(domain_name(label));
+    for (size_t d = 0; d < part.domains.size(); ++d) {
+      documents[domain_name(part.domains[d])] += part.domain_documents[d];
+    }
   }
-  names.erase(kUnknownDomain);
-  totals.domains = {kUnknownDomain};
-  totals.domains.insert(totals.domains.end(), names.begin(), names.end());
+  documents.erase(kUnknownDomain);
+  totals.domains_found = std::ssize(documents);
+  totals.domains = kept_domains(documents);
+  totals.domains.insert(totals.domains.begin(), kUnknownDomain);
   return totals;
 }
 
@@ -51,29 +73,51 @@ void copy_tokens(const std::filesystem::path& path, const PartInfo& part, TokenW
 }
 
 void copy_documents(const std::filesystem::path& path, const PartInfo& part, uint64_t first_token,
-                    const std::vector<std::string>& domains, TokenWriter& writer) {
+                    const std::map<std::string, uint16_t>& domains, TokenWriter& writer) {
   std::vector<uint64_t> ends(static_cast<size_t>(part.num_documents));
-  std::vector<uint16_t> labels(ends.size());
+  std::vector<uint32_t> labels(ends.size());
   const int64_t offset = part.num_tokens * part.token_bytes;
   read_part_values<uint64_t>(path, offset, ends);
-  read_part_values<uint16_t>(path, offset + part.num_documents * 8, labels);
+  read_part_values<uint32_t>(path, offset + part.num_documents * 8, labels);
   std::vector<uint16_t> index;
   for (const std::string& label : part.domains) {
-    const auto found = std::find(domains.begin(), domains.end(), domain_name(label));
-    index.push_back(static_cast<uint16_t>(found - domains.begin()));
+    const auto found = domains.find(domain_name(label));
+    index.push_back(found == domains.end() ? 0 : found->second);  // of the many others
   }
   for (uint64_t& end : ends) end += first_token;
-  for (uint16_t& label : labels) {
+  std::vector<uint16_t> of_document;
+  for (const uint32_t label : labels) {
     if (label >= index.size()) throw Error(path.string() + ": names a domain that it has not");
-    label = index[label];
+    of_document.push_back(index[label]);
   }
-  writer.add_documents(ends, labels);
+  writer.add_documents(ends, of_document);
+}
+
+// Each file of the inputs by its content.
+std::vector<std::string> contents_of(const std::vector<std::vector<InputPart>>& bundles,
+                                     const std::vector<PartInfo>& parts, size_t num_files) {
+  std::vector<std::vector<uint64_t>> hashes(num_files);
+  std::vector<int64_t> sizes(num_files);
+  for (size_t i = 0; i < bundles.size(); ++i) {
+    for (size_t k = 0; k < bundles[i].size(); ++k) {
+      const auto file = static_cast<size_t>(bundles[i][k].file);
+      const std::vector<uint64_t>& more = parts[i].sources.at(k);
+      hashes[file].insert(hashes[file].end(), more.begin(), more.end());
+      sizes[file] = bundles[i][k].end;
+    }
+  }
+  std::vector<std::string> contents;
+  for (size_t file = 0; file < num_files; ++file) {
+    contents.push_back(content_of(sizes[file], hashes[file]));
+  }
+  return contents;
 }
 
 }  // namespace
 
 void join_parts(const PrepareOptions& options, const std::vector<std::filesystem::path>& part_files,
-                int64_t vocab_size, const std::string& tokenizer_hash, const std::string& source) {
+                const std::vector<std::vector<InputPart>>& bundles, const Tokenizer& tokenizer,
+                const InputFiles& inputs) {
   std::vector<PartInfo> parts;
   for (const std::filesystem::path& path : part_files) {
     std::optional<PartInfo> part = read_part_info(path);
@@ -83,9 +127,18 @@ void join_parts(const PrepareOptions& options, const std::vector<std::filesystem
   Totals totals = sum_up(parts);
   refuse_bad_documents(totals.bad, options.max_bad_fraction);
   if (totals.info.num_documents == 0) throw Error("the inputs hold no documents");
-  if (totals.domains.size() > 65536) throw Error("more than 65535 different domains");
-  totals.info.vocab_size = vocab_size;
-  totals.info.tokenizer_hash = tokenizer_hash;
+  if (totals.domains_found > std::ssize(totals.domains)) {
+    log_warning(fmt::format(
+        "{} different domains: the {} with most documents keep their names, all others are \"{}\" "
+        "(data.domain_key names the field; empty, none is read)",
+        totals.domains_found, kMostDomains, kUnknownDomain));
+  }
+  std::map<std::string, uint16_t> domains;
+  for (const std::string& name : totals.domains) {
+    domains.emplace(name, static_cast<uint16_t>(domains.size()));
+  }
+  totals.info.vocab_size = tokenizer.vocab_size();
+  totals.info.tokenizer_hash = tokenizer.hash();
   totals.info.end_token = kEndToken;
   write_atomically(options.out, [&](const std::filesystem::path& temporary) {
     TokenWriter writer(temporary, options.out, totals.info, totals.domains);
@@ -97,15 +150,18 @@ void join_parts(const PrepareOptions& options, const std::vector<std::filesystem
       } else {
         copy_tokens<uint32_t>(part_files[i], parts[i], writer);
       }
-      copy_documents(part_files[i], parts[i], first_token, totals.domains, writer);
+      copy_documents(part_files[i], parts[i], first_token, domains, writer);
       first_token += static_cast<uint64_t>(parts[i].num_tokens);
     }
-    writer.add_text("source_hash", source);
+    writer.add_text("fields", to_text(options.fields));
+    writer.add_list("sources", contents_of(bundles, parts, inputs.files.size()));
     writer.add_integer("documents_read", totals.bad.documents);
     writer.add_integer("bad_utf8", totals.bad.bad_utf8);
     writer.add_integer("empty", totals.bad.empty);
     writer.add_integer("broken_json", totals.bad.broken_json);
     writer.add_list("bad_examples", totals.bad.examples);
+    writer.add_list("bent", to_lines(totals.bad.bent));
+    writer.add_list("left_out", to_lines(inputs.left_out));
     writer.finish();
   });
 }

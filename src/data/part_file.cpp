@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
+#include "prepare_source.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/hash.hpp"
@@ -16,7 +17,7 @@
 namespace smalltalk {
 namespace {
 
-constexpr char kMark[8] = {'S', 'T', 'P', 'A', 'R', 'T', '0', '2'};
+constexpr char kMark[8] = {'S', 'T', 'P', 'A', 'R', 'T', '0', '3'};
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
 
@@ -30,10 +31,11 @@ static_assert(sizeof(Tail) == 32);
 nlohmann::json to_json(const PartInfo& info) {
   return {{"num_tokens", info.num_tokens},   {"num_documents", info.num_documents},
           {"text_bytes", info.text_bytes},   {"token_bytes", info.token_bytes},
-          {"domains", info.domains},         {"content_hash", info.content_hash},
+          {"domains", info.domains},         {"domain_documents", info.domain_documents},
           {"documents", info.bad.documents}, {"bad_utf8", info.bad.bad_utf8},
           {"empty", info.bad.empty},         {"broken_json", info.bad.broken_json},
-          {"examples", info.bad.examples}};
+          {"examples", info.bad.examples},   {"bent", info.bad.bent},
+          {"sources", info.sources},         {"content_hash", info.content_hash}};
 }
 
 // get() would take a fraction, and one that no integer can hold.
@@ -54,13 +56,16 @@ PartInfo from_json(const nlohmann::json& json) {
   info.bad.empty = count_at(json, "empty");
   info.bad.broken_json = count_at(json, "broken_json");
   json.at("domains").get_to(info.domains);
+  json.at("domain_documents").get_to(info.domain_documents);
+  json.at("bent").get_to(info.bad.bent);
+  json.at("sources").get_to(info.sources);
   json.at("content_hash").get_to(info.content_hash);
   json.at("examples").get_to(info.bad.examples);
   return info;
 }
 
 int64_t content_bytes(const PartInfo& info) {
-  return info.num_tokens * info.token_bytes + info.num_documents * 10;
+  return info.num_tokens * info.token_bytes + info.num_documents * 12;
 }
 
 // Streams the tokens of documents to a part file, and keeps the little that is known of each
@@ -86,14 +91,16 @@ class PartWriter {
     ends_.push_back(static_cast<uint64_t>(info_.num_tokens));
     const auto [place, is_new] =
         domain_index_.try_emplace(std::string(document.domain), info_.domains.size());
-    if (is_new) info_.domains.emplace_back(document.domain);
-    if (info_.domains.size() > 65535) {
-      throw Error("more than 65535 different domains; a domain is meant as a coarse label");
+    if (is_new) {
+      info_.domains.emplace_back(document.domain);
+      info_.domain_documents.push_back(0);
     }
-    domains_.push_back(static_cast<uint16_t>(place->second));
+    ++info_.domain_documents[place->second];
+    domains_.push_back(static_cast<uint32_t>(place->second));
   }
 
-  PartInfo finish(const BadDocuments& bad) {
+  PartInfo finish(const BadDocuments& bad, std::vector<std::vector<uint64_t>> sources) {
+    info_.sources = std::move(sources);
     info_.num_documents = static_cast<int64_t>(ends_.size());
     info_.bad = bad;
     put_content(ends_);
@@ -129,23 +136,32 @@ class PartWriter {
   PartInfo info_;
   std::vector<uint16_t> narrow_;
   std::vector<uint64_t> ends_;
-  std::vector<uint16_t> domains_;
+  std::vector<uint32_t> domains_;
   std::unordered_map<std::string, size_t> domain_index_;
 };
 
 }  // namespace
 
-PartInfo write_part(const std::filesystem::path& part_file, const std::filesystem::path& input,
-                    const InputPart& part, const Tokenizer& tokenizer) {
+PartInfo write_part(const std::filesystem::path& part_file,
+                    const std::vector<std::filesystem::path>& inputs,
+                    std::span<const InputPart> parts, const DocumentFields& fields,
+                    const Tokenizer& tokenizer) {
   PartInfo info;
   write_atomically(part_file, [&](const std::filesystem::path& temporary) {
     PartWriter writer(temporary, tokenizer);
-    const BadDocuments bad = read_part(input, part, [&](const Document& document) {
-      stop_if_asked();  // a compressed file is one part and may be long
-      writer.add(document);
-      return true;
-    });
-    info = writer.finish(bad);
+    BadDocuments bad;
+    std::vector<std::vector<uint64_t>> sources;
+    for (const InputPart& part : parts) {
+      const std::filesystem::path& input = inputs[static_cast<size_t>(part.file)];
+      sources.push_back(hashes_of(input, part));
+      const auto take = [&](const Document& document) {
+        stop_if_asked();  // a compressed file is one part and may be long
+        writer.add(document);
+        return true;
+      };
+      bad.add(read_part(input, part, take, fields));
+    }
+    info = writer.finish(bad, std::move(sources));
   });
   return info;
 }
@@ -174,7 +190,10 @@ std::optional<PartInfo> read_part_info(const std::filesystem::path& part_file) {
     const bool plausible = (info.token_bytes == 2 || info.token_bytes == 4) &&
                            info.num_tokens >= 0 && info.num_tokens <= size &&
                            info.num_documents >= 0 && info.num_documents <= size;
-    if (plausible && content_bytes(info) == content) return info;
+    if (plausible && content_bytes(info) == content &&
+        info.domains.size() == info.domain_documents.size()) {
+      return info;
+    }
   } catch (const std::exception&) {  // whole, but of another program
   }
   return std::nullopt;

@@ -1,6 +1,6 @@
 // The tokens of one part of the inputs, on their way into tokens.h5. Written by one rank, joined
 // by rank 0, then removed. Layout: tokens, document ends (uint64, from the part's start), document
-// domains (uint16, into the part's own list), then what the trailer says as JSON, its length, its
+// domains (uint32, into the part's own list), then what the trailer says as JSON, its length, its
 // XXH3, and a mark. Private to src/data.
 #pragma once
 
@@ -21,14 +21,18 @@ struct PartInfo {
   int64_t num_documents = 0;
   int64_t text_bytes = 0;
   int64_t token_bytes = 2;
-  std::vector<std::string> domains;  // in the order first seen; "" is the unknown one
+  std::vector<std::string> domains;       // in the order first seen; "" is the unknown one
+  std::vector<int64_t> domain_documents;  // how many documents each has
   BadDocuments bad;
-  std::string content_hash;  // of all before the trailer
+  std::vector<std::vector<uint64_t>> sources;  // hashes_of() each part of the inputs
+  std::string content_hash;                    // of all before the trailer
 };
 
-// Tokenises a part into its file, written atomically.
-PartInfo write_part(const std::filesystem::path& part_file, const std::filesystem::path& input,
-                    const InputPart& part, const Tokenizer& tokenizer);
+// Tokenises parts of the inputs, one behind the other, into a file, written atomically.
+PartInfo write_part(const std::filesystem::path& part_file,
+                    const std::vector<std::filesystem::path>& inputs,
+                    std::span<const InputPart> parts, const DocumentFields& fields,
+                    const Tokenizer& tokenizer);
 
 // Nothing if there is no whole part file at that place.
 std::optional<PartInfo> read_part_info(const std::filesystem::path& part_file);

@@ -1,39 +1,128 @@
 #include "prepare_source.hpp"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 
+#include "checksums.hpp"
 #include "hdf5_file.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/hash.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/stop.hpp"
 
 namespace smalltalk {
+namespace fs = std::filesystem;
+
 namespace {
 
-constexpr int64_t kProbeBytes = int64_t{1} << 16;
+fs::path seen_file(const fs::path& out) { return out.string() + ".seen"; }
 
-std::string probe(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary | std::ios::ate);
-  if (!in) throw Error(file.string() + ": cannot be read");
-  const auto size = static_cast<int64_t>(in.tellg());
-  std::string bytes(static_cast<size_t>(std::min(size, kProbeBytes)), '\0');
-  in.seekg(0);
-  in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  const std::string head = hash_text(bytes);
-  in.seekg(size - static_cast<int64_t>(bytes.size()));
-  in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  if (!in) throw Error(file.string() + ": cannot be read");
-  return fmt::format("{} {} {} {}\n", file.filename().string(), size, head, hash_text(bytes));
+[[noreturn]] void refuse(const fs::path& out, const std::string& reason) {
+  throw Error(fmt::format("{}: exists, but was made {}. Remove it, or write somewhere else",
+                          out.string(), reason));
 }
 
 }  // namespace
 
-std::string source_hash(const std::vector<std::filesystem::path>& files,
-                        const std::string& tokenizer_hash) {
-  std::string text = fmt::format("tokenizer {}\n", tokenizer_hash);
-  for (const std::filesystem::path& file : files) text += probe(file);
+std::string stat_key(const std::vector<fs::path>& files) {
+  std::string text;
+  for (const fs::path& file : files) {
+    struct stat seen {};
+    if (::stat(file.c_str(), &seen) != 0) {
+      throw Error(file.string() + ": cannot be read: " + std::strerror(errno));
+    }
+    text += fmt::format("{} {}.{}\n", seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec);
+  }
   return hash_text(text);
+}
+
+std::vector<uint64_t> hashes_of(const fs::path& file, const InputPart& part) {
+  std::ifstream in(file, std::ios::binary);
+  in.seekg(part.begin);
+  std::vector<char> bytes(static_cast<size_t>(kPieceBytes));
+  std::vector<uint64_t> hashes;
+  for (int64_t at = part.begin; at < part.end; at += kPieceBytes) {
+    const int64_t size = std::min(kPieceBytes, part.end - at);
+    if (!in.read(bytes.data(), size)) throw Error(file.string() + ": cannot be read");
+    hashes.push_back(
+        hash_pieces(std::as_bytes(std::span(bytes).first(static_cast<size_t>(size)))).front());
+  }
+  return hashes;
+}
+
+std::string content_of(int64_t size, std::span<const uint64_t> hashes) {
+  Hasher hasher;
+  hasher.update(std::as_bytes(hashes));
+  return fmt::format("{} {}", size, hasher.digest());
+}
+
+std::string to_text(const DocumentFields& fields) {
+  return fmt::format("text {} domain {}{}", fields.text, fields.domain,
+                     fields.lines ? " lines" : "");
+}
+
+void note_seen(const PrepareOptions& options, const InputFiles& inputs) {
+  write_text_atomically(seen_file(options.out), stat_key(inputs.files) + "\n");
+}
+
+void require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer) {
+  const fs::path& out = options.out;
+  if (TokenFile(out).info().tokenizer_hash != tokenizer.hash()) {
+    refuse(out, "with another tokenizer");
+  }
+  const Hdf5File file = Hdf5File::open(out);
+  if (!file.has_dataset("sources")) refuse(out, "by an older version of this program");
+  if (file.text_attribute("fields") != to_text(options.fields)) {
+    refuse(out, fmt::format("from other fields ({})", file.text_attribute("fields")));
+  }
+  InputFiles inputs;
+  try {
+    inputs = expand_inputs(options.inputs);
+  } catch (const Error& error) {
+    log_warning(fmt::format("{}; {} is complete and taken as it is", error.what(), out.string()));
+    return;
+  }
+  const fs::path seen = seen_file(out);
+  const std::string key = stat_key(inputs.files) + "\n";
+  if (!options.verify && fs::exists(seen) && read_text(seen) == key) return;
+  const std::vector<std::string> sources = file.read_list("sources");
+  if (sources.size() != inputs.files.size()) {
+    refuse(out,
+           fmt::format("from other inputs: {} files, not {}", sources.size(), inputs.files.size()));
+  }
+  Progress progress("verify", std::ssize(sources), "files");
+  for (size_t i = 0; i < sources.size(); ++i) {
+    stop_if_asked();
+    const fs::path& input = inputs.files[i];
+    const auto size = static_cast<int64_t>(fs::file_size(input));
+    if (content_of(size, hashes_of(input, {0, 0, size})) != sources[i]) {
+      refuse(out, fmt::format("from other inputs: {} was another text then", input.string()));
+    }
+    progress.update(static_cast<int64_t>(i) + 1);
+  }
+  note_seen(options, inputs);
+}
+
+std::vector<std::string> to_lines(const Counts& counts) {
+  std::vector<std::string> lines;
+  for (const auto& [name, count] : counts) lines.push_back(fmt::format("{} {}", count, name));
+  return lines;
+}
+
+Counts counts_of(const std::vector<std::string>& lines) {
+  Counts counts;
+  for (const std::string& line : lines) {
+    const size_t space = line.find(' ');
+    if (space == std::string::npos) throw Error("'" + line + "' counts nothing");
+    counts[line.substr(space + 1)] = std::atoll(line.c_str());
+  }
+  return counts;
 }
 
 void refuse_bad_documents(const BadDocuments& bad, double max_bad_fraction) {
@@ -47,22 +136,18 @@ void refuse_bad_documents(const BadDocuments& bad, double max_bad_fraction) {
   throw Error(text);
 }
 
-PrepareReport report_of(const PrepareOptions& options, const std::string& tokenizer_hash,
-                        const std::string& source) {
+PrepareReport report_of(const fs::path& out) {
   PrepareReport report;
-  report.info = TokenFile(options.out).info();
-  const Hdf5File file = Hdf5File::open(options.out);
-  const bool same_tokenizer = report.info.tokenizer_hash == tokenizer_hash;
-  if (!file.has_attribute("source_hash") || file.text_attribute("source_hash") != source) {
-    throw Error(fmt::format("{}: exists, but was made {}. Remove it, or write somewhere else",
-                            options.out.string(),
-                            same_tokenizer ? "from other inputs" : "with another tokenizer"));
-  }
+  report.info = TokenFile(out).info();
+  const Hdf5File file = Hdf5File::open(out);
   report.bad.documents = file.integer_attribute("documents_read");
   report.bad.bad_utf8 = file.integer_attribute("bad_utf8");
   report.bad.empty = file.integer_attribute("empty");
   report.bad.broken_json = file.integer_attribute("broken_json");
   report.bad.examples = file.read_list("bad_examples");
+  if (file.has_dataset("bent"))
+    report.bad.bent = counts_of(file.read_list("bent"));  // none of an old file
+  if (file.has_dataset("left_out")) report.left_out = counts_of(file.read_list("left_out"));
   return report;
 }
 

@@ -2,28 +2,46 @@
 // src/data.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
-#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "input_part.hpp"
 #include "smalltalk/data/prepare.hpp"
+#include "smalltalk/data/tokenizer.hpp"
 
 namespace smalltalk {
 
-// A hash of the inputs (names, sizes, first and last bytes; not folders or times, so that a copied
-// corpus stays the same) and of the tokenizer.
-std::string source_hash(const std::vector<std::filesystem::path>& files,
-                        const std::string& tokenizer_hash);
+// What tells files apart without reading them: sizes and times of change, in order; not names, so
+// that what was moved stays the same. Error: one cannot be looked at.
+std::string stat_key(const std::vector<std::filesystem::path>& files);
+// Hashes of the MiBs of a part: of a file by its content, taken while it is read.
+std::vector<uint64_t> hashes_of(const std::filesystem::path& file, const InputPart& part);
+// A file by its size and the hashes of all its MiBs.
+std::string content_of(int64_t size, std::span<const uint64_t> hashes);
+// Which fields of a document are read, as one text.
+std::string to_text(const DocumentFields& fields);
 
-// Rank 0 joins the parts. Error: too many bad documents, no documents.
+// Rank 0 joins the parts, one for each bundle. Error: too many bad documents, no documents.
 void join_parts(const PrepareOptions& options, const std::vector<std::filesystem::path>& part_files,
-                int64_t vocab_size, const std::string& tokenizer_hash, const std::string& source);
+                const std::vector<std::vector<InputPart>>& bundles, const Tokenizer& tokenizer,
+                const InputFiles& inputs);
+
+// Error: `out` was made from other text, other fields of it or with another tokenizer. Reads only
+// text whose sizes or times are not those that it was last seen with, or all with options.verify.
+// Text that is not there any more is left alone, with a warning.
+void require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer);
+// Notes that these files are what `out` was made from, as far as can be seen from outside.
+void note_seen(const PrepareOptions& options, const InputFiles& inputs);
+
+// Counts as a list of texts, "3 .md", and back.
+std::vector<std::string> to_lines(const Counts& counts);
+Counts counts_of(const std::vector<std::string>& lines);
 
 void refuse_bad_documents(const BadDocuments& bad, double max_bad_fraction);
 
-// The report of `out`. Error if it was made from something else.
-PrepareReport report_of(const PrepareOptions& options, const std::string& tokenizer_hash,
-                        const std::string& source);
+PrepareReport report_of(const std::filesystem::path& out);  // as `out` tells it
 
 }  // namespace smalltalk

@@ -97,6 +97,9 @@ std::string tokenizer_config_json(int64_t seq_length) {
                        {"bos_token", "</s>"},
                        {"eos_token", "</s>"},
                        {"unk_token", "<unk>"},
+                       {"add_bos_token", true},
+                       {"add_eos_token", false},
+                       {"add_prefix_space", false},
                        {"clean_up_tokenization_spaces", false},
                        {"split_special_tokens", true},
                        {"model_max_length", seq_length}};

@@ -40,8 +40,8 @@ size_t character_start(std::string_view text, size_t at) {
 
 // Parts in a random order, until they hold enough text to draw the sample from.
 std::vector<InputPart> parts_to_read(const std::vector<std::filesystem::path>& files,
-                                     int64_t sample_bytes) {
-  std::vector<InputPart> parts = cut_into_parts(files);
+                                     const DocumentFields& fields, int64_t sample_bytes) {
+  std::vector<InputPart> parts = cut_into_parts(files, fields);
   const Permutation order(parts.size(), derive_seed(0, "tokenizer blocks"));
   std::vector<InputPart> chosen;
   int64_t bytes = 0;
@@ -53,16 +53,17 @@ std::vector<InputPart> parts_to_read(const std::vector<std::filesystem::path>& f
 }
 
 // The documents with the lowest keys whose text sums up to sample_bytes: a uniform sample, in one
-// pass, in memory of the sample's size.
+// pass, in memory of the sample's size. `bad` gets what is none.
 std::vector<Sampled> draw_sample(const std::vector<std::filesystem::path>& files,
-                                 int64_t sample_bytes) {
+                                 const DocumentFields& fields, int64_t sample_bytes,
+                                 BadDocuments& bad) {
   std::priority_queue<Sampled> sample;  // the highest key on top
   int64_t total = 0;
-  for (const InputPart& part : parts_to_read(files, sample_bytes)) {
+  for (const InputPart& part : parts_to_read(files, fields, sample_bytes)) {
     const uint64_t part_key = derive_seed(0, "tokenizer sample", static_cast<uint64_t>(part.file),
                                           static_cast<uint64_t>(part.begin));
     int64_t index = 0;
-    read_part(files[static_cast<size_t>(part.file)], part, [&](const Document& document) {
+    const auto take = [&](const Document& document) {
       stop_if_asked();
       const uint64_t key =
           derive_seed(part_key, "tokenizer document", static_cast<uint64_t>(index));
@@ -81,7 +82,8 @@ std::vector<Sampled> draw_sample(const std::vector<std::filesystem::path>& files
       }
       ++index;
       return true;
-    });
+    };
+    bad.add(read_part(files[static_cast<size_t>(part.file)], part, take, fields));
   }
   std::vector<Sampled> documents;
   for (; !sample.empty(); sample.pop()) documents.push_back(sample.top());
@@ -129,7 +131,8 @@ class Sentences : public sentencepiece::SentenceIterator {
 }  // namespace
 
 void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
-                     int64_t sample_bytes, const std::filesystem::path& model) {
+                     int64_t sample_bytes, const std::filesystem::path& model,
+                     const DocumentFields& fields) {
   if (vocab_size < 3 + 256 + 1) {
     throw Error(
         fmt::format("a vocabulary of {} is too small: 259 ids are taken by <unk>, <s>, "
@@ -137,8 +140,13 @@ void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
                     vocab_size));
   }
   if (sample_bytes < 1) throw Error("the tokenizer's sample must be at least one byte");
-  Sentences sentences(sentences_of(draw_sample(expand_inputs(inputs), sample_bytes)));
-  if (sentences.done()) throw Error("the inputs hold no text to train a tokenizer on");
+  BadDocuments bad;
+  Sentences sentences(
+      sentences_of(draw_sample(expand_inputs(inputs).files, fields, sample_bytes, bad)));
+  if (sentences.done()) {
+    throw Error("the inputs hold no text to train a tokenizer on" +
+                (bad.examples.empty() ? "" : "; the first document: " + bad.examples[0]));
+  }
   const std::unordered_map<std::string, std::string> recipe = {
       {"model_type", "bpe"},
       {"vocab_size", std::to_string(vocab_size)},

@@ -1,5 +1,7 @@
 #include "smalltalk/data/documents.hpp"
 
+#include <map>
+
 #include "data/input_part.hpp"
 #include "files.hpp"
 #include "smalltalk/core/system/files.hpp"
@@ -247,13 +249,91 @@ TEST(Documents, BlocksReadEveryLineOnceWithItsNumber) {
 
 TEST(Inputs, FilesFoldersAndGlobsInOrder) {
   const TemporaryFolder folder;
-  for (const char* name : {"b.jsonl", "a.txt", "sub/c.jsonl.gz", "sub/.hidden.txt", "notes.md"}) {
+  for (const char* name : {"b.jsonl", "a.txt", "sub/c.jsonl.gz", "sub/.hidden.txt", ".git/d.txt",
+                           "notes.md", "more.md", "LICENSE", "e.txt.bz2"}) {
     write_bytes(folder / name, "x");
   }
-  EXPECT_EQ(names_of(expand_inputs({folder.path().string()})),
-            (std::vector<std::string>{"a.txt", "b.jsonl", "c.jsonl.gz"}));
-  EXPECT_EQ(names_of(expand_inputs({(folder / "b.jsonl").string(), (folder / "*.txt").string()})),
-            (std::vector<std::string>{"b.jsonl", "a.txt"}));
+  const InputFiles found = expand_inputs({folder.path().string()});
+  EXPECT_EQ(names_of(found.files), (std::vector<std::string>{"a.txt", "b.jsonl", "c.jsonl.gz"}));
+  EXPECT_EQ(found.left_out, (Counts{{"", 1}, {".bz2", 1}, {".md", 2}}));
+  refuse_left_out(found, 4.0 / 7);
+  EXPECT_TRUE(mentions(complaint_of([&] { refuse_left_out(found, 0.57); }),
+                       "4 of 7 files in the folders cannot be read as text (1 without an "
+                       "extension, 1 .bz2, 2 .md)"));
+  const InputFiles named =
+      expand_inputs({(folder / "b.jsonl").string(), (folder / "*.txt").string()});
+  EXPECT_EQ(names_of(named.files), (std::vector<std::string>{"b.jsonl", "a.txt"}));
+  EXPECT_TRUE(named.left_out.empty());
+}
+
+TEST(Inputs, AreKnownByManyExtensions) {
+  const TemporaryFolder folder;
+  const std::string line = "{\"text\":\"a\"}\n";
+  for (const char* kind : {"jsonl", "ndjson", "json", "jsonlines", "JSONL"}) {
+    const std::string name = std::string("a.") + kind;
+    EXPECT_EQ(read_all(write_bytes(folder / name, line)).texts, std::vector<std::string>{"a"});
+    for (const char* packed : {".gz", ".gzip", ".GZ"}) {
+      const auto file = write_gzip(folder / (name + packed), line);
+      EXPECT_EQ(read_all(file).texts, std::vector<std::string>{"a"}) << file;
+    }
+    for (const char* packed : {".zst", ".zstd"}) {
+      const auto file = write_zstd(folder / (name + packed), line);
+      EXPECT_EQ(read_all(file).texts, std::vector<std::string>{"a"}) << file;
+    }
+  }
+  for (const char* name : {"b.txt.gz", "b.txt.gzip", "b.TXT.gz"}) {
+    EXPECT_EQ(read_all(write_gzip(folder / name, line)).texts, std::vector<std::string>{line});
+  }
+  EXPECT_EQ(expand_inputs({folder.path().string()}).files.size(), 5u * 6 + 3);
+}
+
+// Links to files, to folders, and back to where they lie.
+TEST(Inputs, LinksLeadToNoFileTwiceAndToNoEnd) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "outside/c.txt", "x");
+  for (const char* name : {"in/b.txt", "in/sub/a.txt"}) write_bytes(folder / name, "x");
+  for (const auto& [to, name] : std::map<std::string, std::string>{{"in/sub", "in/d"},
+                                                                   {"in", "in/sub/loop"},
+                                                                   {"outside", "in/o"},
+                                                                   {"in/b.txt", "in/z.txt"},
+                                                                   {"nowhere", "in/lost.txt"}}) {
+    std::filesystem::create_symlink(folder / to, folder / name);
+  }
+  const InputFiles found = expand_inputs({(folder / "in").string()});
+  EXPECT_EQ(names_of(found.files), (std::vector<std::string>{"b.txt", "a.txt", "c.txt"}));
+  EXPECT_EQ(found.files[1], folder / "in/d/a.txt");  // the first of two ways
+  EXPECT_EQ(found.left_out, (Counts{{".txt", 1}}));
+  // What is named twice is meant twice.
+  const std::string twice = (folder / "outside/c.txt").string();
+  EXPECT_EQ(expand_inputs({twice, twice}).files.size(), 2u);
+}
+
+TEST(Inputs, AreNamedByLists) {
+  const TemporaryFolder folder;
+  for (const char* name : {"a.txt", "b b.txt", "c/d.txt"}) write_bytes(folder / name, "x");
+  const std::string root = folder.path().string() + "/";
+  const auto list = write_bytes(
+      folder / "list", "\xEF\xBB\xBF" + root + "b b.txt\r\n\n" + root + "c\n" + root + "a*.txt");
+  EXPECT_EQ(names_of(expand_inputs({"@" + list.string()}).files),
+            (std::vector<std::string>{"b b.txt", "d.txt", "a.txt"}));
+  write_bytes(list, root + "a.txt\n\n" + root + "no.txt\n");
+  EXPECT_TRUE(mentions(complaint_of([&] { expand_inputs({"@" + list.string()}); }),
+                       list.string() + ":3: " + root + "no.txt: no such file"));
+  write_bytes(list, "\n");
+  EXPECT_TRUE(
+      mentions(complaint_of([&] { expand_inputs({"@" + list.string()}); }), "names no file"));
+}
+
+TEST(Inputs, SmallFilesShareAPart) {
+  std::vector<InputPart> parts;
+  for (int64_t i = 0; i < 100'000; ++i) parts.push_back({i, 0, 1000});
+  const auto bundles = bundle(parts);
+  EXPECT_LE(bundles.size(), 100u);  // of 1 MiB
+  int64_t file = 0;
+  for (const auto& some : bundles) {
+    for (const InputPart& part : some) EXPECT_EQ(part.file, file++);
+  }
+  EXPECT_EQ(file, 100'000);
 }
 
 TEST(Inputs, RefusesWhatMatchesNothingOrIsOfUnknownKind) {

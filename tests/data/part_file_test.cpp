@@ -17,7 +17,8 @@ class PartFile : public testing::Test {
     const auto some = write_bytes(
         folder_ / "b.jsonl", json_lines({"ka to", "mi"}, "zoo") + "broken\n" + json_lines({"x"}));
     const auto size = static_cast<int64_t>(std::filesystem::file_size(some));
-    write_part(folder_ / "part", some, {0, 0, size}, Tokenizer(folder_ / "tokenizer.model"));
+    const std::vector<InputPart> parts = {{0, 0, size}};
+    write_part(folder_ / "part", {some}, parts, {}, Tokenizer(folder_ / "tokenizer.model"));
     whole_ = read_text(folder_ / "part");
   }
 
@@ -32,7 +33,7 @@ class PartFile : public testing::Test {
                        std::to_string(info->bad.documents) + " " + std::to_string(info->bad.bad());
     for (const std::string& domain : info->domains) text += " " + domain;
     for (const std::string& example : info->bad.examples) text += " " + example;
-    const size_t content = static_cast<size_t>(info->num_tokens * 2 + info->num_documents * 10);
+    const size_t content = static_cast<size_t>(info->num_tokens * 2 + info->num_documents * 12);
     return text + read_text(part).substr(0, content);
   }
 

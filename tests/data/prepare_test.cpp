@@ -58,7 +58,7 @@ class PrepareTest : public testing::Test {
 TemporaryFolder* PrepareTest::folder_ = nullptr;
 
 TEST_F(PrepareTest, TheBytesDoNotDependOnTheRanks) {
-  ASSERT_GE(cut_into_parts(expand_inputs({text()})).size(), 5u);
+  ASSERT_GE(cut_into_parts(expand_inputs({text()}).files).size(), 5u);
   const PrepareReport alone = prepare_tokens(options(text(), "1.h5"));
   const std::string expected = read_text(*folder_ / "1.h5");
   for (const int num_ranks : {1, 2, 3, 5, 11}) {
@@ -86,7 +86,7 @@ TEST_F(PrepareTest, TheTokensAreThoseOfTheDocumentsInOrder) {
   uint64_t begin = 0;
   size_t i = 0;
   int64_t text_bytes = 0;
-  for (const auto& input : expand_inputs({text()})) {
+  for (const auto& input : expand_inputs({text()}).files) {
     read_documents(input, [&](const Document& document) {
       const std::vector<int32_t> ids = tokenizer.encode(document.text);
       ASSERT_LT(i, ends.size());
@@ -103,6 +103,74 @@ TEST_F(PrepareTest, TheTokensAreThoseOfTheDocumentsInOrder) {
   EXPECT_EQ(file.info().text_bytes, text_bytes);
   EXPECT_EQ(file.info().vocab_size, 400);
   EXPECT_EQ(file.info().tokenizer_hash, tokenizer.hash());
+}
+
+TEST_F(PrepareTest, SaysWhatItBentAndLeftOut) {
+  const auto bent = write_bytes(*folder_ / "bent/a.jsonl",
+                                "\xEF\xBB\xBF{\"text\":\"ka\",\"x\":NaN}\r\n{\"text\":\"to\"}\r\n");
+  write_bytes(*folder_ / "bent/README.md", "x");
+  PrepareOptions some = options((*folder_ / "bent").string(), "bent.h5");
+  EXPECT_TRUE(mentions(complaint_of([&] { prepare_tokens(some); }), "1 of 2 files"));
+  EXPECT_FALSE(std::filesystem::exists(*folder_ / "bent.h5"));
+  some.max_bad_fraction = 0.5;
+  for (const bool complete : {false, true}) {
+    const PrepareReport report = prepare_tokens(some);
+    EXPECT_EQ(report.already_complete, complete);
+    EXPECT_EQ(report.bad.bent,
+              (Counts{{"CRLF", 2}, {"NaN or Infinity", 1}, {"byte order mark", 1}}));
+    EXPECT_EQ(report.left_out, (Counts{{".md", 1}}));
+  }
+}
+
+TEST_F(PrepareTest, TheFieldsAreChosen) {
+  const auto file =
+      write_bytes(*folder_ / "fields.jsonl",
+                  "{\"text\":\"ka\",\"body\":\"to mi\",\"set\":{\"name\":\"zoo\"}}\n");
+  PrepareOptions some = options(file.string(), "fields.h5");
+  some.fields = {"body", "set.name", false};
+  prepare_tokens(some);
+  const Tokenizer tokenizer(*folder_ / "tokenizer.model");
+  EXPECT_EQ(TokenFile(*folder_ / "fields.h5").info().num_tokens,
+            std::ssize(tokenizer.encode("to mi")) + 1);
+  EXPECT_EQ(read_domains(*folder_ / "fields.h5").names.back(), "zoo");
+  some.fields.domain = "";
+  EXPECT_TRUE(mentions(complaint_of([&] { prepare_tokens(some); }), "from other fields"));
+}
+
+TEST_F(PrepareTest, OfManyDomainsTheLargestKeepTheirNames) {
+  std::string lines;
+  for (int i = 0; i < 70'000; ++i) {
+    lines += json_lines({"ka"}, "host" + std::to_string(i) + ".example");
+    if (i % 100 == 0) lines += json_lines({"to", "mi"}, "host" + std::to_string(i) + ".example");
+  }
+  const auto file = write_bytes(*folder_ / "hosts.jsonl", lines);
+  prepare_tokens(options(file.string(), "hosts.h5"));
+  const Domains domains = read_domains(*folder_ / "hosts.h5");
+  ASSERT_EQ(domains.names.size(), 1001u);
+  const auto place_of = [&](const std::string& name) {
+    return std::ranges::find(domains.names, name) - domains.names.begin();
+  };
+  for (int i = 0; i < 70'000; i += 100) {
+    EXPECT_LE(place_of("host" + std::to_string(i) + ".example"), 1000) << i;
+  }
+  EXPECT_EQ(domains.names[domains.of_document[0]], "host0.example");
+  EXPECT_EQ(std::ranges::count(domains.of_document, uint16_t{0}), 70'000 - 1000);
+}
+
+TEST_F(PrepareTest, ManySmallFilesCostFewParts) {
+  for (int i = 0; i < 300; ++i) {
+    write_bytes(*folder_ / ("small/" + std::to_string(i) + ".txt"), "ka to");
+  }
+  PrepareOptions killed = options((*folder_ / "small").string(), "small.h5");
+  killed.ranks.all_reduce_max = [](std::span<double>) { throw Error("killed"); };
+  EXPECT_EQ(complaint_of([&] { prepare_tokens(killed); }), "killed");
+  int files = 0;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(*folder_ / "small.h5.parts")) {
+    files += entry.is_regular_file();
+  }
+  EXPECT_EQ(files, 1);
+  EXPECT_EQ(prepare_tokens(options((*folder_ / "small").string(), "small.h5")).bad.documents, 300);
 }
 
 TEST_F(PrepareTest, ASecondRunIsAQuickSuccess) {

@@ -207,6 +207,10 @@ TEST_F(TokenizerTest, TooLittleTextIsAnError) {
         [&] { train_tokenizer({inputs()}, vocab_size, 2000, *folder_ / "none.model"); });
   };
   EXPECT_TRUE(mentions(train(30'000), "no tokenizer of 30000 ids"));
+  const auto other = write_bytes(*folder_ / "other.jsonl", "{\"txt\":\"ka\"}\n");
+  EXPECT_TRUE(mentions(
+      complaint_of([&] { train_tokenizer({other.string()}, 400, 2000, *folder_ / "none.model"); }),
+      "other.jsonl:1: no string \"text\""));
   EXPECT_TRUE(mentions(train(259), "a vocabulary of 259 is too small"));
   EXPECT_FALSE(mentions(train(260), "too small"));
   EXPECT_FALSE(std::filesystem::exists(*folder_ / "none.model"));

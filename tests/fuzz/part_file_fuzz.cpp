@@ -18,7 +18,7 @@ std::string whole_part(std::string_view trailer_text, std::string_view content) 
     trailer.replace(at, 1, '"' + hash_text(content) + '"');
   }
   return std::string(content) + trailer + little_endian(trailer.size()) + hash_text(trailer) +
-         "STPART02";
+         "STPART03";
 }
 
 }  // namespace

@@ -148,6 +148,62 @@ TEST_F(Generate, DrawsBySeedAndPrompt) {
   EXPECT_TRUE(dense[0].scores.empty());
 }
 
+// The routers read the beginning, as of any text; the expert the newest tokens.
+TEST_F(Generate, OfALongPromptTheNewestTokensAreSeen) {
+  std::string prompt = "gab fed cab dab ";
+  for (int i = 0; i < 60; ++i) prompt += "stuv wxyz ";
+  const Tokenizer tokenizer(run_.layout.tokenizer());
+  std::vector<int64_t> tokens = {kEndToken};
+  for (const int32_t id : tokenizer.encode(prompt)) tokens.push_back(id);
+  const int64_t length = run_.experiment.data.seq_length;
+  ASSERT_GT(std::ssize(tokens), 2 * length);
+  GenerateOptions options;
+  options.sampling.temperature = 0;
+  options.max_new_tokens = 5;
+  const GeneratedText text = generate(run_, {prompt}, options)[0];
+  EXPECT_EQ(text.prompt_tokens, std::ssize(tokens) - 1);
+  EXPECT_EQ(text.prompt_tokens - text.prompt_tokens_cut, length - 5 - 1);
+  const std::string name = "experts/" + std::to_string(route(tokens));
+  ASSERT_EQ(text.speakers.size(), 1u);
+  EXPECT_EQ(text.speakers[0].model, name);
+
+  std::vector<int64_t> seen = {kEndToken};
+  seen.insert(seen.end(), tokens.end() - (length - 6), tokens.end());
+  const Transformer expert = Transformer::load(run_.layout.model(name), run_.experiment.device);
+  std::vector<int32_t> written;
+  while (std::ssize(seen) < length) {
+    const std::vector<float> logits = expert.logits(seen, 1, std::ssize(seen));
+    const auto last = logits.end() - expert.config().vocab_size;
+    seen.push_back(std::max_element(last, logits.end()) - last);
+    if (seen.back() == kEndToken) break;
+    written.push_back(static_cast<int32_t>(seen.back()));
+  }
+  EXPECT_EQ(text.text, tokenizer.decode({written.begin(), written.end()}));
+}
+
+// Prompts of files, as text to train on is read.
+TEST_F(Generate, PromptsAreReadAsDocumentsAre) {
+  const auto prompts_of = [&](const std::string& name, const std::string& bytes) {
+    std::ofstream(folder_ / name) << bytes;
+    const Outcome outcome =
+        run_command(command("--json --max-new-tokens 1 --prompts " + (folder_ / name).string()));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    std::vector<std::string> prompts;
+    std::istringstream lines(outcome.output);
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("{")) prompts.push_back(nlohmann::json::parse(line).at("prompt"));
+    }
+    return prompts;
+  };
+  using Prompts = std::vector<std::string>;
+  EXPECT_EQ(prompts_of("a.txt", "\xEF\xBB\xBFThe old crane\r\n\r\n two\n"),
+            (Prompts{"The old crane", " two"}));
+  EXPECT_EQ(prompts_of("b.list", "one\ntwo"), (Prompts{"one", "two"}));
+  EXPECT_EQ(
+      prompts_of("c.jsonl", "{\"prompt\":\"one\",\"x\":NaN}\n\n\xEF\xBB\xBF{\"prompt\":\"\"}\r\n"),
+      (Prompts{"one", ""}));
+}
+
 TEST_F(Generate, TheCommandSaysTheSameAndRefusesNonsense) {
   std::ofstream(folder_ / "prompts.jsonl") << "{\"prompt\": \"stuv\\nwxyz\"}\n{\"prompt\": \"\"}\n";
   const std::string file = (folder_ / "prompts.jsonl").string();
@@ -169,13 +225,11 @@ TEST_F(Generate, TheCommandSaysTheSameAndRefusesNonsense) {
     EXPECT_EQ(row.at("speakers").at(0).at("model"), texts[i].speakers[0].model);
     EXPECT_EQ(row.at("router_log_likelihoods").get<std::vector<double>>(), texts[i].scores);
   }
-  const std::string too_long(400, 'x');
   for (const auto& [arguments, complaint] : std::vector<std::pair<std::string, std::string>>{
            {"--temperature -1 x", "temperature"},
            {"--top-p 0 x", "top_p"},
            {"--model experts/9 x", "experts/3, baselines/dense"},
            {"--prefix-tokens 9 x", "1 to 8"},
-           {"x " + too_long, "prompt 2 has"},
            {"--prompts " + (folder_ / "train.jsonl").string(), "train.jsonl:1"},
            {"--prompts nowhere.txt", "nowhere.txt"}}) {
     const Outcome refused = run_command(command(arguments));

@@ -1,26 +1,30 @@
 """Exports a run, then asks lm-evaluation-harness for what we compute: log-likelihoods of choices,
-accuracies. Skipped where it is not installed (ci/setup.sh --peers)."""
+accuracies; and transformers and the readers of llama.cpp's converter what they make of the folder.
+Skipped where these are not installed (ci/setup.sh --peers)."""
 
 import glob
 import json
 import logging
 import os
+import pathlib
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
+import warnings
 
 sys.path.insert(0, os.path.join(os.environ["SMALLTALK_SOURCE_DIR"], "tests", "lm"))
 import peer_python  # noqa: E402
 
-peer_python.require("torch", "transformers", "lm_eval", "datasets", "accelerate")
+peer_python.require("torch", "transformers", "lm_eval", "datasets", "accelerate", "gguf")
 
 FOLDER = tempfile.mkdtemp(prefix="smalltalk-peers-")
 os.environ.update(HF_HOME=os.path.join(FOLDER, "cache"), HF_HUB_OFFLINE="1",
                   HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
+import gguf  # noqa: E402
 import lm_eval  # noqa: E402
 import torch  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
@@ -140,6 +144,59 @@ class PeerLmEval(unittest.TestCase):
             folder = os.path.join(self.out, name)
             self.assertEqual(len(AutoTokenizer.from_pretrained(folder)), 340)
             self.assertEqual(AutoModelForCausalLM.from_pretrained(folder).config.vocab_size, 340)
+
+    # A text begins behind the end of another, whoever is asked.
+    def test_one_token_begins_and_ends_texts(self):
+        folder = os.path.join(self.out, "experts/1")
+        for name in ("config.json", "generation_config.json"):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                config = json.load(file)
+            self.assertEqual((config["bos_token_id"], config["eos_token_id"]), (2, 2), name)
+        with warnings.catch_warnings(), self.assertNoLogs("transformers", "WARNING"):
+            warnings.simplefilter("error")
+            logging.disable(logging.NOTSET)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder)
+            text = model.generate(max_new_tokens=5, do_sample=False)[0]
+            logging.disable(logging.WARNING)
+        self.assertEqual((tokenizer.bos_token_id, tokenizer.eos_token_id), (2, 2))
+        self.assertEqual(text[0], 2)
+        ours = json.loads(run("generate", self.trained, "--model", "experts/1", "--temperature", "0",
+                              "--max-new-tokens", "5", "--json"))
+        self.assertEqual(tokenizer.decode(text, skip_special_tokens=True), ours["text"])
+
+    # As llama.cpp joins pieces: of all neighbours those with the best score, the first of equals.
+    @staticmethod
+    def pieces_of_llama_cpp(scores, text):
+        pieces = list(text.replace(" ", "\u2581"))
+        while True:
+            joined = [(-scores[a + b], i) for i, (a, b) in enumerate(zip(pieces, pieces[1:]))
+                      if a + b in scores]
+            if not joined:
+                break
+            at = min(joined)[1]
+            pieces[at:at + 2] = ["".join(pieces[at:at + 2])]
+        spelt = [[piece] if piece in scores else [f"<0x{byte:02X}>" for byte in piece.encode()]
+                 for piece in pieces]
+        return [piece for parts in spelt for piece in parts]
+
+    def test_llama_cpp_reads_the_vocabulary(self):
+        folder = pathlib.Path(self.out, "experts/0")
+        special = gguf.SpecialVocab(folder, n_vocab=340)
+        self.assertEqual(special.special_token_ids.get("bos"), 2)
+        self.assertEqual(special.special_token_ids.get("eos"), 2)
+        self.assertEqual(special.add_special_token, {"bos": True, "eos": False})
+        entries = list(gguf.vocab.SentencePieceVocab(folder).all_tokens())
+        self.assertEqual(len(entries), 340)
+        names = [text.decode() for text, _, _ in entries]
+        scores = {text.decode(): score for text, score, kind in entries
+                  if kind == gguf.TokenType.NORMAL}
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        source = random.Random(2)
+        for _ in range(1000):
+            text = sentence(source, 12) + source.choice(["", "  ", "\n", "é\u2603", "</s>", " 7"])
+            theirs = self.pieces_of_llama_cpp(scores, text)
+            self.assertEqual(theirs, [names[i] for i in tokenizer(text)["input_ids"]], repr(text))
 
     # The tasks as a user of lm_eval has them: a file and a YAML each, a group for the pairs.
     def write_yamls(self, prompt):

@@ -1,6 +1,7 @@
 """What slurm/submit and `smalltalk status` make of a run folder and of a queue, without a Slurm."""
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -70,6 +71,18 @@ class SubmitTest(unittest.TestCase):
         self.assertIn("'--array=0-9%3'", lines[3])
         self.assertIn("'--array=0-1%3'", lines[4])
         self.assertFalse(os.path.exists(self.run_folder))
+
+    def test_a_run_may_have_any_name(self):
+        self.run_folder = os.path.join(self.folder, "lr 50%j 'of' %x\\y")
+        done = self.submit("--dry-run")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for line in done.stdout.splitlines():
+            words = shlex.split(line)
+            output = next(word for word in words if word.startswith("--output="))
+            # Slurm takes %% for a %; what it knows otherwise are the job's numbers.
+            self.assertRegex(output.replace("%%", "").replace(self.folder, ""),
+                             r"^--output=/lr 50j 'of' x\\y/slurm/[a-z]+-%(j|A_%a)\.out$")
+            self.assertIn(self.run_folder, words)
 
     def test_without_slurm_nothing_is_begun(self):
         done = self.submit()
@@ -169,8 +182,11 @@ class SubmitTest(unittest.TestCase):
         self.write("tokens/tokenizer.model")
         done = subprocess.run([BINARY, "status", self.run_folder, "--experiment", EXPERIMENT,
                                "--set", "seed=2"], text=True, capture_output=True)
+        self.assertEqual(done.returncode, 0, done.stderr)  # nothing is there that it would spoil
+        self.write("routers/2/config.json")
+        done = subprocess.run(done.args, text=True, capture_output=True)
         self.assertEqual(done.returncode, 1)
-        self.assertIn("holds another experiment", done.stderr)
+        self.assertRegex(done.stderr, r"\nseed +\d+ +2 +routers\n")
 
 
 if __name__ == "__main__":

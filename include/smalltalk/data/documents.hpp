@@ -1,38 +1,70 @@
-// Documents from files: JSON lines with a "text" (optionally "domain"), plain text (one document a
-// file), folders and globs, .gz and .zst. Streaming: memory does not grow with the corpus.
+// Documents from files: JSON lines, plain text (a document a file, or a line), both also
+// compressed; files, folders, globs and lists of them. Streaming: memory does not grow with the
+// corpus.
+//
+// JSON is read as Python's json and jq read it, beyond what its standard allows: NaN and Infinity,
+// integers of any length, the last of two fields of one name. Byte order marks at the beginning of
+// any line, CRLF, and zeros behind a compressed stream, as tapes have them, are no text. All that
+// is counted.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace smalltalk {
 
+using Counts = std::map<std::string, int64_t>;  // of things by what they are called
+std::string describe(const Counts& counts);     // "3 .md, 1 .parquet"
+
 struct Document {
   std::string_view text;
   std::string_view domain;  // empty if the input names none
 };
 
-// What was left out, and where it was first seen.
+// Where a document lies in a file.
+struct DocumentFields {
+  // Of a JSON object, the field with this name; without one, "a.b" is b of the object a.
+  std::string text = "text";
+  std::string domain = "domain";  // the same; empty: there are no labels
+  bool lines = false;             // of plain text, each line is a document
+  bool blank = false;             // a JSON line's text may be nothing but white space
+};
+
+// What was left out, and where it was first seen; and what was read although it breaks a rule.
 struct BadDocuments {
   int64_t documents = 0;  // read in all, bad ones included
   int64_t bad_utf8 = 0;
   int64_t empty = 0;
   int64_t broken_json = 0;
   std::vector<std::string> examples;  // at most 10: "file:line: reason"
+  Counts bent;                        // "NaN or Infinity" -> how many lines have any
   int64_t bad() const { return bad_utf8 + empty + broken_json; }
   void add(const BadDocuments& other);
 };
 
-// Files named by paths, folders (recursive) and globs, in lexicographic order of each input.
-// Error: an input that matches nothing, or a file of unknown kind (named).
-std::vector<std::filesystem::path> expand_inputs(const std::vector<std::string>& inputs);
+struct InputFiles {
+  std::vector<std::filesystem::path> files;  // to be read, in order
+  // What folders hold beside them: how many files of each extension, which may be "".
+  Counts left_out;
+};
 
-// Calls `take` for each good document of one file, in order. Returns what was left out.
+// Files named by paths, folders and globs, in lexicographic order of each input. Of a folder: all
+// below it, each once, however links lead there, but those whose name, or a folder's on the way,
+// begins with a dot. "@LIST" is a file of such inputs, a line each.
+// Error: an input that matches nothing, or names a file of unknown kind.
+InputFiles expand_inputs(const std::vector<std::string>& inputs);
+// Error: of all files the share of those left out is larger.
+void refuse_left_out(const InputFiles& inputs, double max_bad_fraction);
+
+// Calls `take` for each good document of one file, in order. Returns what was left out. A file of
+// unknown kind is plain text.
 BadDocuments read_documents(const std::filesystem::path& file,
-                            const std::function<void(const Document&)>& take);
+                            const std::function<void(const Document&)>& take,
+                            const DocumentFields& fields = {});
 
 }  // namespace smalltalk

@@ -20,20 +20,24 @@ struct PrepareOptions {
   std::vector<std::string> inputs;
   std::filesystem::path tokenizer;  // exists
   std::filesystem::path out;        // tokens.h5
-  double max_bad_fraction = 0;      // Error beyond it, naming the first bad documents
+  DocumentFields fields;
+  double max_bad_fraction = 0;  // Error beyond it, of documents and of files: the first are named
+  bool verify = false;          // of a complete `out`: read all text, though it looks as it did
   HostCollectives ranks;
 };
 
 struct PrepareReport {
   TokenFileInfo info;
   BadDocuments bad;
+  Counts left_out;  // files of the folders, by extension
   double seconds = 0;
   bool already_complete = false;  // `out` was there, made from the same inputs and tokenizer
 };
 
 // Returns the same report on every rank but `seconds`.
 // Throws Stopped, on all ranks, if any of them was asked to stop.
-// Errors: see documents.hpp; `out` exists but was made from something else (says what to do).
+// Errors: see documents.hpp; `out` exists but was made from something else (says what to do). Text
+// is told by its content, wherever it lies; a complete `out` does not need it any more.
 PrepareReport prepare_tokens(const PrepareOptions& options);
 
 }  // namespace smalltalk

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "smalltalk/data/documents.hpp"
+
 namespace smalltalk {
 
 inline constexpr int64_t kEndToken = 2;
@@ -39,6 +41,7 @@ std::string tokenizer_config_json(int64_t seq_length);
 // inputs, and writes the model. Deterministic. Stopped: this process was asked to stop; there is no
 // model then. Error: too little text for the vocabulary.
 void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
-                     int64_t sample_bytes, const std::filesystem::path& model);
+                     int64_t sample_bytes, const std::filesystem::path& model,
+                     const DocumentFields& fields = {});
 
 }  // namespace smalltalk

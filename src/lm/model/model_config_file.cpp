@@ -82,7 +82,8 @@ std::string model_config_text(const ModelConfig& c,
   j["attention_dropout"] = 0.0;
   j["mlp_bias"] = false;
   j["tie_word_embeddings"] = c.tie_embeddings;
-  j["bos_token_id"] = 1;  // of the tokenizers that `prepare` trains
+  // Of the tokenizers that `prepare` trains: a text begins behind the end of another.
+  j["bos_token_id"] = 2;
   j["eos_token_id"] = 2;
   j["pad_token_id"] = nullptr;
   j["use_cache"] = true;

@@ -38,14 +38,20 @@ void export_mixture(const Run& run, const fs::path& out) {
   partial += ".partial";
   fs::remove_all(partial);
   const std::string tokenizer = tokenizer_json(layout.tokenizer());
+  const std::string pieces = read_text(layout.tokenizer());
+  // Padding by <unk>, which no text has: with the end token transformers warns of an ambiguity.
+  const nlohmann::json generation = {
+      {"bos_token_id", kEndToken}, {"eos_token_id", kEndToken}, {"pad_token_id", 0}};
   for (const std::string& model : models) {
     const fs::path from = layout.model(model), to = partial / model;
     for (const fs::path& file : {config_file(from), weights_file(from)}) {
       write_atomically(to / file.filename(),
                        [&](const fs::path& temporary) { fs::copy_file(file, temporary); });
     }
+    write_text_atomically(to / "generation_config.json", generation.dump(2) + "\n");
     write_text_atomically(to / "tokenizer.json", tokenizer);
     write_text_atomically(to / "tokenizer_config.json", tokenizer_config_json(length));
+    write_text_atomically(to / "tokenizer.model", pieces);
   }
   write_text_atomically(partial / "mixture.json", lock.dump(2) + "\n");
   fs::rename(partial, out);

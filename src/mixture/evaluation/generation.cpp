@@ -6,6 +6,7 @@
 #include <map>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/random.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
@@ -18,15 +19,19 @@ namespace smalltalk {
 namespace {
 
 struct Text {
-  std::vector<int64_t> tokens;  // the end-of-text token, the prompt, what was written
-  int64_t prompt_size = 0;      // with the end-of-text token
-  int64_t last_size = 0;        // there it ends
-  int64_t index = 0;            // of its prompt
-  int64_t routed_by = 0;        // tokens that the last choice was made by
+  std::vector<int64_t> tokens;     // the end-of-text token, the prompt, what was written
+  std::vector<int64_t> beginning;  // of a text of which `tokens` holds the newest only
+  int64_t prompt_size = 0;         // with the end-of-text token
+  int64_t last_size = 0;           // there it ends
+  int64_t index = 0;               // of its prompt
+  int64_t routed_by = 0;           // tokens that the last choice was made by
   bool ended = false;
   GeneratedText result;
 
   int64_t size() const { return std::ssize(tokens); }
+  std::span<const int64_t> read_by_routers() const {
+    return beginning.empty() ? tokens : beginning;
+  }
   bool done() const { return ended || size() == last_size; }
 };
 
@@ -64,35 +69,42 @@ Text Generation::begin(const std::string& prompt, int64_t index) const {
   text.index = index;
   text.tokens = {kEndToken};
   for (const int32_t id : tokenizer_.encode(prompt)) text.tokens.push_back(id);
-  text.prompt_size = text.size();
-  const int64_t room = experiment_.data.seq_length - text.size();
-  if (room < 1) {
-    throw Error(fmt::format(
-        "prompt {} has {} tokens; the models were trained on sequences of {} (seq_length), which "
-        "leaves no room to write",
-        index + 1, text.size() - 1, experiment_.data.seq_length));
+  text.result.prompt_tokens = text.size() - 1;
+  const int64_t longest = experiment_.data.seq_length;
+  if (text.size() >= longest) {
+    const int64_t kept = longest - std::min(options_.max_new_tokens, longest / 2) - 1;
+    text.result.prompt_tokens_cut = text.size() - 1 - kept;
+    text.beginning.assign(text.tokens.begin(), text.tokens.begin() + prefix_);
+    text.tokens.erase(text.tokens.begin() + 1, text.tokens.end() - kept);
+    log_warning(fmt::format(
+        "prompt {} has {} tokens, the models' sequences {} (seq_length): routers read its "
+        "beginning, the expert its last {}",
+        index + 1, text.result.prompt_tokens, longest, kept));
   }
+  text.prompt_size = text.size();
+  const int64_t room = longest - text.size();
   text.last_size = text.size() + std::min(room, options_.max_new_tokens);
   return text;
 }
 
 bool Generation::to_be_routed(const Text& text) const {
   if (!options_.model.empty()) return false;
-  return text.routed_by == 0 || (text.routed_by < prefix_ && text.size() >= prefix_);
+  const int64_t readable = std::ssize(text.read_by_routers());
+  return text.routed_by == 0 || (text.routed_by < prefix_ && readable >= prefix_);
 }
 
 void Generation::route(const std::vector<Text*>& texts) const {
   if (texts.empty()) return;  // no router is read for nothing
   const int64_t experts = experiment_.mixture.experts;
   for (Text* text : texts) {
-    text->routed_by = std::min(prefix_, text->size());
+    text->routed_by = std::min(prefix_, std::ssize(text->read_by_routers()));
     text->result.scores.assign(static_cast<size_t>(experts), 0.0);
   }
   for (int64_t e = 0; e < experts; ++e) {
     const Transformer router = Transformer::load(layout_.router(e), experiment_.device);
     for (Text* text : texts) {
       if (text->routed_by < 2) continue;  // the first token is given, not scored
-      const std::span row(text->tokens.data(), static_cast<size_t>(text->routed_by));
+      const auto row = text->read_by_routers().first(static_cast<size_t>(text->routed_by));
       text->result.scores[static_cast<size_t>(e)] = log_likelihood(router, row);
     }
   }
@@ -191,7 +203,6 @@ std::vector<GeneratedText> Generation::run(const std::vector<std::string>& promp
   for (Text& text : texts) {
     const auto end = text.tokens.end() - (text.ended ? 1 : 0);
     text.result.text = tokenizer_.decode({text.tokens.begin() + text.prompt_size, end});
-    text.result.prompt_tokens = text.prompt_size - 1;
     text.result.new_tokens = text.size() - text.prompt_size;
     text.result.ended = text.ended;
     results.push_back(std::move(text.result));

@@ -30,6 +30,7 @@ struct Speaker {
 struct GeneratedText {
   std::string text;  // without the prompt
   int64_t prompt_tokens = 0;
+  int64_t prompt_tokens_cut = 0;  // the first ones, which the writing model does not see
   int64_t new_tokens = 0;
   bool ended = false;  // by the end-of-text token; else at max_new_tokens or at seq_length
   std::vector<Speaker> speakers;
@@ -44,8 +45,9 @@ struct GeneratedText {
 // if they then choose another expert, it writes on. A text is a function of the run, the prompts,
 // the options and the batch size.
 // `progress` is told the number of texts that are finished. Errors: a model is missing; experts and
-// routers do not belong together; a prompt leaves no room within seq_length (names its number,
-// from 1).
+// routers do not belong together.
+// Of a prompt that leaves no room within seq_length the routers read the beginning as ever; the
+// model that writes sees its newest tokens, which a warning says. The text ends at seq_length.
 std::vector<GeneratedText> generate(const Run& run, const std::vector<std::string>& prompts,
                                     const GenerateOptions& options,
                                     const std::function<void(int64_t)>& progress = {});
