@@ -25,12 +25,30 @@ constexpr double kAssumedFlopsPerSecond = 5e10;
 
 int64_t guess_tokens(const std::vector<std::string>& inputs) {
   double bytes = 0;
-  for (const fs::path& file : expand_inputs(inputs)) {
+  for (const fs::path& file : expand_inputs(inputs).files) {
     const std::string suffix = file.extension().string();
     const bool compressed = suffix == ".gz" || suffix == ".zst";
     bytes += static_cast<double>(fs::file_size(file)) * (compressed ? 4 : 1);
   }
   return static_cast<int64_t>(bytes / kBytesPerToken);
+}
+
+// Of a split that is there or, by its text, guessed.
+double tokens_of(const Run& run, const std::string& split, const std::vector<std::string>& text) {
+  const fs::path file = run.layout.tokens(split);
+  const bool known = fs::exists(file);
+  return static_cast<double>(known ? TokenFile(file).info().num_tokens : guess_tokens(text));
+}
+
+// Log-likelihoods of the tokens of both held-out splits under each model, and routers' scores; and
+// these splits' tokens.
+double evaluation_bytes(const Run& run, size_t units) {
+  const Experiment& e = run.experiment;
+  const double tokens =
+      tokens_of(run, "validation", e.data.validation) + tokens_of(run, "test", e.data.test);
+  const double scores = static_cast<double>(units) + static_cast<double>(e.mixture.experts) /
+                                                         static_cast<double>(e.data.seq_length);
+  return tokens * (4 * scores + 2);
 }
 
 // The nearest folder that exists: the run folder itself may not yet.
@@ -91,7 +109,8 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
           (1 + kCheckpointSize * static_cast<double>(experiment.router_train.keep_last + 1)) +
       corpus * 10 * 2 + rounds * n * 18 +  // shard files
       corpus * experts * 4 *               // the score store
-          static_cast<double>(kept_prefixes(experiment.mixture.prefix_tokens).size());
+          static_cast<double>(kept_prefixes(experiment.mixture.prefix_tokens).size()) +
+      evaluation_bytes(run, units.size());
   const double given = experiment.device.flops_per_second;
   result.flops_per_second = given > 0 ? given : kAssumedFlopsPerSecond;
   result.seconds = (result.flops.total() + result.baseline_flops) /

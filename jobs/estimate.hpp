@@ -14,7 +14,7 @@ struct Estimate {
   MixtureFlops flops;
   double baseline_flops = 0;
   MemoryEstimate memory_per_device;  // of training an expert
-  double disk_bytes = 0;             // tokens, checkpoints, models, shards
+  double disk_bytes = 0;             // tokens, checkpoints, models, shards, scores
   double score_bytes = 0;            // sent by each rank, over all rounds of the EM
   double flops_per_second = 0;       // per device: device.flops_per_second, or an assumption
   double seconds = 0;                // at that rate on every rank

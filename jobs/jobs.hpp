@@ -14,6 +14,7 @@ using JobRun = std::function<int()>;
 // code.
 int run_alone(const std::string& job, const std::function<void()>& body);
 
+void add_diff_job(CLI::App& app, JobRun& run);
 void add_prepare_job(CLI::App& app, JobRun& run);
 void add_route_job(CLI::App& app, JobRun& run);
 void add_shard_job(CLI::App& app, JobRun& run);

@@ -10,6 +10,9 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/mixture/run/changes.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -22,15 +25,15 @@ int launch(const RunOptions& options, bool dry_run, Session& session, const std:
   Run run = read_run(options);
   const RankPlan plan = plan_of(run, session.node_of_rank());
   configure_runtime(run.experiment.device, session.local_rank());
+  if (!tokens_stage(run.layout).complete()) require_text(run.experiment.data);
   if (dry_run) {
     if (rank == 0) std::cout << to_string(plan) << describe(estimate(run, plan)) << std::flush;
     require_disk_space(run, plan);
     return kExitDone;
   }
   const HostCollectives ranks = host_collectives(world);
-  claim_run_folder(run, ranks);
+  const auto lock = claim_run_folder(run, ranks, true);
   require_disk_space(run, plan);
-  const auto lock = lock_stages(run, ranks);
   if (rank == 0) std::cerr << to_string(plan) << std::flush;
 
   count_in_ledger(run.layout.ledger_folder(), start, rank,

@@ -43,6 +43,7 @@ int run_command_line(int argc, char** argv) {
   add_report_job(app, run);
   add_inspect_job(app, run);
   add_status_job(app, run);
+  add_diff_job(app, run);
   add_bench_job(app, run);
   add_bench_assignment_job(app, run);
   try {

@@ -13,6 +13,7 @@
 #include "smalltalk/core/system/parallel.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/mixture/run/changes.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
 
 namespace smalltalk {
@@ -89,7 +90,9 @@ int run_stage(const RunOptions& options, Phase phase, bool needs_tokens,
     Run& run = opened.run;
     opened.plan = plan_of(run, session.node_of_rank());
     configure_runtime(run.experiment.device, session.local_rank());
-    claim_run_folder(run, host_collectives(world));
+    const bool makes_stages =
+        phase == Phase::prepare || phase == Phase::route || phase == Phase::shard;
+    const auto lock = claim_run_folder(run, host_collectives(world), makes_stages);
     if (needs_tokens) open_tokens(run);
     set_ledger_phase(phase);
     if (phase == Phase::train) set_ledger_group(world.name());

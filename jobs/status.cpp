@@ -14,6 +14,7 @@
 #include "slurm_queue.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/mixture/run/changes.hpp"
 #include "smalltalk/mixture/run/run_status.hpp"
 
 namespace smalltalk {
@@ -43,7 +44,7 @@ Run run_of(const StatusJob& job) {
   }
   const Run run =
       job.experiment.empty() ? open_run(job.run) : load_run(job.experiment, job.overrides, job.run);
-  require_same_experiment(run);
+  require_compatible(run);
   return run;
 }
 

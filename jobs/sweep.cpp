@@ -24,6 +24,7 @@
 #include "smalltalk/mixture/evaluation/sweep_runs.hpp"
 #include "smalltalk/mixture/evaluation/sweep_tables.hpp"
 #include "smalltalk/mixture/report/report.hpp"
+#include "smalltalk/mixture/run/changes.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -52,10 +53,10 @@ void print_runs(const Sweep& sweep, const std::vector<PlannedRun>& runs) {
 
 // All that tokens are made of.
 std::string token_key(const DataConfig& data) {
-  return hash_text(fmt::format("{} | {} | {} | {} {} {} {}", fmt::join(data.train, " "),
+  return hash_text(fmt::format("{} | {} | {} | {} {} {} {} {} {}", fmt::join(data.train, " "),
                                fmt::join(data.validation, " "), fmt::join(data.test, " "),
                                data.tokenizer, data.vocab_size, data.tokenizer_sample_bytes,
-                               data.max_bad_fraction));
+                               data.text_key, data.domain_key, data.lines));
 }
 
 // Makes the tokens of all runs, those of the same text once, and links them into the runs' folders.
@@ -113,8 +114,7 @@ void complete_run(const Sweep& sweep, const PlannedRun& planned, Session& sessio
   Run run = planned.run;
   configure_runtime(run.experiment.device, session.local_rank());
   const HostCollectives ranks = host_collectives(alone);
-  claim_run_folder(run, ranks);
-  const auto lock = lock_stages(run, ranks);
+  const auto lock = claim_run_folder(run, ranks, true);
   count_in_ledger(run.layout.ledger_folder(), start, 0, [&] {
     run_stages(run, plan_of(run, {0}), alone, start);
     set_ledger_phase(Phase::compare);
@@ -142,11 +142,26 @@ void write_tables(const Sweep& sweep, const std::vector<PlannedRun>& planned_run
                        write_report(layout.root).string()));
 }
 
+void require_known_models(const Sweep& sweep, const std::string& file) {
+  for (const SweepTable& table : sweep.tables) {
+    std::vector<RowChoice> choices = table.rows;
+    choices.push_back(table.reference);
+    for (const RowChoice& choice : choices) {
+      for (const std::string& model : choice.models) {
+        if (find_kind(model) != nullptr) continue;
+        throw Error(fmt::format("{}: table {}: there is no model '{}'", file, table.name,
+                                printable(model)));
+      }
+    }
+  }
+}
+
 int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   require_part(job.part);
   const Sweep sweep = load_sweep(job.file);
   const SweepLayout layout{job.out};
   // What is wrong is not found out after hours.
+  require_known_models(sweep, job.file);
   std::vector<PlannedRun> runs =
       plan_runs(sweep, layout, [](const Run& run) { plan_of(run, {0}); });
   Communicator& world = session.world();

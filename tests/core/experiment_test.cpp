@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <map>
 #include <set>
 
 #include "smalltalk/core/system/error.hpp"
@@ -109,6 +110,16 @@ lr = 3
 // Every field takes part: give each a value unlike its default through its own key.
 TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
   const std::set<std::string> free = {"name",
+                                      "data.max_bad_fraction",
+                                      "mixture.group_size",
+                                      "router.micro_batch_size",
+                                      "expert.micro_batch_size",
+                                      "router.outlier_zscore",
+                                      "expert.outlier_zscore",
+                                      "router.outlier_skip",
+                                      "expert.outlier_skip",
+                                      "router.skip_nonfinite",
+                                      "expert.skip_nonfinite",
                                       "router.log_interval",
                                       "router.recompute",
                                       "expert.recompute",
@@ -158,16 +169,44 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
   }
 }
 
-TEST_F(ExperimentFile, RoutingHashIgnoresTheExperts) {
-  const std::string routing = routing_hash(load(""));
-  for (const char* same : {"expert.hidden_size=128", "expert.train_steps=7", "mixture.group_size=2",
-                           "baselines.dense_lr=0.1", "router.log_interval=3", "name=other"}) {
-    EXPECT_EQ(routing_hash(load("", {same})), routing) << same;
+TEST_F(ExperimentFile, AKeyDecidesPartsOrNothing) {
+  using Keys = std::vector<const char*>;
+  const std::map<Part, Keys> own = {
+      {Part::tokenizer, {"data.vocab_size=900", "data.tokenizer=t.model"}},
+      {Part::routing, {"router.lr=0.1", "mixture.experts=2", "mixture.prefix_tokens=9"}},
+      {Part::expert, {"expert.lr=0.1", "expert.hidden_size=128", "expert.train_steps=7"}}};
+  const Experiment usual = load("");
+  for (const auto& [part, keys] : own) {
+    for (const char* key : keys) {
+      for (const auto& [other, its] : own) {
+        EXPECT_EQ(part_hash(load("", {key}), other) != part_hash(usual, other), other == part)
+            << key;
+      }
+    }
   }
-  for (const char* other :
-       {"router.lr=0.1", "mixture.experts=2", "seed=2", "data.seq_length=64", "data.train=a.txt"}) {
-    EXPECT_NE(routing_hash(load("", {other})), routing) << other;
+  for (const char* both : {"seed=2", "data.seq_length=64"}) {
+    EXPECT_NE(part_hash(load("", {both}), Part::routing), part_hash(usual, Part::routing)) << both;
+    EXPECT_NE(part_hash(load("", {both}), Part::expert), part_hash(usual, Part::expert)) << both;
   }
+  // Text is told by its content, and these leave what is computed as it is.
+  for (const char* none : {"data.train=a.txt", "data.text_key=body", "mixture.group_size=2",
+                           "expert.micro_batch_size=2", "router.log_interval=3", "name=other"}) {
+    for (const auto& [part, keys] : own) {
+      EXPECT_EQ(part_hash(load("", {none}), part), part_hash(usual, part)) << none;
+    }
+  }
+}
+
+TEST_F(ExperimentFile, DifferencesAreNamedInOrder) {
+  const auto found = differences(load("", {"expert.lr=0.1"}), load("", {"seed=3", "name=x"}));
+  ASSERT_EQ(found.size(), 3u);
+  EXPECT_EQ(found[0].key, "name");
+  EXPECT_EQ(found[0].here, "\"x\"");
+  EXPECT_EQ(found[1].key, "seed");
+  EXPECT_EQ(found[1].here, "3");
+  EXPECT_EQ(found[2].key, "expert.lr");
+  EXPECT_EQ(found[2].there, "0.1");
+  EXPECT_TRUE(differences(load(""), load("")).empty());
 }
 
 TEST_F(ExperimentFile, OverridesWin) {

@@ -56,7 +56,8 @@ TEST_F(BadInput, OfTheRunFolder) {
   expect_refused("train" + tail + " --expert 0", {"shards.h5"});
   expect_refused("train" + tail + " --expert 9", {"experts/9"});
   expect_refused("evaluate" + tail, {"not trained yet"});
-  expect_refused("route" + tail + " --set expert.lr=1e-3", {"another experiment"});
+  expect_refused("route" + tail + " --set data.vocab_size=310",
+                 {"what another experiment made", "data.vocab_size", "300", "310", "tokens"});
 
   // A token file of another tokenizer.
   ASSERT_EQ(run_job(1, "prepare --input " + (folder_ / "heldout.jsonl").string() + " --tokenizer " +
@@ -74,6 +75,55 @@ TEST_F(BadInput, OfTheText) {
   expect_refused(launch("r"), {"heldout.jsonl:201"});
   const Outcome tolerated = run_job(2, launch("r2", "--set data.max_bad_fraction=0.01"));
   EXPECT_EQ(tolerated.exit_code, 0) << tolerated.output;
+}
+
+// Before anything is computed, and by --dry-run.
+TEST_F(BadInput, OfTheTextsThatAreNamed) {
+  std::ofstream(folder_ / "broken.model") << "no model\n";
+  fs::create_directories(folder_ / "texts");
+  fs::copy_file(folder_ / "train.jsonl", folder_ / "texts/a.jsonl");
+  std::ofstream(folder_ / "texts/notes.md") << "x\n";
+  const std::string texts = " --set 'data.train=[\"" + (folder_ / "texts").string() + "\"]'";
+  for (const std::string how : {"", " --dry-run"}) {
+    expect_refused(launch("r", "--set 'data.test=[\"nowhere.jsonl\"]'" + how),
+                   {"data.test", "nowhere.jsonl"});
+    expect_refused(launch("r", "--set 'data.validation=[]'" + how), {"data.validation"});
+    expect_refused(launch("r", texts + how), {"data.train", "1 of 2 files", "1 .md"});
+    expect_refused(launch("r", "--set data.tokenizer=absent.model" + how), {"absent.model"});
+    expect_refused(launch("r", "--set data.tokenizer=" + (folder_ / "broken.model").string() + how),
+                   {"broken.model"});
+  }
+  const Outcome tolerated = run_job(2, launch("r", texts + " --set data.max_bad_fraction=0.5"));
+  EXPECT_EQ(tolerated.exit_code, 0) << tolerated.output;
+  EXPECT_EQ(count_of(tolerated.output, "files of the folders that are not read: 1 .md"), 1);
+}
+
+// One of two on the same file makes it; the other finds it made, or says who is at it.
+TEST_F(BadInput, OfTwoThatWriteTheSame) {
+  std::ofstream more(folder_ / "more.jsonl");
+  for (int i = 0; i < 60'000; ++i) more << "{\"text\": \"ab cd ef gh " << i << "\"}\n";
+  more.close();
+  const std::string prepare = "prepare --input " + (folder_ / "more.jsonl").string() +
+                              " --tokenizer " + (folder_ / "t.model").string() +
+                              " --vocab-size 285 --out " + (folder_ / "t.h5").string();
+  const Outcome both = run_command("(" + command(1, prepare) + "; echo code $?) & (" +
+                                   command(1, prepare) + "; echo code $?); wait");
+  const int refused = count_of(both.output, "t.h5 is being written by another job");
+  EXPECT_EQ(count_of(both.output, "code 0"), 2 - refused) << both.output;
+  EXPECT_EQ(count_of(both.output, "code 1"), refused) << both.output;
+  EXPECT_LE(refused, 1);
+  EXPECT_TRUE(fs::exists(folder_ / "t.h5"));
+  EXPECT_FALSE(fs::exists(folder_ / "t.h5.parts"));
+}
+
+TEST_F(BadInput, OfTheLauncher) {
+  const Outcome strangers = run_command(
+      "env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=4 "
+      "OMPI_MCA_ess_singleton_isolated=1 timeout 60 " +
+      from_environment("SMALLTALK_BINARY") + " " + launch("r"));
+  EXPECT_EQ(strangers.exit_code, 1) << strangers.output;
+  EXPECT_EQ(count_of(strangers.output, "srun started 4 tasks"), 1) << strangers.output;
+  EXPECT_FALSE(fs::exists(folder_ / "r"));
 }
 
 TEST_F(BadInput, OfTheCommandLine) {

@@ -155,6 +155,10 @@ TEST_F(SweepJob, RefusesWhatItCannotCompareBeforeItComputes) {
               "[[table]]\nname = \"odd\"\nrows = [{ run = \"main\", step = 7 }]\n"
               "reference = { run = \"main\", model = \"dense\" }\n");
   refused("its step 7, which is no checkpoint");
+  write_sweep("main",
+              "[[table]]\nname = \"odd\"\nrows = [{ run = \"main\", model = \"dens\" }]\n"
+              "reference = { run = \"main\", model = \"dense\" }\n");
+  refused("table odd: there is no model 'dens'");
 }
 
 }  // namespace

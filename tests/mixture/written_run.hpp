@@ -49,11 +49,11 @@ class WrittenRun : public ::testing::Test {
   void write_router(int64_t e, float weight) const {
     write_weights(layout.router(e), weight,
                   {{"tokenizer", tokenizer_},
-                   {"routing", routing_hash(run.experiment)},
+                   {"routing", part_hash(run.experiment, Part::routing)},
                    {"router", std::to_string(e)}});
   }
   void write_unit(const std::string& unit, Metadata other) const {
-    other.merge(Metadata{{"experiment", experiment_hash(run.experiment)},
+    other.merge(Metadata{{"recipe", recipe_hash(run.experiment, find_unit(units, unit))},
                          {"tokenizer", tokenizer_},
                          {"unit", unit},
                          {"shards", read_shard_info(layout.shards()).content_hash}});

@@ -58,23 +58,6 @@ std::string section_of(const std::string& key) {
   return dot == std::string::npos ? "" : key.substr(0, dot);
 }
 
-// Keys that decide which sequences an expert gets, but not how it is trained.
-bool decides_routing(std::string_view key) {
-  return key == "seed" || key.starts_with("data.") || key.starts_with("router.") ||
-         (key.starts_with("mixture.") && key != "mixture.group_size") || key == "device.device" ||
-         key == "device.precision";
-}
-
-// Keys that may change between two runs of the same computation.
-bool decides_nothing(std::string_view key) {
-  return key == "name" || key.ends_with(".recompute") || key.ends_with(".log_interval") ||
-         key.ends_with(".save_interval") || key.ends_with(".keep_last") ||
-         key.ends_with(".keep_every") || key.ends_with(".tensorboard") || key == "device.threads" ||
-         key == "device.flops_per_second" || key == "device.trace_steps" ||
-         key == "baselines.dense" || key == "baselines.dense_large_batch" ||
-         key == "baselines.random_shards" || key == "baselines.tfidf_shards";
-}
-
 }  // namespace
 
 ModelConfig ModelConfig::resolved() const {
@@ -106,25 +89,70 @@ std::string to_toml(const Experiment& experiment) {
   return text;
 }
 
+bool decides_nothing(std::string_view key) {
+  for (const char* free :
+       {"name", "data.max_bad_fraction", "mixture.group_size", "device.threads",
+        "device.flops_per_second", "device.trace_steps", "baselines.dense",
+        "baselines.dense_large_batch", "baselines.random_shards", "baselines.tfidf_shards"}) {
+    if (key == free) return true;
+  }
+  for (const char* free :
+       {".micro_batch_size", ".recompute", ".log_interval", ".save_interval", ".keep_last",
+        ".keep_every", ".tensorboard", ".outlier_zscore", ".outlier_skip", ".skip_nonfinite"}) {
+    if (key.ends_with(free)) return true;
+  }
+  return false;
+}
+
+bool decides(std::string_view key, Part part) {
+  if (decides_nothing(key)) return false;
+  if (part == Part::tokenizer) {
+    return key == "data.tokenizer" || key == "data.vocab_size" ||
+           key == "data.tokenizer_sample_bytes";
+  }
+  if (key == "seed" || key == "data.seq_length" || key.starts_with("device.")) return true;
+  if (part == Part::expert) return key.starts_with("expert.");
+  return key.starts_with("router.") || key.starts_with("mixture.");
+}
+
 namespace {
 
 template <typename Counts>
 std::string hash_of_keys(Experiment experiment, Counts counts) {
   std::string text;
   visit_fields(experiment, [&](const std::string& key, const auto& field, const char*) {
-    if (!decides_nothing(key) && counts(key)) text += key + " = " + toml_value(field) + "\n";
+    if (counts(key)) text += key + " = " + toml_value(field) + "\n";
   });
   return hash_text(text);
+}
+
+std::vector<std::pair<std::string, std::string>> keys_of(Experiment experiment) {
+  std::vector<std::pair<std::string, std::string>> keys;
+  visit_fields(experiment, [&](const std::string& key, const auto& field, const char*) {
+    keys.emplace_back(key, toml_value(field));
+  });
+  return keys;
 }
 
 }  // namespace
 
 std::string experiment_hash(const Experiment& experiment) {
-  return hash_of_keys(experiment, [](std::string_view) { return true; });
+  return hash_of_keys(experiment, [](std::string_view key) { return !decides_nothing(key); });
 }
 
-std::string routing_hash(const Experiment& experiment) {
-  return hash_of_keys(experiment, decides_routing);
+std::string part_hash(const Experiment& experiment, Part part) {
+  return hash_of_keys(experiment, [part](std::string_view key) { return decides(key, part); });
+}
+
+std::vector<KeyDifference> differences(const Experiment& there, const Experiment& here) {
+  const auto old_keys = keys_of(there);
+  const auto new_keys = keys_of(here);
+  std::vector<KeyDifference> found;
+  for (size_t i = 0; i < old_keys.size(); ++i) {
+    if (old_keys[i] == new_keys[i]) continue;
+    found.push_back({old_keys[i].first, old_keys[i].second, new_keys[i].second});
+  }
+  return found;
 }
 
 std::string experiment_help() {

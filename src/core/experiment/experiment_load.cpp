@@ -139,7 +139,7 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 std::string_view last_part(std::string_view key) { return key.substr(key.rfind('.') + 1); }
 
 // The right key in the wrong section counts as one change, and so does half a name: "steps" means
-// "train_steps" rather than "seed".
+// "train_steps" rather than "seed". What has no section may be one.
 size_t key_distance(std::string_view a, std::string_view b) {
   const std::string_view name_a = last_part(a);
   const std::string_view name_b = last_part(b);
@@ -148,6 +148,9 @@ size_t key_distance(std::string_view a, std::string_view b) {
       std::minmax(name_a, name_b, [](auto x, auto y) { return x.size() < y.size(); });
   if (shorter.size() >= 4 && longer.find(shorter) != std::string_view::npos) {
     distance = std::min(distance, size_t{1});
+  }
+  if (name_a.size() == a.size()) {
+    distance = std::min(distance, edit_distance(a, b.substr(0, b.find('.'))) + 1);
   }
   const bool same_section =
       a.substr(0, a.size() - name_a.size()) == b.substr(0, b.size() - name_b.size());

@@ -92,6 +92,7 @@ void validate_data(const DataConfig& d) {
   between("data.vocab_size", d.vocab_size, 1, ModelLimits::vocab_size);
   at_least("data.tokenizer_sample_bytes", d.tokenizer_sample_bytes, 1);
   between("data.seq_length", d.seq_length, 2, int64_t{1} << 24);
+  require(!d.text_key.empty(), "data.text_key must name a field");
   require(d.max_bad_fraction >= 0 && d.max_bad_fraction <= 1,
           "data.max_bad_fraction ({}) must lie in [0, 1]", d.max_bad_fraction);
 }
@@ -144,7 +145,7 @@ void validate_device(const DeviceConfig& d) {
   require(d.precision != "bf16-mixed" || d.device == "cuda",
           "device.precision = \"bf16-mixed\" needs device.device = \"cuda\"; on the CPU only "
           "float32 is supported");
-  at_least("device.threads", d.threads, 1);
+  between("device.threads", d.threads, 1, 1024);
   not_negative("device.flops_per_second", d.flops_per_second);
   d.traced_steps();
 }

@@ -95,6 +95,7 @@ bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
   }
   Provenance made_from = ScoreFile(file).provenance();
   return made_from["values"] == cell_values(cell) &&
+         made_from["tokens"] == TokenFile(layout.tokens(cell.split)).info().content_hash &&
          made_from["weights"] == weights_of(models, cell.step);
 }
 

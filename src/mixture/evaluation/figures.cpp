@@ -58,6 +58,7 @@ std::optional<double> perplexity_where(const SequenceLikelihoods& sequences,
                                        int64_t seq_length) {
   double nats = 0;
   double targets = 0;
+  ST_CHECK(labels.size() == sequences.prefix.size());
   for (size_t i = 0; i < labels.size(); ++i) {
     if (labels[i] != label) continue;
     nats -= sequences.prefix[i] + sequences.rest[i];
@@ -69,6 +70,7 @@ std::optional<double> perplexity_where(const SequenceLikelihoods& sequences,
 
 RoutingOfDomains routing_of_domains(const Assignment& route, std::span<const uint16_t> domain,
                                     int64_t num_experts, int64_t num_domains) {
+  ST_CHECK(route.size() == domain.size());
   const auto domains = static_cast<size_t>(num_domains);
   std::vector<std::vector<int64_t>> count(static_cast<size_t>(num_experts),
                                           std::vector<int64_t>(domains, 0));

@@ -142,9 +142,8 @@ json figures_of(const Measured& measured, const TrainedModel& model, const Seque
 }
 
 // `dense` may be null.
-json per_expert(const Measured& measured, const SequenceLikelihoods& mixture,
-                const SequenceLikelihoods* dense) {
-  const ShardInfo shards = read_shard_info(measured.run.layout.shards());
+json per_expert(const Measured& measured, const ShardInfo& shards,
+                const SequenceLikelihoods& mixture, const SequenceLikelihoods* dense) {
   const std::vector<ExpertFigures> experts =
       figures_by_expert(measured.test.route, measured.run.experiment.mixture.experts, mixture,
                         dense, measured.run.experiment.data.seq_length);
@@ -225,7 +224,9 @@ void write_results(const Run& run, const std::vector<TrainUnit>& units) {
   const Experiment& experiment = run.experiment;
   const MixtureParts made_of = require_one_mixture(run, units);
   const TokenFile train(run.layout.tokens("train"));
-  const Measured measured = measure(run, units, train.num_sequences(experiment.data.seq_length));
+  const ShardInfo shards =
+      read_shard_info(find_shards(run.layout, run.layout.shards(), made_of.shards));
+  const Measured measured = measure(run, units, shards.num_sequences);
 
   json models = json::object();
   std::map<const ModelKind*, SequenceLikelihoods> on_test;  // of each model as it is used
@@ -253,7 +254,7 @@ void write_results(const Run& run, const std::vector<TrainUnit>& units) {
         {"vocab_size", train.info().vocab_size},
         {"documents", train.info().num_documents}}},
       {"models", models},
-      {"per_expert", per_expert(measured, on_test.at(&mixture),
+      {"per_expert", per_expert(measured, shards, on_test.at(&mixture),
                                 dense == on_test.end() ? nullptr : &dense->second)},
       {"routing", routing_json(measured)},
       {"communication", communication(run)},

@@ -21,8 +21,14 @@ void require(const fs::path& part, const Provenance& metadata, const std::string
              const std::string& wanted, const std::string& of) {
   const std::string found = value_of(metadata, key);
   if (found == wanted) return;
+  if (found.empty()) {
+    throw Error(
+        fmt::format("{} names no {}: it is of an older version of this program; go on with "
+                    "that one, or start in another run folder",
+                    part.string(), key));
+  }
   throw Error(fmt::format("{} does not belong to this mixture: its {} is {}, that of {} is {}",
-                          part.string(), key, found.empty() ? "not named" : found, of, wanted));
+                          part.string(), key, found, of, wanted));
 }
 
 }  // namespace
@@ -43,7 +49,7 @@ void require_checkpoint(const fs::path& model, int64_t step) {
   }
   const Provenance of_model = read_safetensors_metadata(weights_file(model));
   const Provenance of_file = read_safetensors_metadata(file);
-  for (const std::string key : {"experiment", "unit", "seed", "shards"}) {
+  for (const std::string key : {"recipe", "unit", "seed", "shards"}) {
     const std::string named = value_of(of_file, "provenance." + key);
     require(file, {{key, named}}, key, value_of(of_model, key), weights_file(model).string());
   }
@@ -72,24 +78,26 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
   const std::string asked_for = layout.experiment().string();
   parts.experiment = experiment_hash(experiment);
   parts.tokenizer = Tokenizer(layout.tokenizer()).hash();
-  parts.tokens = TokenFile(layout.tokens("train")).info().content_hash;
   parts.routers = routers_hash(run);
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     const fs::path router = weights_file(layout.router(e));
     const Provenance metadata = read_safetensors_metadata(router);
     require(router, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
-    require(router, metadata, "routing", routing_hash(experiment), asked_for);
+    require(router, metadata, "routing", part_hash(experiment, Part::routing), asked_for);
     require(router, metadata, "router", std::to_string(e), "its folder");
   }
   for (const TrainUnit& unit : units) {
     const fs::path model = weights_file(layout.model(unit.name));
     const Provenance metadata = read_safetensors_metadata(model);
-    require(model, metadata, "experiment", parts.experiment, asked_for);
+    require(model, metadata, "recipe", recipe_hash(experiment, unit), asked_for);
     require(model, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(model, metadata, "unit", unit.name, "its folder");
     parts.models[unit.name] = weights_hash(layout.model(unit.name));
     if (unit.kind->rows != Rows::shard) continue;
-    if (parts.shards.empty()) parts.shards = value_of(metadata, "shards");
+    if (parts.shards.empty()) {
+      parts.shards = value_of(metadata, "shards");
+      parts.tokens = value_of(metadata, "tokens");
+    }
     require(model, metadata, "shards", parts.shards, units[0].name);
   }
   const fs::path file = find_shards(layout, layout.shards(), parts.shards);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
@@ -18,13 +19,19 @@ namespace fs = std::filesystem;
 
 namespace {
 
+DocumentFields fields_of(const DataConfig& data) {
+  return {data.text_key, data.domain_key, data.lines};
+}
+
 void prepare_split(const Run& run, const std::string& split, const std::vector<std::string>& inputs,
-                   const HostCollectives& ranks) {
+                   const HostCollectives& ranks, bool verify = false) {
   PrepareOptions options;
   options.inputs = inputs;
   options.tokenizer = run.layout.tokenizer();
   options.out = run.layout.tokens(split);
+  options.fields = fields_of(run.experiment.data);
   options.max_bad_fraction = run.experiment.data.max_bad_fraction;
+  options.verify = verify;
   options.ranks = ranks;
   const PrepareReport report = prepare_tokens(options);
   if (report.already_complete) return;
@@ -36,7 +43,8 @@ void prepare_split(const Run& run, const std::string& split, const std::vector<s
 // Trains the tokenizer, or copies the one that the experiment names.
 void make_tokenizer(const DataConfig& data, const fs::path& path) {
   if (data.tokenizer.empty()) {
-    train_tokenizer(data.train, data.vocab_size, data.tokenizer_sample_bytes, path);
+    train_tokenizer(data.train, data.vocab_size, data.tokenizer_sample_bytes, path,
+                    fields_of(data));
   } else {
     const Tokenizer given(data.tokenizer);  // refuses what is not a tokenizer
     write_text_atomically(path, read_text(data.tokenizer));
@@ -61,10 +69,25 @@ void require_split(const Run& run, const std::string& split, const std::string& 
 
 }  // namespace
 
-void prepare_tokens_of(const Run& run, const HostCollectives& ranks) {
+void require_text(const DataConfig& data) {
+  const std::array inputs = {&data.train, &data.validation, &data.test};
+  for (size_t i = 0; i < kSplits.size(); ++i) {
+    try {
+      const InputFiles found = expand_inputs(*inputs[i]);
+      if (found.files.empty()) throw Error("names no text");
+      refuse_left_out(found, data.max_bad_fraction);
+    } catch (const Error& error) {
+      throw Error(fmt::format("data.{}: {}", kSplits[i], error.what()));
+    }
+  }
+  if (!data.tokenizer.empty()) const Tokenizer readable(data.tokenizer);
+}
+
+void prepare_tokens_of(const Run& run, const HostCollectives& ranks, bool verify) {
   const DataConfig& data = run.experiment.data;
   const bool complete = tokens_stage(run.layout).complete();
   time_stage(run.layout, "prepare", complete, ranks, [&] {
+    if (!complete) run_together(ranks, [&] { require_text(data); });
     const fs::path tokenizer = run.layout.tokenizer();
     const bool missing = first_rank_says(!fs::exists(tokenizer), ranks);
     run_together(ranks, [&] {
@@ -72,9 +95,9 @@ void prepare_tokens_of(const Run& run, const HostCollectives& ranks) {
       make_tokenizer(data, tokenizer);
       stop_if_asked();
     });
-    prepare_split(run, "train", data.train, ranks);
-    prepare_split(run, "validation", data.validation, ranks);
-    prepare_split(run, "test", data.test, ranks);
+    prepare_split(run, "train", data.train, ranks, verify);
+    prepare_split(run, "validation", data.validation, ranks, verify);
+    prepare_split(run, "test", data.test, ranks, verify);
   });
 }
 
@@ -110,7 +133,7 @@ void open_tokens(Run& run) {
   experiment.expert_model.vocab_size = tokenizer.vocab_size();
   run.provenance = {{"tokens", run.tokens->info().content_hash},
                     {"tokenizer", tokenizer.hash()},
-                    {"routing", routing_hash(experiment)},
+                    {"routing", part_hash(experiment, Part::routing)},
                     {"seed", std::to_string(experiment.seed)}};
 }
 

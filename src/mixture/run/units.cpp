@@ -64,10 +64,21 @@ std::vector<TrainedModel> models_of(const std::vector<TrainUnit>& units) {
   return models;
 }
 
-std::vector<TrainUnit> units_of(const Run& run) {
+int64_t sharded_sequences(const Run& run) {
+  const RunLayout& layout = run.layout;
+  for (int64_t e = 0; e < run.experiment.mixture.experts; ++e) {
+    const fs::path record = layout.shards_record(expert_name(e));
+    if (!fs::exists(record)) continue;
+    const fs::path file = find_shards(layout, layout.shards(), read_text(record).substr(0, 16));
+    if (!file.empty()) return read_shard_info(file).num_sequences;
+  }
   const auto tokens =
-      run.tokens ? run.tokens : std::make_shared<const TokenFile>(run.layout.tokens("train"));
-  return train_units(run.experiment, tokens->num_sequences(run.experiment.data.seq_length));
+      run.tokens ? run.tokens : std::make_shared<const TokenFile>(layout.tokens("train"));
+  return tokens->num_sequences(run.experiment.data.seq_length);
+}
+
+std::vector<TrainUnit> units_of(const Run& run) {
+  return train_units(run.experiment, sharded_sequences(run));
 }
 
 const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::string& name) {
@@ -82,6 +93,12 @@ const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::strin
 double unit_flops(const Experiment& experiment, const TrainUnit& unit) {
   return static_cast<double>(unit.train.steps) *
          train_flops(experiment.expert_model, unit.train.batch_size, experiment.data.seq_length);
+}
+
+std::string recipe_hash(const Experiment& experiment, const TrainUnit& unit) {
+  Experiment own = experiment;
+  own.expert_train = unit.train;
+  return part_hash(own, Part::expert);
 }
 
 fs::path find_shards(const RunLayout& layout, const fs::path& link, const std::string& hash) {
@@ -165,7 +182,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   // A control differs from the experts in its shards alone: same weights, same keys of the order.
   const auto index = static_cast<uint64_t>(unit.expert + 1);  // 0: dense
   std::map<std::string, std::string> metadata(run.provenance.begin(), run.provenance.end());
-  metadata["experiment"] = experiment_hash(experiment);
+  metadata["recipe"] = recipe_hash(experiment, unit);
   metadata["unit"] = unit.name;
   metadata["smalltalk.seq_length"] = std::to_string(seq_length);
   std::vector<uint64_t> sequences;  // none: all

@@ -84,11 +84,14 @@ struct TrainConfig {
 };
 
 struct DataConfig {
-  std::vector<std::string> train;  // files, folders or globs of .jsonl .txt (.gz .zst)
+  std::vector<std::string> train;  // files, folders, globs, "@LIST" (data/documents.hpp)
   std::vector<std::string> validation;
   std::vector<std::string> test;
-  std::string tokenizer;                        // a SentencePiece model; empty: train one
-  int64_t vocab_size = 1024;                    // of the tokenizer to train
+  std::string text_key = "text";      // of a JSON object; "a.b" is b in a
+  std::string domain_key = "domain";  // the same, a label for reports; empty: there is none
+  bool lines = false;                 // of .txt, each line is a document
+  std::string tokenizer;              // a SentencePiece model; empty: train one
+  int64_t vocab_size = 1024;          // of the tokenizer to train
   int64_t tokenizer_sample_bytes = 10'000'000;  // text that the tokenizer is trained on
   double max_bad_fraction = 0;                  // refused beyond this share of bad documents
   int64_t seq_length = 128;                     // S
@@ -157,14 +160,28 @@ Experiment load_experiment(const std::filesystem::path& file,
 // The resolved experiment as TOML text; load_experiment() of it gives the same experiment.
 std::string to_toml(const Experiment& experiment);
 
-// A hash (XXH3, 16 hex digits) of all that decides what is computed: name, recompute, log_interval,
-// save_interval, keep_last, keep_every, tensorboard, device.threads, device.flops_per_second,
-// device.trace_steps and the choice of baselines do not count.
-std::string experiment_hash(const Experiment& experiment);
+// Keys that leave what is computed as it is, or as good as it is: names, intervals of logging and
+// saving, threads, how a batch is cut and spread over ranks, what is tolerated from now on, and
+// which baselines there are. They may change at any time.
+bool decides_nothing(std::string_view key);
 
-// The same over the keys that decide which expert gets which sequence ([data], [mixture], [router],
-// seed): runs that differ in their experts alone can share tokens, routers and shards.
-std::string routing_hash(const Experiment& experiment);
+// What a run is made of by keys. Each part is made from the content of those before it, too:
+// routers from tokens, which are made from text and the tokenizer; experts from shards, made by
+// routers.
+enum class Part { tokenizer, routing, expert };
+bool decides(std::string_view key, Part part);
+
+// Hashes (XXH3, 16 hex digits) over all keys that decide something, and over those that decide a
+// part.
+std::string experiment_hash(const Experiment& experiment);
+std::string part_hash(const Experiment& experiment, Part part);
+
+struct KeyDifference {
+  std::string key;
+  std::string there, here;  // values, in TOML
+};
+// In the order of the keys.
+std::vector<KeyDifference> differences(const Experiment& there, const Experiment& here);
 
 // One line per key with its default and meaning, for --help-experiment.
 std::string experiment_help();

@@ -62,9 +62,15 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("name"), e.name, "name of the run, for people");
   f(std::string("seed"), e.seed, "all random numbers are functions of it");
 
-  f(std::string("data.train"), e.data.train, "training text: files, folders, globs");
+  f(std::string("data.train"), e.data.train,
+    "training text: files, folders, globs, \"@FILE\" for a list of them");
   f(std::string("data.validation"), e.data.validation, "held-out text for choices");
   f(std::string("data.test"), e.data.test, "held-out text for results");
+  f(std::string("data.text_key"), e.data.text_key,
+    "field of a JSON line that is the text; \"a.b\" is field b in field a");
+  f(std::string("data.domain_key"), e.data.domain_key,
+    "field that is its domain, for reports only; empty: none");
+  f(std::string("data.lines"), e.data.lines, "each line of a .txt is a document, not the whole");
   f(std::string("data.tokenizer"), e.data.tokenizer, "SentencePiece model; empty: train one");
   f(std::string("data.vocab_size"), e.data.vocab_size, "V, of the tokenizer to train");
   f(std::string("data.tokenizer_sample_bytes"), e.data.tokenizer_sample_bytes,

@@ -31,11 +31,6 @@ Run load_run(const std::filesystem::path& experiment, const std::vector<std::str
 // The run that a folder holds. Error: there is no experiment.toml in it.
 Run open_run(const std::filesystem::path& folder);
 
-// Error: the run folder holds another experiment, and something was computed for it.
-void require_same_experiment(const Run& run);
-// Proves that the run folder can be written to and holds no other experiment; writes
-// experiment.toml. Collective.
-void claim_run_folder(const Run& run, const HostCollectives& ranks);
 // The right to make tokens, routers and shards of a run, which one job at a time has. Held by rank
 // 0. Error: another job has it, and keeps it. Collective.
 std::unique_ptr<WriteLock> lock_stages(const Run& run, const HostCollectives& ranks,

@@ -2,6 +2,7 @@
 //
 //   experiment.toml                 the resolved experiment
 //   tokens/tokenizer.model  tokens/train.h5  tokens/validation.h5  tokens/test.h5
+//   tokens/<split>.h5.seen          when the text behind it was last seen, see data/README.md
 //   tokens/<name>.h5                other text that models are compared on
 //   rounds/round-001.h5 ...         the assignment of each round of the EM, and beside it
 //   rounds/round-001.json           its line of the log, written last: says that the round is known

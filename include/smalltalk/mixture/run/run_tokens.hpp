@@ -9,8 +9,12 @@
 
 namespace smalltalk {
 
-// Makes the tokenizer and the three token files, those that are missing. Collective.
-void prepare_tokens_of(const Run& run, const HostCollectives& ranks);
+// What can be known of the text before anything is made of it. Error naming the key: a split whose
+// inputs are not there or are no text, a tokenizer that cannot be read.
+void require_text(const DataConfig& data);
+// Makes the tokenizer and the three token files, those that are missing; of the others the text
+// must be what it was (see PrepareOptions::verify), if it is there. Collective.
+void prepare_tokens_of(const Run& run, const HostCollectives& ranks, bool verify = false);
 // Makes tokens of other text, RUN/tokens/NAME.h5, for models to be compared on. Collective. Error:
 // a name that is no good for a file, or one of the three splits; the tokens there are of other
 // text.

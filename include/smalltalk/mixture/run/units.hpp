@@ -35,13 +35,19 @@ struct TrainedModel {
 // In the units' order; they must outlive it.
 std::vector<TrainedModel> models_of(const std::vector<TrainUnit>& units);
 
-// Those of a run whose training tokens are there, open or not.
+// Of the shards that the experts began with; before the first begins, of the training text, which
+// may have grown since. REQUIRES the training tokens to be there, open or not.
+int64_t sharded_sequences(const Run& run);
+// Those of such a run: the dense models train as long as it takes this mixture.
 std::vector<TrainUnit> units_of(const Run& run);
 // One of them by name; Error naming the known ones.
 const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::string& name);
 
 // The FLOPs that a unit's training takes.
 double unit_flops(const Experiment& experiment, const TrainUnit& unit);
+
+// Of the keys that decide how a unit is trained, beside its shards. Its model names it.
+std::string recipe_hash(const Experiment& experiment, const TrainUnit& unit);
 
 // The shard file with this content: `link` or another one of the run. Empty if there is none.
 std::filesystem::path find_shards(const RunLayout& layout, const std::filesystem::path& link,
@@ -51,7 +57,7 @@ std::filesystem::path find_shards(const RunLayout& layout, const std::filesystem
 // training.json comes last and marks it complete. A complete unit is left alone. All ranks of the
 // group call. `before_complete` runs on the group's first rank just before the mark is written.
 // A unit keeps the shard file that it began with, even if shards.h5 is made anew. Error: shards
-// made from other tokens (or others than these begin with) or another experiment; another job
+// made from other tokens (or others than these begin with) or other routers; another job
 // trains the unit at this moment. Throws Stopped as Trainer::run() does.
 void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& group,
                 const std::function<void()>& before_complete = {});
