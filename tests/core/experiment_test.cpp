@@ -217,6 +217,12 @@ TEST_F(ExperimentFile, OverridesWin) {
   EXPECT_EQ(load(text, {"name=\"in quotes\""}).name, "in quotes");
   EXPECT_EQ(load(text, {"name=a = b"}).name, "a = b");
   EXPECT_EQ(load(text, {"router.lr_decay=constant"}).router_train.lr_decay, Decay::constant);
+  for (const Decay decay : {Decay::cosine, Decay::linear, Decay::wsd, Decay::wsd_sqrt}) {
+    const std::string steps = decay >= Decay::wsd ? "9" : "0";
+    EXPECT_EQ(load(text, {"router.lr_decay=" + to_string(decay), "router.decay_steps=" + steps})
+                  .router_train.lr_decay,
+              decay);
+  }
   EXPECT_EQ(load(text, {"router.lr=1e-3"}).router_train.lr, 1e-3);
   EXPECT_EQ(load(text, {"data.train=data/some file.txt"}).data.train,
             std::vector<std::string>{"data/some file.txt"});
@@ -403,6 +409,17 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
       {[](Experiment& e) { e.expert_train.lr = 0; }, {"expert.lr"}},
       {[](Experiment& e) { e.expert_train.min_lr = -1; }, {"expert.min_lr"}},
       {[](Experiment& e) { e.expert_train.min_lr = 1; }, {"expert.min_lr", "expert.lr"}},
+      {[](Experiment& e) { e.expert_train.decay_steps = 5; },
+       {"expert.decay_steps", "expert.lr_decay"}},
+      {[](Experiment& e) { e.expert_train.lr_decay = Decay::wsd; }, {"expert.decay_steps"}},
+      {[](Experiment& e) {
+         e.expert_train.lr_decay = Decay::wsd_sqrt;
+         e.expert_train.decay_steps = e.expert_train.steps;
+         e.expert_train.warmup_steps = 1;
+       },
+       {"expert.decay_steps", "expert.train_steps"}},
+      {[](Experiment& e) { e.router_train.warmup_steps = 1'000'000; },
+       {"router.warmup_steps", "mixture.rounds"}},
       {[](Experiment& e) { e.expert_train.warmup_steps = -1; }, {"expert.warmup_steps"}},
       {[](Experiment& e) { e.expert_train.warmup_steps = 101; },
        {"expert.warmup_steps", "expert.train_steps"}},

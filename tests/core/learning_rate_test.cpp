@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace smalltalk {
 namespace {
 
 TEST(LearningRate, WarmsUpInEqualSteps) {
-  for (const Decay decay : {Decay::constant, Decay::cosine}) {
+  for (const Decay decay : {Decay::constant, Decay::cosine, Decay::linear, Decay::wsd}) {
     const Schedule schedule{1.0, 0.0, 4, 100, decay};
     EXPECT_DOUBLE_EQ(learning_rate(schedule, 0), 0.25);
     EXPECT_DOUBLE_EQ(learning_rate(schedule, 1), 0.5);
@@ -35,6 +37,32 @@ TEST(LearningRate, CosineEndsAtTheMinimum) {
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 1000), 0.2);
   for (int64_t step = 10; step < 70; ++step) {
     EXPECT_GT(learning_rate(schedule, step), learning_rate(schedule, step + 1));
+  }
+}
+
+TEST(LearningRate, ALineIsALine) {
+  const Schedule schedule{1.0, 0.2, 10, 70, Decay::linear};
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 10), 1.0);
+  EXPECT_NEAR(learning_rate(schedule, 25), 0.8, 1e-12);
+  EXPECT_NEAR(learning_rate(schedule, 40), 0.6, 1e-12);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 70), 0.2);
+}
+
+// A quarter of the way has a square root of a half.
+TEST(LearningRate, StaysBeforeItsLastStepsDecay) {
+  for (const Decay decay : {Decay::wsd, Decay::wsd_sqrt}) {
+    const Schedule schedule{1.0, 0.2, 10, 100, decay, 40};
+    EXPECT_DOUBLE_EQ(learning_rate(schedule, 4), 0.5);
+    for (const int64_t step : {10, 11, 59, 60}) EXPECT_EQ(learning_rate(schedule, step), 1.0);
+    EXPECT_NEAR(learning_rate(schedule, 70), decay == Decay::wsd ? 0.8 : 0.6, 1e-12);
+    EXPECT_NEAR(learning_rate(schedule, 80), decay == Decay::wsd ? 0.6 : 1 - 0.8 * std::sqrt(0.5),
+                1e-12);
+    EXPECT_DOUBLE_EQ(learning_rate(schedule, 100), 0.2);
+    // Longer, it is the same until the shorter one begins to fall.
+    const Schedule longer{1.0, 0.2, 10, 1000, decay, 40};
+    for (int64_t step = 0; step <= 60; ++step) {
+      EXPECT_EQ(learning_rate(longer, step), learning_rate(schedule, step));
+    }
   }
 }
 

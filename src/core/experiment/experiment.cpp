@@ -178,6 +178,20 @@ std::string to_string(Recompute value) {
   return value == Recompute::selective ? "selective" : "full";
 }
 
-std::string to_string(Decay value) { return value == Decay::constant ? "constant" : "cosine"; }
+std::string to_string(Decay value) {
+  switch (value) {
+    case Decay::constant:
+      return "constant";
+    case Decay::cosine:
+      return "cosine";
+    case Decay::linear:
+      return "linear";
+    case Decay::wsd:
+      return "wsd";
+    case Decay::wsd_sqrt:
+      return "wsd_sqrt";
+  }
+  return "";
+}
 
 }  // namespace smalltalk

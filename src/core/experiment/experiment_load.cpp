@@ -115,7 +115,8 @@ void assign(const Entry& entry, Recompute& field) {
 }
 
 void assign(const Entry& entry, Decay& field) {
-  assign_enum(entry, field, {Decay::constant, Decay::cosine});
+  assign_enum(entry, field,
+              {Decay::constant, Decay::cosine, Decay::linear, Decay::wsd, Decay::wsd_sqrt});
 }
 
 // ---- Unknown keys -----------------------------------------------------------------------------

@@ -67,6 +67,10 @@ void validate_train(const std::string& section, const TrainConfig& t) {
   at_least(section + ".batch_size", t.batch_size, 1);
   at_least(section + ".micro_batch_size", t.micro_batch_size, 0);
   at_least(section + ".warmup_steps", t.warmup_steps, 0);
+  const bool wsd = t.lr_decay == Decay::wsd || t.lr_decay == Decay::wsd_sqrt;
+  at_least(section + ".decay_steps", t.decay_steps, wsd ? 1 : 0);
+  require(wsd || t.decay_steps == 0, "{0}.decay_steps ({1}) needs {0}.lr_decay wsd or wsd_sqrt",
+          section, t.decay_steps);
   at_least(section + ".log_interval", t.log_interval, 1);
   at_least(section + ".save_interval", t.save_interval, 1);
   at_least(section + ".keep_last", t.keep_last, 1);
@@ -121,6 +125,15 @@ void validate_mixture(const Experiment& e) {
       countable({e.expert_train.steps, e.expert_train.batch_size, e.data.seq_length, m.experts}),
       "expert.train_steps ({}) x expert.batch_size ({}) is too large", e.expert_train.steps,
       e.expert_train.batch_size);
+  const TrainConfig& router = e.router_train;
+  const int64_t router_steps = m.rounds * (share / router.batch_size);
+  const bool fits = router.warmup_steps <= router_steps &&
+                    router.decay_steps <= router_steps - router.warmup_steps;
+  require(fits || m.experts == 1,  // whose router chooses nothing
+          "router.warmup_steps ({}) and router.decay_steps ({}) must not exceed the steps of one "
+          "router: mixture.rounds ({}) x mixture.sequences_per_round / mixture.experts / "
+          "router.batch_size, which is {}",
+          router.warmup_steps, router.decay_steps, m.rounds, router_steps);
 }
 
 // How an expert's batch is spread over the ranks of its group, where the file fixes their number.
@@ -175,9 +188,11 @@ void Experiment::validate() const {
   validate_model("expert", expert_model);
   at_least("expert.train_steps", expert_train.steps, 1);
   validate_train("expert", expert_train);
-  require(expert_train.warmup_steps <= expert_train.steps,
-          "expert.warmup_steps ({}) must not exceed expert.train_steps ({})",
-          expert_train.warmup_steps, expert_train.steps);
+  require(expert_train.warmup_steps <= expert_train.steps &&
+              expert_train.decay_steps <= expert_train.steps - expert_train.warmup_steps,
+          "expert.warmup_steps ({}) and expert.decay_steps ({}) must not exceed expert.train_steps "
+          "({})",
+          expert_train.warmup_steps, expert_train.decay_steps, expert_train.steps);
   validate_mixture(*this);
   validate_group(*this);
   for (const auto& [key, lr] :

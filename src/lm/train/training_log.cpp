@@ -67,11 +67,15 @@ void TrainingLog::write(const LogRow& row) {
   if (options_.print) {
     log_info(fmt::format(
         "{}  step: {:2}  loss: {:8.5f}  grad_norm: {:7.4f}  memory: {:5.2f}GiB({:.2f}%)  tps: {}  "
-        "tflops: {:.2f}  mfu: {:.2f}%  lr: {:.2e}  eta: {}",
+        "tflops: {:.2f}  mfu: {:.2f}%  lr: {:.2e}  eta: {}{}",
         options_.model, row.step, row.loss, row.gradient_norm, memory.peak_bytes / kGibibyte,
         100 * memory.peak_bytes / memory.total_bytes,
         with_commas(static_cast<int64_t>(tokens_per_second)), flops_per_second / 1e12, mfu, row.lr,
-        human_duration(eta)));
+        human_duration(eta),
+        outliers_ == 0 ? ""
+                       : fmt::format("  outliers: {}{}", outliers_,
+                                     outliers_skipped_ ? " (updates skipped)" : "")));
+    outliers_ = 0;
   }
   append(row.step, {{"tokens", row.tokens},
                     {"lr", row.lr},
@@ -92,13 +96,8 @@ void TrainingLog::write(const LogRow& row) {
 }
 
 void TrainingLog::write(const OutlierRow& row) {
-  if (options_.print) {
-    log_warning(
-        fmt::format("{}  step: {:2}  outlier: loss {:.5f} (z-score {:.1f}), grad_norm {:.4f} "
-                    "(z-score {:.1f}){}",
-                    options_.model, row.step, row.loss, row.loss_zscore, row.gradient_norm,
-                    row.gradient_norm_zscore, row.skipped ? ", update skipped" : ""));
-  }
+  ++outliers_;
+  outliers_skipped_ = row.skipped;
   append(row.step, {{"outlier/loss", row.loss},
                     {"outlier/loss_zscore", row.loss_zscore},
                     {"outlier/grad_norm", row.gradient_norm},

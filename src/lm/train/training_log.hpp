@@ -53,7 +53,7 @@ class TrainingLog {
   // Training goes on after `step`. The first call removes rows of later steps and a half-written
   // last line, so that each step appears once, and begins a file for TensorBoard.
   void start(int64_t step);
-  void write(const LogRow& row);
+  void write(const LogRow& row);  // tells people how many outliers there were since the last one
   void write(const OutlierRow& row);
 
  private:
@@ -61,6 +61,8 @@ class TrainingLog {
 
   Options options_;
   bool started_ = false;
+  int64_t outliers_ = 0;  // not told yet
+  bool outliers_skipped_ = false;
   std::optional<TensorBoardWriter> tensorboard_;
 };
 

@@ -32,9 +32,10 @@ TrainConfig train_config(const ModelKind& kind, const Experiment& experiment, do
     train.batch_size *= experiment.mixture.experts;
   }
   train.steps = dense_steps(experiment, train.batch_size, flops);
-  // The schedule keeps its shape: warm-up is the same share of the steps.
-  train.warmup_steps =
-      experiment.expert_train.warmup_steps * train.steps / experiment.expert_train.steps;
+  // The schedule keeps its shape: warm-up and decay are the same share of the steps.
+  for (int64_t TrainConfig::*part : {&TrainConfig::warmup_steps, &TrainConfig::decay_steps}) {
+    train.*part = experiment.expert_train.*part * train.steps / experiment.expert_train.steps;
+  }
   return train;
 }
 

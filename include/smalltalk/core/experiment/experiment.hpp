@@ -65,6 +65,7 @@ struct TrainConfig {
   double min_lr = 0;
   int64_t warmup_steps = 0;
   Decay lr_decay = Decay::cosine;
+  int64_t decay_steps = 0;    // the last ones, of wsd and wsd_sqrt
   double weight_decay = 0.1;  // matrices only, not norms
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.99;
@@ -80,7 +81,7 @@ struct TrainConfig {
   bool outlier_skip = false;    // and its update is left out
   bool skip_nonfinite = false;  // leave out a step whose loss or gradient is not finite
 
-  Schedule schedule() const { return {lr, min_lr, warmup_steps, steps, lr_decay}; }
+  Schedule schedule() const { return {lr, min_lr, warmup_steps, steps, lr_decay, decay_steps}; }
 };
 
 struct DataConfig {

@@ -32,9 +32,11 @@ void visit_train_fields(const std::string& section, TrainConfig& train, F&& f) {
   f(section + ".micro_batch_size", train.micro_batch_size,
     "sequences per rank per forward pass; 0: the rank's whole share");
   f(section + ".lr", train.lr, "peak learning rate");
-  f(section + ".min_lr", train.min_lr, "learning rate at the end of the cosine");
+  f(section + ".min_lr", train.min_lr, "learning rate at the end of the decay");
   f(section + ".warmup_steps", train.warmup_steps, "steps of linear warm-up");
-  f(section + ".lr_decay", train.lr_decay, "constant or cosine");
+  f(section + ".lr_decay", train.lr_decay,
+    "constant; cosine or linear from the warm-up on; wsd (a line) or wsd_sqrt over the last steps");
+  f(section + ".decay_steps", train.decay_steps, "how many those are; 0 for all but wsd, wsd_sqrt");
   f(section + ".weight_decay", train.weight_decay, "AdamW decay of matrices");
   f(section + ".adam_beta1", train.adam_beta1, "");
   f(section + ".adam_beta2", train.adam_beta2, "");
