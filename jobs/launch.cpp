@@ -27,6 +27,7 @@ int launch(const RunOptions& options, bool dry_run, Session& session, const std:
   configure_runtime(run.experiment.device, session.local_rank());
   if (!tokens_stage(run.layout).complete()) require_text(run.experiment.data);
   if (dry_run) {
+    require_compatible(run);
     if (rank == 0) std::cout << to_string(plan) << describe(estimate(run, plan)) << std::flush;
     require_disk_space(run, plan);
     return kExitDone;

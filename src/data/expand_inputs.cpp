@@ -45,6 +45,11 @@ class Expansion {
 
  private:
   static Paths matches_of(const std::string& pattern) {
+    if (pattern.find("**") != std::string::npos) {
+      throw Error(pattern +
+                  ": ** stands for one folder only; name the folder above instead, which is "
+                  "read with all that lies below it");
+    }
     glob_t result{};
     const int code = ::glob(pattern.c_str(), 0, nullptr, &result);
     Paths found;

@@ -141,7 +141,7 @@ std::optional<std::string> JsonDocument::read(std::string_view line, Document& d
   if (root.get(object)) return "not a JSON object";
   const auto text = text_at(object, fields_.text, bent);
   if (!text) {
-    return fmt::format("no string \"{}\" (data.text_key names the field)", fields_.text);
+    return fmt::format("no string \"{}\"", fields_.text);
   }
   document = {*text, {}};
   if (fields_.domain.empty()) return std::nullopt;

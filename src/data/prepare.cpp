@@ -80,7 +80,12 @@ void write_parts(const std::vector<std::filesystem::path>& files, const std::vec
 }
 
 // What is no error, and yet not as it should be.
-void tell_of(const PrepareReport& report, const std::string& out) {
+void tell_of(const PrepareReport& report, const PrepareOptions& options) {
+  const std::string out = options.out.string();
+  const std::string& key = options.fields.domain;
+  if (!key.empty() && key != DocumentFields().domain && report.num_domains == 0) {
+    log_warning(fmt::format("{}: no document has a string \"{}\" (data.domain_key)", out, key));
+  }
   if (!report.left_out.empty()) {
     log_warning(fmt::format("{}: files of the folders that are not read: {}", out,
                             describe(report.left_out)));
@@ -137,7 +142,7 @@ PrepareReport prepare_tokens(const PrepareOptions& options) {
   PrepareReport report = report_of(options.out);
   refuse_bad_documents(report.bad, options.max_bad_fraction);
   report.already_complete = already_complete;
-  if (!already_complete && ranks.rank == 0) tell_of(report, options.out.string());
+  if (!already_complete && ranks.rank == 0) tell_of(report, options);
   report.seconds = now_seconds() - start;
   return report;
 }

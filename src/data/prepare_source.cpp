@@ -24,8 +24,10 @@ namespace {
 fs::path seen_file(const fs::path& out) { return out.string() + ".seen"; }
 
 [[noreturn]] void refuse(const fs::path& out, const std::string& reason) {
-  throw Error(fmt::format("{}: exists, but was made {}. Remove it, or write somewhere else",
-                          out.string(), reason));
+  throw Error(
+      fmt::format("{}: exists, but was made {}. Put that back, write somewhere else, or remove it "
+                  "with all that was made from it",
+                  out.string(), reason));
 }
 
 }  // namespace
@@ -130,7 +132,8 @@ void refuse_bad_documents(const BadDocuments& bad, double max_bad_fraction) {
   if (static_cast<double>(bad.bad()) <= allowed) return;
   std::string text = fmt::format(
       "{} of {} documents are bad ({} not UTF-8, {} empty, {} broken JSON), more than the share of "
-      "{} that data.max_bad_fraction allows. Mend the inputs or raise it. The first:",
+      "{} that data.max_bad_fraction allows. Mend the inputs or raise it; data.text_key names the "
+      "field of the text. The first:",
       bad.bad(), bad.documents, bad.bad_utf8, bad.empty, bad.broken_json, max_bad_fraction);
   for (const std::string& example : bad.examples) text += "\n  " + example;
   throw Error(text);
@@ -145,9 +148,9 @@ PrepareReport report_of(const fs::path& out) {
   report.bad.empty = file.integer_attribute("empty");
   report.bad.broken_json = file.integer_attribute("broken_json");
   report.bad.examples = file.read_list("bad_examples");
-  if (file.has_dataset("bent"))
-    report.bad.bent = counts_of(file.read_list("bent"));  // none of an old file
-  if (file.has_dataset("left_out")) report.left_out = counts_of(file.read_list("left_out"));
+  report.bad.bent = counts_of(file.read_list("bent"));
+  report.left_out = counts_of(file.read_list("left_out"));
+  report.num_domains = std::ssize(file.read_list("domains")) - 1;  // without "unknown"
   return report;
 }
 

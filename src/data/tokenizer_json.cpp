@@ -97,6 +97,7 @@ std::string tokenizer_config_json(int64_t seq_length) {
                        {"bos_token", "</s>"},
                        {"eos_token", "</s>"},
                        {"unk_token", "<unk>"},
+                       {"model_input_names", {"input_ids", "attention_mask"}},
                        {"add_bos_token", true},
                        {"add_eos_token", false},
                        {"add_prefix_space", false},

@@ -145,7 +145,8 @@ void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
       sentences_of(draw_sample(expand_inputs(inputs).files, fields, sample_bytes, bad)));
   if (sentences.done()) {
     throw Error("the inputs hold no text to train a tokenizer on" +
-                (bad.examples.empty() ? "" : "; the first document: " + bad.examples[0]));
+                (bad.examples.empty() ? "" : "; the first document: " + bad.examples[0]) +
+                " (data.text_key names the field of the text)");
   }
   const std::unordered_map<std::string, std::string> recipe = {
       {"model_type", "bpe"},

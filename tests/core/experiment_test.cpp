@@ -172,7 +172,7 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
 TEST_F(ExperimentFile, AKeyDecidesPartsOrNothing) {
   using Keys = std::vector<const char*>;
   const std::map<Part, Keys> own = {
-      {Part::tokenizer, {"data.vocab_size=900", "data.tokenizer=t.model"}},
+      {Part::tokens, {"data.vocab_size=900", "data.tokenizer=t.model", "data.text_key=body"}},
       {Part::routing, {"router.lr=0.1", "mixture.experts=2", "mixture.prefix_tokens=9"}},
       {Part::expert, {"expert.lr=0.1", "expert.hidden_size=128", "expert.train_steps=7"}}};
   const Experiment usual = load("");
@@ -189,8 +189,8 @@ TEST_F(ExperimentFile, AKeyDecidesPartsOrNothing) {
     EXPECT_NE(part_hash(load("", {both}), Part::expert), part_hash(usual, Part::expert)) << both;
   }
   // Text is told by its content, and these leave what is computed as it is.
-  for (const char* none : {"data.train=a.txt", "data.text_key=body", "mixture.group_size=2",
-                           "expert.micro_batch_size=2", "router.log_interval=3", "name=other"}) {
+  for (const char* none : {"data.train=a.txt", "mixture.group_size=2", "expert.micro_batch_size=2",
+                           "router.log_interval=3", "name=other"}) {
     for (const auto& [part, keys] : own) {
       EXPECT_EQ(part_hash(load("", {none}), part), part_hash(usual, part)) << none;
     }

@@ -340,6 +340,8 @@ TEST(Inputs, RefusesWhatMatchesNothingOrIsOfUnknownKind) {
   const TemporaryFolder folder;
   const auto unknown = write_bytes(folder / "a.parquet", "x");
   EXPECT_TRUE(mentions(complaint_of([&] { expand_inputs({unknown.string()}); }), "a.parquet"));
+  EXPECT_TRUE(mentions(complaint_of([&] { expand_inputs({(folder / "**/*.txt").string()}); }),
+                       "** stands for one folder only"));
   EXPECT_TRUE(mentions(complaint_of([&] { expand_inputs({(folder / "*.txt").string()}); }),
                        "no file matches"));
   EXPECT_TRUE(

@@ -133,6 +133,7 @@ TEST_F(PrepareTest, TheFieldsAreChosen) {
   EXPECT_EQ(TokenFile(*folder_ / "fields.h5").info().num_tokens,
             std::ssize(tokenizer.encode("to mi")) + 1);
   EXPECT_EQ(read_domains(*folder_ / "fields.h5").names.back(), "zoo");
+  EXPECT_EQ(prepare_tokens(some).num_domains, 1);
   some.fields.domain = "";
   EXPECT_TRUE(mentions(complaint_of([&] { prepare_tokens(some); }), "from other fields"));
 }

@@ -164,6 +164,10 @@ class PeerLmEval(unittest.TestCase):
         ours = json.loads(run("generate", self.trained, "--model", "experts/1", "--temperature", "0",
                               "--max-new-tokens", "5", "--json"))
         self.assertEqual(tokenizer.decode(text, skip_special_tokens=True), ours["text"])
+        # As everybody calls it.
+        prompt = tokenizer("ka tomi", return_tensors="pt")
+        self.assertEqual(sorted(prompt), ["attention_mask", "input_ids"])
+        model.generate(**prompt, max_new_tokens=1, do_sample=False)
 
     # As llama.cpp joins pieces: of all neighbours those with the best score, the first of equals.
     @staticmethod

@@ -29,7 +29,8 @@ struct PrepareOptions {
 struct PrepareReport {
   TokenFileInfo info;
   BadDocuments bad;
-  Counts left_out;  // files of the folders, by extension
+  Counts left_out;          // files of the folders, by extension
+  int64_t num_domains = 0;  // different labels, of which there may be none
   double seconds = 0;
   bool already_complete = false;  // `out` was there, made from the same inputs and tokenizer
 };

@@ -106,9 +106,10 @@ bool decides_nothing(std::string_view key) {
 
 bool decides(std::string_view key, Part part) {
   if (decides_nothing(key)) return false;
-  if (part == Part::tokenizer) {
+  if (part == Part::tokens) {
     return key == "data.tokenizer" || key == "data.vocab_size" ||
-           key == "data.tokenizer_sample_bytes";
+           key == "data.tokenizer_sample_bytes" || key == "data.text_key" ||
+           key == "data.domain_key" || key == "data.lines";
   }
   if (key == "seed" || key == "data.seq_length" || key.starts_with("device.")) return true;
   if (part == Part::expert) return key.starts_with("expert.");

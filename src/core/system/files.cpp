@@ -81,6 +81,7 @@ class TemporaryFile {
 }  // namespace
 
 void create_folder(const fs::path& folder) {
+  if (folder.empty()) return;  // of a file in the folder that we are in
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) throw_system_error("create the folder", folder, error.value());

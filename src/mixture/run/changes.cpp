@@ -29,19 +29,24 @@ void spoil_part(std::vector<Change>& changes, const Stage& stage, bool begun, Pa
   if (begun) spoil(changes, stage.name, [part](const auto& key) { return decides(key, part); });
 }
 
-// Units by what they are trained with: how long a dense model trains follows from other keys, too.
+// Units by what they are trained with, and by what their shards are made with. How long a dense
+// model trains follows from other keys, too.
 void spoil_units(std::vector<Change>& changes, const Run& there, const Run& here) {
   if (!fs::exists(here.layout.tokens("train"))) return;
   const std::vector<TrainUnit> wanted = units_of(here);
   for (const TrainUnit& unit : units_of(there)) {
-    if (!unit_stage(here.layout, unit.name).begun()) continue;
+    const bool asked_for = std::ranges::count(wanted, unit.kind, &TrainUnit::kind) > 0;
+    if (!asked_for || !unit_stage(here.layout, unit.name).begun()) continue;
     const auto same = std::ranges::find(wanted, unit.name, &TrainUnit::name);
-    if (same == wanted.end()) continue;  // of a kind that is not asked for any more
-    if (recipe_hash(there.experiment, unit) == recipe_hash(here.experiment, *same)) continue;
-    const bool is_expert = unit.kind->budget == Budget::expert;
-    spoil(changes, unit.name, [is_expert](const std::string& key) {
-      const bool by_routing = !is_expert && decides(key, Part::routing);
-      return by_routing || decides(key, Part::expert) || key.starts_with("baselines.dense_");
+    const bool other = same == wanted.end() ||
+                       recipe_hash(there.experiment, unit) != recipe_hash(here.experiment, *same);
+    spoil(changes, unit.name, [&](const std::string& key) {
+      const bool by_shards = unit.kind->rows == Rows::shard
+                                 ? decides(key, Part::routing)
+                                 : unit.kind->rows != Rows::all && key == "mixture.experts";
+      const bool by_steps = unit.kind->rows == Rows::all && decides(key, Part::routing);
+      return by_shards || (other && (by_steps || decides(key, Part::expert) ||
+                                     key.starts_with("baselines.dense_")));
     });
   }
 }
@@ -58,7 +63,7 @@ std::vector<Change> changes_of(const Run& run) {
     changes.push_back({std::move(key), {}});
   }
   if (changes.empty()) return changes;
-  spoil_part(changes, tokens_stage(layout), true, Part::tokenizer);
+  spoil_part(changes, tokens_stage(layout), true, Part::tokens);
   for (const Stage& stage : {routers_stage(there), shards_stage(there)}) {
     spoil_part(changes, stage, stage.begun(), Part::routing);
   }
@@ -107,8 +112,8 @@ std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollective
     remove_stale_temporaries(layout.root);
     const std::vector<Change> changes = changes_of(run);
     if (!changes.empty()) {
-      log_info(
-          fmt::format("{} is kept with other keys:\n{}", layout.root.string(), describe(changes)));
+      log_info(fmt::format("{} goes on with these keys changed:\n{}", layout.root.string(),
+                           describe(changes)));
     }
     write_text_atomically(layout.experiment(), text);
   });

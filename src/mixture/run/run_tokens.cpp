@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
@@ -71,9 +72,18 @@ void require_split(const Run& run, const std::string& split, const std::string& 
 
 void require_text(const DataConfig& data) {
   const std::array inputs = {&data.train, &data.validation, &data.test};
+  std::set<fs::path> trained_on;
   for (size_t i = 0; i < kSplits.size(); ++i) {
     try {
       const InputFiles found = expand_inputs(*inputs[i]);
+      for (const fs::path& file : found.files) {
+        const fs::path real = fs::canonical(file);
+        if (i == 0) trained_on.insert(real);
+        if (i > 0 && trained_on.contains(real)) {
+          log_warning(fmt::format("data.{}: {} is trained on, too", kSplits[i], file.string()));
+          break;
+        }
+      }
       if (found.files.empty()) throw Error("names no text");
       refuse_left_out(found, data.max_bad_fraction);
     } catch (const Error& error) {

@@ -166,10 +166,9 @@ std::string to_toml(const Experiment& experiment);
 // which baselines there are. They may change at any time.
 bool decides_nothing(std::string_view key);
 
-// What a run is made of by keys. Each part is made from the content of those before it, too:
-// routers from tokens, which are made from text and the tokenizer; experts from shards, made by
-// routers.
-enum class Part { tokenizer, routing, expert };
+// What a run is made of by keys. Each part is made from the content of those before it, too: tokens
+// from text, which no key tells, routers from tokens, experts from shards, made by routers.
+enum class Part { tokens, routing, expert };
 bool decides(std::string_view key, Part part);
 
 // Hashes (XXH3, 16 hex digits) over all keys that decide something, and over those that decide a
