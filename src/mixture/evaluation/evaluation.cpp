@@ -93,7 +93,15 @@ bool cell_complete(const RunLayout& layout, const EvalCell& cell) {
   for (const fs::path& model : models) {  // one that was removed is trained anew
     if (!fs::exists(weights_file(model, cell.step))) return false;
   }
-  Provenance made_from = ScoreFile(file).provenance();
+  std::error_code gone;
+  const auto written = fs::last_write_time(file, gone);
+  Provenance made_from;
+  try {
+    made_from = ScoreFile(file).provenance();
+  } catch (const Error&) {
+    if (!gone && fs::last_write_time(file, gone) == written) throw;
+    return cell_complete(layout, cell);  // another rank has just made it anew
+  }
   return made_from["values"] == cell_values(cell) &&
          made_from["tokens"] == TokenFile(layout.tokens(cell.split)).info().content_hash &&
          made_from["weights"] == weights_of(models, cell.step);
