@@ -108,7 +108,14 @@ class SlurmTest(unittest.TestCase):
 
     @classmethod
     def wait_for_queue(cls):
-        cls.slurm.wait_for(lambda: not cls.slurm.run("squeue", "-h").strip(), "an empty queue", 240)
+        """As an administrator: Slurm holds a job that came back to a node where it still died."""
+        def is_empty():
+            queue = cls.slurm.run("squeue", "-h", "-o", "%i %r").splitlines()
+            for line in queue:
+                if "requeued held" in line:
+                    cls.slurm.run("scontrol", "release", line.split()[0], check=False)
+            return not queue
+        cls.slurm.wait_for(is_empty, "an empty queue", 240)
 
     @classmethod
     def wait_for(cls, condition, what):
