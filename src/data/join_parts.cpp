@@ -127,7 +127,7 @@ void join_parts(const PrepareOptions& options, const std::vector<std::filesystem
   Totals totals = sum_up(parts);
   refuse_bad_documents(totals.bad, options.max_bad_fraction);
   if (totals.info.num_documents == 0) throw Error("the inputs hold no documents");
-  if (totals.domains_found > std::ssize(totals.domains)) {
+  if (totals.domains_found > std::ssize(totals.domains) - 1) {  // without "unknown"
     log_warning(fmt::format(
         "{} different domains: the {} with most documents keep their names, all others are \"{}\" "
         "(data.domain_key names the field; empty, none is read)",

@@ -80,8 +80,9 @@ std::string describe(const std::vector<Change>& changes) {
   return text;
 }
 
-void require_compatible(const Run& run) {
-  std::vector<Change> changes = changes_of(run);
+namespace {
+
+void refuse_spoiling(const Run& run, std::vector<Change> changes) {
   std::erase_if(changes, [](const Change& change) { return change.spoils.empty(); });
   if (changes.empty()) return;
   throw Error(
@@ -90,6 +91,10 @@ void require_compatible(const Run& run) {
                   "spoilt and all that was made from it",
                   run.layout.root.string(), describe(changes)));
 }
+
+}  // namespace
+
+void require_compatible(const Run& run) { refuse_spoiling(run, changes_of(run)); }
 
 std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollectives& ranks,
                                             bool makes_stages) {
@@ -108,9 +113,9 @@ std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollective
   auto lock = lock_stages(run, ranks);
   run_together(ranks, [&] {
     if (ranks.rank != 0) return;
-    require_compatible(run);
-    remove_stale_temporaries(layout.root);
     const std::vector<Change> changes = changes_of(run);
+    refuse_spoiling(run, changes);
+    remove_stale_temporaries(layout.root);
     if (!changes.empty()) {
       log_info(fmt::format("{} goes on with these keys changed:\n{}", layout.root.string(),
                            describe(changes)));
