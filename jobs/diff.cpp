@@ -16,13 +16,16 @@ struct DiffJob {
   bool json = false;
 };
 
-nlohmann::ordered_json to_json(const std::vector<Change>& changes) {
-  auto rows = nlohmann::ordered_json::array();
-  for (const auto& [key, spoils] : changes) {
-    rows.push_back(
+nlohmann::ordered_json to_json(const Changes& changes) {
+  auto keys = nlohmann::ordered_json::array(), trained_on = keys;
+  for (const auto& [key, spoils] : changes.keys) {
+    keys.push_back(
         {{"key", key.key}, {"there", key.there}, {"here", key.here}, {"spoils", spoils}});
   }
-  return rows;
+  for (const auto& [unit, from, to] : changes.trained_on) {
+    trained_on.push_back({{"model", unit}, {"from", from}, {"to", to}});
+  }
+  return {{"keys", keys}, {"trained_on", trained_on}};
 }
 
 }  // namespace
@@ -37,7 +40,8 @@ void add_diff_job(CLI::App& app, JobRun& run) {
   sub->add_flag("--json", job->json, "The table as JSON");
   sub->footer(
       "Prints each key that differs, its value there and here, and what that is there was made by\n"
-      "it. Ends with 0 if `launch` would go on with the folder, with 1 if something would be "
+      "it; and which models are trained on, from which step. Ends with 0 if `launch` would go on "
+      "with the folder, with 1 if something would be "
       "spoilt.\n"
       "Text is not told by its paths: launch compares what it holds.\n"
       "  smalltalk diff runs/tiny jobs/tiny.toml --set expert.lr=1e-3");
@@ -48,13 +52,13 @@ void add_diff_job(CLI::App& app, JobRun& run) {
         const std::string own = RunLayout{job->run}.experiment().string();
         const Run asked =
             load_run(job->experiment.empty() ? own : job->experiment, job->overrides, job->run);
-        const std::vector<Change> changes = changes_of(asked);
+        const Changes changes = changes_of(asked);
         if (job->json) {
           std::cout << to_json(changes).dump(2) << "\n";
         } else {
-          std::cout << (changes.empty() ? "no key differs\n" : describe(changes));
+          std::cout << (changes.none() ? "no key differs\n" : describe(changes));
         }
-        for (const Change& change : changes) spoilt = spoilt || !change.spoils.empty();
+        spoilt = changes.spoil();
       });
       return code == kExitDone && spoilt ? kExitFailure : code;
     };

@@ -174,7 +174,8 @@ TEST_F(ExperimentFile, AKeyDecidesPartsOrNothing) {
   const std::map<Part, Keys> own = {
       {Part::tokens, {"data.vocab_size=900", "data.tokenizer=t.model", "data.text_key=body"}},
       {Part::routing, {"router.lr=0.1", "mixture.experts=2", "mixture.prefix_tokens=9"}},
-      {Part::expert, {"expert.lr=0.1", "expert.hidden_size=128", "expert.train_steps=7"}}};
+      {Part::expert, {"expert.weight_decay=0.2", "expert.hidden_size=128", "expert.batch_size=7"}},
+      {Part::schedule, {"expert.lr=0.1", "expert.train_steps=7", "baselines.dense_lr=0.1"}}};
   const Experiment usual = load("");
   for (const auto& [part, keys] : own) {
     for (const char* key : keys) {

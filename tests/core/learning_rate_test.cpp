@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "smalltalk/core/system/error.hpp"
+
 namespace smalltalk {
 namespace {
 
@@ -63,6 +65,57 @@ TEST(LearningRate, StaysBeforeItsLastStepsDecay) {
     for (int64_t step = 0; step <= 60; ++step) {
       EXPECT_EQ(learning_rate(longer, step), learning_rate(schedule, step));
     }
+  }
+}
+
+// What a longer one may go on from: all of a constant one, what lies before a late decay, and of
+// the others the warm-up.
+TEST(LearningRate, SaysHowLongTwoSchedulesAreAlike) {
+  const auto alike_until = [](const Schedule& a, const Schedule& b) {
+    int64_t steps = 0;
+    while (steps < 200 && begin_alike(a, b, steps + 1)) ++steps;
+    return steps;
+  };
+  const auto longer = [](Schedule schedule) {
+    schedule.steps = 150;
+    return schedule;
+  };
+  const Schedule constant{1.0, 0.2, 10, 100, Decay::constant};
+  EXPECT_EQ(alike_until(constant, longer(constant)), 100);
+  EXPECT_EQ(constant.end_of_stable_phase(), 100);
+  for (const Decay decay : {Decay::wsd, Decay::wsd_sqrt}) {
+    const Schedule wsd{1.0, 0.2, 10, 100, decay, 40};
+    EXPECT_EQ(alike_until(wsd, longer(wsd)), 61);  // the rate of its first step is still the peak
+    EXPECT_EQ(alike_until(longer(wsd), wsd), 61);
+    EXPECT_EQ(alike_until(wsd, constant), 61);  // a constant one may be cooled down later
+    EXPECT_EQ(wsd.end_of_stable_phase(), 60);
+  }
+  for (const Decay decay : {Decay::cosine, Decay::linear}) {
+    const Schedule falling{1.0, 0.2, 10, 100, decay};
+    EXPECT_EQ(alike_until(falling, longer(falling)), 11);
+    EXPECT_EQ(falling.end_of_stable_phase(), 0);
+  }
+  Schedule warmer = constant;
+  warmer.warmup_steps = 9;
+  EXPECT_EQ(alike_until(constant, warmer), 0);
+  Schedule lower = constant;
+  lower.min_lr = 0.1;  // which a constant one never reaches
+  EXPECT_EQ(alike_until(constant, lower), 200);
+}
+
+TEST(LearningRate, AScheduleIsALineAndBack) {
+  for (const Decay decay : kDecays) {
+    const Schedule schedule{0.1 + 0.2, 1.0 / 3, 7, int64_t{1} << 40, decay, 12};
+    const Schedule back = parse_schedule(to_string(schedule));
+    EXPECT_EQ(back.lr, schedule.lr);
+    EXPECT_EQ(back.min_lr, schedule.min_lr);
+    EXPECT_EQ(back.warmup_steps, 7);
+    EXPECT_EQ(back.steps, schedule.steps);
+    EXPECT_EQ(back.decay, decay);
+    EXPECT_EQ(back.decay_steps, 12);
+  }
+  for (const char* line : {"", "cosine", "cosine 1 2 3 4", "sine 1 2 3 4 5", "cosine 1 x 3 4 5"}) {
+    EXPECT_THROW(parse_schedule(line), Error) << line;
   }
 }
 

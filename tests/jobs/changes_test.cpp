@@ -1,8 +1,11 @@
 // What may change in a run folder: what is there stays as it is, byte for byte, or nothing is done.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "job_runner.hpp"
 
@@ -34,6 +37,35 @@ class Changes : public JobTest {
     return run_command("timeout 60 " + from_environment("SMALLTALK_BINARY") + " diff " +
                        run().string() + " " + experiment().string() + " " + arguments);
   }
+  // What `diff` says of a change, as a row of the table in tests/README.md.
+  void tell(const std::string& change, const std::string& arguments) {
+    const auto told = nlohmann::json::parse(diff(arguments + " --json").output);
+    std::set<std::string> spoilt, trained_on;  // without the numbers of experts
+    const auto kind = [](const std::string& stage) { return stage.substr(0, stage.find("/0")); };
+    for (const auto& key : told.at("keys")) {
+      for (const std::string stage : key.at("spoils")) {
+        if (stage.find_last_of("123") != stage.size() - 1) spoilt.insert(kind(stage));
+      }
+    }
+    for (const auto& model : told.at("trained_on")) {
+      const std::string name = model.at("model");
+      if (name.find_last_of("123") != name.size() - 1) trained_on.insert(kind(name));
+    }
+    const std::string what =
+        !spoilt.empty()       ? fmt::format("refused, would spoil {}", fmt::join(spoilt, ", "))
+        : !trained_on.empty() ? fmt::format("trained on: {}", fmt::join(trained_on, ", "))
+                              : "all is kept";
+    table_ += fmt::format("| `{}` | {} |\n", change, what);
+  }
+  void expect_table_in_readme(const std::string& name) const {
+    const std::string page = read_text(SMALLTALK_TESTS "/README.md");
+    const std::string begin = "<!-- changes, " + name + ": begin -->\n",
+                      end = "<!-- changes, " + name + ": end -->";
+    const size_t from = page.find(begin) + begin.size();
+    EXPECT_EQ(page.substr(from, page.find(end) - from), table_);
+  }
+
+  std::string table_ = "| a finished run started again with | what comes of it |\n|---|---|\n";
 };
 
 TEST_F(Changes, WhatIsThereIsKeptOrTheChangeIsRefused) {
@@ -50,6 +82,7 @@ TEST_F(Changes, WhatIsThereIsKeptOrTheChangeIsRefused) {
         "device.threads=2", "device.flops_per_second=1e9", "baselines.random_shards=false"}) {
     allowed += std::string(" --set ") + change;
     EXPECT_EQ(diff(allowed).exit_code, 0) << change;
+    tell(change, std::string("--set ") + change);
   }
   outcome = run_job(2, launch("run", allowed));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
@@ -58,7 +91,7 @@ TEST_F(Changes, WhatIsThereIsKeptOrTheChangeIsRefused) {
   EXPECT_EQ(diff(allowed).output, "no key differs\n");
 
   const std::string all_experts = "experts/0, experts/1, experts/2, experts/3";
-  for (const auto& [change, spoils] : std::map<std::string, std::string>{
+  for (const auto& [change, spoils] : std::vector<std::pair<std::string, std::string>>{
            {"data.vocab_size=310", "tokens"},
            {"data.text_key=body", "tokens"},
            {"seed=9", "routers, shards, " + all_experts},
@@ -66,9 +99,11 @@ TEST_F(Changes, WhatIsThereIsKeptOrTheChangeIsRefused) {
            {"mixture.experts=2", "routers, shards, " + all_experts},
            {"router.lr=0.1", "routers, shards, " + all_experts + "\n"},
            {"expert.lr=0.1", all_experts + ", baselines/dense"},
-           {"baselines.dense_lr=0.1", "baselines/dense\n"}}) {
+           {"baselines.dense_lr=0.1", "baselines/dense\n"},
+           {"expert.train_steps=80", all_experts + ", baselines/dense"}}) {
     const std::string arguments = allowed + " --set " + change;
     const Outcome told = diff(arguments);
+    tell(change, std::string("--set ") + change);
     EXPECT_EQ(told.exit_code, 1) << told.output;
     EXPECT_EQ(count_of(told.output, spoils), 1) << change << "\n" << told.output;
     const Outcome refused = run_job(2, launch("run", arguments));
@@ -77,6 +112,7 @@ TEST_F(Changes, WhatIsThereIsKeptOrTheChangeIsRefused) {
     EXPECT_EQ(diff(allowed).output, "no key differs\n");
   }
   EXPECT_TRUE(made() == before);
+  expect_table_in_readme("cosine");
 
   // What nobody has made yet may change: all else is kept.
   fs::remove_all(run() / "baselines/dense");
@@ -107,6 +143,95 @@ TEST_F(Changes, AStoppedRunGoesOnWithOtherTolerances) {
                                                 "--set expert.skip_nonfinite=true"));
   EXPECT_EQ(count_of(outcome.output, "goes on with these keys changed"), 1) << outcome.output;
   EXPECT_EQ(made().at("routers/0/model.safetensors"), before.at("routers/0/model.safetensors"));
+}
+
+// More steps go on from what is there, wherever its learning rates were those of a longer run, and
+// end as one planned that long.
+TEST_F(Changes, MoreStepsTrainOn) {
+  const std::string schedule =
+      "--set expert.lr_decay=wsd --set expert.decay_steps=10 --set expert.warmup_steps=4 "
+      "--set expert.save_interval=7 ";
+  const std::string fixed =
+      "--set baselines.dense_warmup_steps=16 "
+      "--set baselines.dense_large_batch_warmup_steps=4 ";
+  const std::string longer = " --set expert.train_steps=60";
+  ASSERT_EQ(run_job(2, launch("run", schedule)).exit_code, 0);
+  // A dense model's warm-up is a share of its steps: with more of them it would be another one.
+  Outcome refused = run_job(2, launch("run", schedule + longer));
+  EXPECT_EQ(refused.exit_code, 1) << refused.output;
+  EXPECT_EQ(count_of(refused.output, "baselines/dense, baselines/dense_large_batch\n"), 1)
+      << refused.output;
+  EXPECT_EQ(count_of(refused.output, "baselines.dense_warmup_steps fixes"), 1);
+  fs::remove_all(run());
+
+  ASSERT_EQ(run_job(2, launch("run", schedule + fixed)).exit_code, 0);
+  const Bytes before = made();
+  const Outcome told = diff(schedule + fixed + longer);
+  EXPECT_EQ(told.exit_code, 0) << told.output;
+  EXPECT_EQ(count_of(told.output, " is trained on from step 30 to step 60"), 8) << told.output;
+  EXPECT_EQ(count_of(told.output, " is trained on from "), 10) << told.output;
+  for (const std::string change :
+       {"expert.train_steps=60", "expert.train_steps=60 --set expert.decay_steps=20",
+        "expert.train_steps=60 --set expert.lr_decay=wsd_sqrt",
+        "expert.train_steps=60 --set baselines.dense_warmup_steps=0", "expert.train_steps=35",
+        "expert.decay_steps=5", "expert.warmup_steps=5"}) {
+    tell(change, schedule + fixed + "--set " + change);
+  }
+  expect_table_in_readme("wsd");
+  const auto status = [&](const std::string& arguments) {
+    return run_command(from_environment("SMALLTALK_BINARY") + " status " + run().string() +
+                       " --tsv " + arguments);
+  };
+  EXPECT_EQ(count_of(status("").output, "\tdone\t"), 3 + 10 + 1 + 1 + 1);
+  // All of it is to be submitted again but tokens, routers and shards.
+  EXPECT_EQ(
+      count_of(
+          status("--experiment " + experiment().string() + " " + schedule + fixed + longer).output,
+          "\tdone\t"),
+      3);
+  Outcome outcome = run_job(2, launch("run", schedule + fixed + longer));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, " goes on from step 30"), 8) << outcome.output;
+  outcome = run_job(2, launch("planned", schedule + fixed + longer));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const Bytes grown = made();
+  for (const auto& [file, bytes] : grown) {
+    const bool of_models = file.starts_with("experts/") || file.starts_with("baselines/");
+    EXPECT_EQ(before.contains(file) && before.at(file) == bytes,
+              !of_models || file.ends_with("config.json") || file.ends_with("shards.txt"))
+        << file;
+    if (file.ends_with(".safetensors")) {
+      EXPECT_TRUE(bytes == read_text(folder_ / "planned" / file)) << file;
+    }
+  }
+  for (const char* what : {"models", "per_expert", "routing"}) {
+    EXPECT_EQ(results("run").at(what), results("planned").at(what)) << what;
+  }
+  EXPECT_EQ(count_of(status("").output, "\tdone\t"), 3 + 10 + 1 + 1 + 1);
+
+  // A constant rate goes on for ever, and may be cooled down at last.
+  const auto constant = [&](const std::string& name, const std::string& steps,
+                            const std::string& decay) {
+    return run_job(2, launch(name,
+                             "--set baselines.dense=false --set baselines.random_shards=false "
+                             "--set baselines.dense_large_batch=false --set "
+                             "expert.train_steps=" +
+                                 steps + " --set expert.lr_decay=" + decay));
+  };
+  for (const auto& [steps, decay] : {std::pair{"20", "constant"},
+                                     {"30", "constant"},
+                                     {"40", "wsd --set expert.decay_steps=8"}}) {
+    outcome = constant("constant", steps, decay);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  }
+  ASSERT_EQ(constant("cooled", "40", "wsd --set expert.decay_steps=8").exit_code, 0);
+  EXPECT_EQ(results("constant").at("models"), results("cooled").at("models"));
+
+  // A cosine that has begun to fall cannot be stretched.
+  refused = constant("constant", "80", "cosine");
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_EQ(count_of(refused.output, "kept for expert.lr_decay constant, wsd and wsd_sqrt"), 1)
+      << refused.output;
 }
 
 // Of another text the models are evaluated anew.

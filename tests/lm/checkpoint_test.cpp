@@ -153,6 +153,87 @@ TEST(TrainerTest, KeepsTheNewestCheckpointsAndEveryKth) {
             (std::vector<std::string>{"latest", "step-00000008.safetensors"}));
 }
 
+// What has been trained so far, to its end or not, goes on as if it had been planned that long.
+TEST(TrainerTest, MoreStepsEqualThoseOfALongerPlan) {
+  const RowSource rows = random_rows(13, 37);
+  struct Case {
+    Decay decay;
+    int64_t decay_steps;
+    int64_t begun;  // of the 12 steps
+    int64_t from;   // where it goes on
+  };
+  for (const Case& of : {Case{Decay::constant, 0, 12, 12}, Case{Decay::constant, 0, 7, 6},
+                         Case{Decay::wsd, 5, 12, 7}, Case{Decay::wsd_sqrt, 5, 12, 7},
+                         Case{Decay::wsd, 5, 10, 7}, Case{Decay::wsd, 5, 6, 6}}) {
+    SCOPED_TRACE(to_string(of.decay) + " " + std::to_string(of.begun));
+    const TemporaryFolder folder;
+    TrainConfig shorter = small_training(12), longer = small_training(20);
+    for (TrainConfig* config : {&shorter, &longer}) {
+      config->lr_decay = of.decay;
+      config->decay_steps = of.decay_steps;
+      config->save_interval = 2;
+      config->keep_last = 1;
+      config->keep_every = 10;  // one that is beyond the stable phase lies in the way
+    }
+    const auto trained = [&](const std::string& name, const TrainConfig& config, int64_t last,
+                             int64_t from) {
+      TrainOptions options = quiet(folder.path() / name);
+      options.keeps_stable_phase = true;
+      Transformer model(tiny_model(), DeviceConfig(), 1);
+      Trainer trainer(model, config, options);
+      EXPECT_EQ(trainer.resume(), from);
+      trainer.run(rows, last);
+      if (last == config.steps) trainer.clear_checkpoints();
+      return weights(model);
+    };
+    trained("grown", shorter, of.begun, 0);
+    EXPECT_EQ(trained("grown", longer, 20, of.from), trained("planned", longer, 20, 0));
+    EXPECT_EQ(names_in(folder.path() / "grown/checkpoints"),
+              names_in(folder.path() / "planned/checkpoints"));
+  }
+}
+
+TEST(TrainerTest, RefusesToStretchADecayThatHasBegun) {
+  const TemporaryFolder folder;
+  const RowSource rows = random_rows(13, 37);
+  const auto train = [&](int64_t steps, int64_t last) {
+    TrainConfig config = small_training(steps);
+    config.save_interval = 2;
+    config.keep_last = 1;
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer trainer(model, config, quiet(folder.path()));
+    trainer.resume();
+    trainer.run(rows, last);
+  };
+  train(20, 3);
+  train(30, 4);  // 2 steps of warm-up lay behind it
+  EXPECT_THROW(train(40, 6), Error);
+  train(30, 6);
+}
+
+// Damaged ones beyond would count as the newest.
+TEST(TrainerTest, ADamagedCheckpointIsNotKeptInPlaceOfAWholeOne) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(20);
+  config.save_interval = 10;
+  config.keep_last = 1;
+  const RowSource rows = random_rows(13, 37);
+  const auto train = [&](int64_t last) {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer trainer(model, config, quiet(folder.path()));
+    const int64_t step = trainer.resume();
+    trainer.run(rows, last);
+    return step;
+  };
+  train(10);
+  write_text_atomically(folder.path() / "checkpoints/step-00000019.safetensors", "damaged");
+  config.save_interval = 6;
+  EXPECT_EQ(train(13), 10);
+  EXPECT_EQ(names_in(folder.path() / "checkpoints"),
+            (std::vector<std::string>{"latest", "step-00000012.safetensors"}));
+  EXPECT_EQ(train(14), 12);
+}
+
 // One flipped bit anywhere, and what a crash of the machine may leave.
 TEST(TrainerTest, UsesTheCheckpointBeforeADamagedOne) {
   const TemporaryFolder folder;

@@ -53,7 +53,9 @@ class WrittenRun : public ::testing::Test {
                    {"router", std::to_string(e)}});
   }
   void write_unit(const std::string& unit, Metadata other) const {
-    other.merge(Metadata{{"recipe", recipe_hash(run.experiment, find_unit(units, unit))},
+    const TrainUnit& of = find_unit(units, unit);
+    other.merge(Metadata{{"training", training_hash(run.experiment, of)},
+                         {"schedule", to_string(of.train.schedule())},
                          {"tokenizer", tokenizer_},
                          {"unit", unit},
                          {"shards", read_shard_info(layout.shards()).content_hash}});

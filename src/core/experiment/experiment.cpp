@@ -111,6 +111,11 @@ bool decides(std::string_view key, Part part) {
            key == "data.tokenizer_sample_bytes" || key == "data.text_key" ||
            key == "data.domain_key" || key == "data.lines";
   }
+  const bool schedule = key.starts_with("baselines.dense_") || key == "expert.train_steps" ||
+                        key == "expert.lr" || key == "expert.min_lr" ||
+                        key == "expert.warmup_steps" || key == "expert.lr_decay" ||
+                        key == "expert.decay_steps";
+  if (schedule || part == Part::schedule) return schedule && part == Part::schedule;
   if (key == "seed" || key == "data.seq_length" || key.starts_with("device.")) return true;
   if (part == Part::expert) return key.starts_with("expert.");
   return key.starts_with("router.") || key.starts_with("mixture.");
@@ -177,22 +182,6 @@ std::string to_string(FeedForward value) {
 std::string to_string(Recompute value) {
   if (value == Recompute::none) return "none";
   return value == Recompute::selective ? "selective" : "full";
-}
-
-std::string to_string(Decay value) {
-  switch (value) {
-    case Decay::constant:
-      return "constant";
-    case Decay::cosine:
-      return "cosine";
-    case Decay::linear:
-      return "linear";
-    case Decay::wsd:
-      return "wsd";
-    case Decay::wsd_sqrt:
-      return "wsd_sqrt";
-  }
-  return "";
 }
 
 }  // namespace smalltalk

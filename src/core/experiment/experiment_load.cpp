@@ -114,10 +114,7 @@ void assign(const Entry& entry, Recompute& field) {
   assign_enum(entry, field, {Recompute::none, Recompute::selective, Recompute::full});
 }
 
-void assign(const Entry& entry, Decay& field) {
-  assign_enum(entry, field,
-              {Decay::constant, Decay::cosine, Decay::linear, Decay::wsd, Decay::wsd_sqrt});
-}
+void assign(const Entry& entry, Decay& field) { assign_enum(entry, field, kDecays); }
 
 // ---- Unknown keys -----------------------------------------------------------------------------
 

@@ -203,6 +203,12 @@ void Experiment::validate() const {
             "{} ({}) must not be below expert.min_lr ({}), where its schedule ends", key, lr,
             expert_train.min_lr);
   }
+  // A dense model takes at least as many steps as this.
+  const int64_t before_decay = expert_train.steps - expert_train.decay_steps;
+  between("baselines.dense_warmup_steps", baselines.dense_warmup_steps, 0,
+          before_decay * mixture.experts);
+  between("baselines.dense_large_batch_warmup_steps", baselines.dense_large_batch_warmup_steps, 0,
+          before_decay);
   validate_device(device);
 }
 

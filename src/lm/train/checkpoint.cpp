@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 
@@ -35,6 +36,7 @@ Trainer::Impl::Snapshot Trainer::Impl::snapshot() {
   now.first = copy(optimizer.gather_first());
   now.second = copy(optimizer.gather_second());
   now.metadata = checkpoint_metadata(progress, options.provenance);
+  now.metadata["schedule"] = to_string(config.schedule());
   return now;
 }
 
@@ -85,6 +87,13 @@ void Trainer::Impl::resume() {
     for (const int64_t candidate : checkpoints.steps()) {
       try {
         saved = read_safetensors(checkpoints.file(candidate));
+        const std::string schedule = saved.metadata["schedule"];
+        if (!schedule.empty() &&
+            !begin_alike(parse_schedule(schedule), config.schedule(), candidate)) {
+          damage = fmt::format("'{}' was trained at other learning rates, '{}'",
+                               checkpoints.file(candidate).string(), schedule);
+          continue;
+        }
         chosen = candidate;
         break;
       } catch (const Error& error) {

@@ -1,52 +1,41 @@
 #include "lm/train/checkpoint_folder.hpp"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <charconv>
 #include <chrono>
-#include <string>
 #include <utility>
 
 #include "lm/model/checkpoint_name.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/trace.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 
 namespace smalltalk {
 
 namespace fs = std::filesystem;
 
-CheckpointFolder::CheckpointFolder(fs::path folder, int64_t keep_last, int64_t keep_every)
-    : folder_(std::move(folder)), keep_last_(keep_last), keep_every_(keep_every) {}
+CheckpointFolder::CheckpointFolder(fs::path model, Kept kept)
+    : model_(std::move(model)), kept_(kept) {}
 
 CheckpointFolder::~CheckpointFolder() {
   if (write_.valid()) write_.wait();
 }
 
-fs::path CheckpointFolder::file(int64_t step) const { return folder_ / checkpoint_name(step); }
-
-std::vector<int64_t> CheckpointFolder::steps() const {
-  std::vector<int64_t> found;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(folder_, none)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kCheckpointPrefix) || !name.ends_with(kCheckpointEnding)) continue;
-    const char* end = name.data() + name.size() - kCheckpointEnding.size();
-    int64_t step = 0;
-    const auto [stop, error] = std::from_chars(name.data() + kCheckpointPrefix.size(), end, step);
-    if (error == std::errc() && stop == end) found.push_back(step);
-  }
-  std::sort(found.rbegin(), found.rend());
-  return found;
+fs::path CheckpointFolder::file(int64_t step) const {
+  return checkpoints_folder(model_) / checkpoint_name(step);
 }
+
+std::vector<int64_t> CheckpointFolder::steps() const { return checkpoint_steps(model_); }
 
 void CheckpointFolder::begin_write(int64_t step, std::function<void(const fs::path&)> write) {
   wait();
   write_ = std::async(std::launch::async, [this, step, write = std::move(write)] {
     const TraceSpan span("write checkpoint");
     write(file(step));
-    publish_link(folder_ / "latest", file(step));
-    prune(keep_last_);
+    publish_link(checkpoints_folder(model_) / "latest", file(step));
+    // What lies beyond is damaged, or of another schedule.
+    for (const int64_t other : steps()) {
+      if (other > step) fs::remove(file(other));
+    }
+    prune(kept_.last);
   });
 }
 
@@ -63,7 +52,8 @@ void CheckpointFolder::check() {
 void CheckpointFolder::prune(int64_t keep_last) const {
   const std::vector<int64_t> all = steps();
   for (size_t i = static_cast<size_t>(keep_last); i < all.size(); ++i) {
-    if (keep_every_ == 0 || all[i] % keep_every_ != 0) fs::remove(file(all[i]));
+    const bool for_ever = kept_.every > 0 && all[i] % kept_.every == 0;
+    if (!for_ever && all[i] != kept_.step) fs::remove(file(all[i]));
   }
 }
 
@@ -71,7 +61,7 @@ void CheckpointFolder::clear() {
   wait();
   prune(0);
   if (!steps().empty()) return;
-  fs::remove_all(folder_);
+  fs::remove_all(checkpoints_folder(model_));
 }
 
 }  // namespace smalltalk

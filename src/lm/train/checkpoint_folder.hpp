@@ -12,21 +12,23 @@ namespace smalltalk {
 
 class CheckpointFolder {
  public:
-  // Keeps the newest `keep_last` (1 at least) and, for ever, those of steps that are multiples of
-  // `keep_every` (0: none).
-  CheckpointFolder(std::filesystem::path folder, int64_t keep_last, int64_t keep_every);
+  struct Kept {
+    int64_t last = 1;   // the newest, 1 at least
+    int64_t every = 0;  // and for ever those of steps that are multiples of it; 0: none
+    int64_t step = 0;   // and that of this step
+  };
+  CheckpointFolder(std::filesystem::path model, Kept kept);
   ~CheckpointFolder();  // waits for the write under way; its error is lost
   CheckpointFolder(const CheckpointFolder&) = delete;
 
-  // Calls write(file) on a thread of its own, then removes what is not kept. Waits first for the
-  // write before this one. Error: what that one threw.
+  // Calls write(file) on a thread of its own, then removes what is not kept, and those of later
+  // steps. Waits first for the write before this one. Error: what that one threw.
   void begin_write(int64_t step, std::function<void(const std::filesystem::path&)> write);
   // Waits until nothing is under way. Error: what the write threw.
   void wait();
   // Does not wait. Error: what a write threw that has come to its end.
   void check();
-  // The steps that have a file, descending. Whether a file is whole shows when it is read.
-  std::vector<int64_t> steps() const;
+  std::vector<int64_t> steps() const;  // that have a file, descending
   std::filesystem::path file(int64_t step) const;
   // Training is over: removes all but those that are kept for ever.
   void clear();
@@ -34,8 +36,8 @@ class CheckpointFolder {
  private:
   void prune(int64_t keep_last) const;
 
-  std::filesystem::path folder_;
-  int64_t keep_last_, keep_every_;
+  std::filesystem::path model_;
+  Kept kept_;
   std::future<void> write_;
 };
 

@@ -45,7 +45,8 @@ Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
       optimizer(model, train, train_options.group, train_options.nccl_rendezvous,
                 train_options.bucket_bytes),
       log(log_options(options, config, model.device)),
-      checkpoints(checkpoints_folder(options.folder), config.keep_last, config.keep_every) {
+      kept_step(options.keeps_stable_phase ? config.schedule().end_of_stable_phase() : 0),
+      checkpoints(options.folder, {config.keep_last, config.keep_every, kept_step}) {
   if (config.batch_size < 1 || config.batch_size % options.group.size != 0) {
     throw Error(options.name + ": batch_size (" + std::to_string(config.batch_size) +
                 ") must be a multiple of the " + std::to_string(options.group.size) +

@@ -44,6 +44,7 @@ struct Trainer::Impl {
   TrainOptions options;
   ShardedAdamW optimizer;
   TrainingLog log;
+  int64_t kept_step = 0;  // whose checkpoint is needed to train for longer; 0: none
   CheckpointFolder checkpoints;
   TrainingProgress progress;
   int64_t saved_step = -1;     // of the newest checkpoint

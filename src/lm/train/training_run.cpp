@@ -72,7 +72,8 @@ bool Trainer::Impl::Run::end_step(double loss) {
   if (last || progress_.step == 1 || progress_.step % interval == 0) {
     log_step(result.gradient_norm, lr);
   }
-  if (config.save_interval > 0 && progress_.step % config.save_interval == 0) {
+  const bool due = config.save_interval > 0 && progress_.step % config.save_interval == 0;
+  if (due || progress_.step == trainer_.kept_step) {
     trainer_.checkpoint();
   }
   trainer_.checkpoints.check();

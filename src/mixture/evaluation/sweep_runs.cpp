@@ -4,6 +4,7 @@
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/mixture/evaluation/comparison.hpp"
+#include "smalltalk/mixture/run/changes.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
@@ -33,6 +34,7 @@ PlannedRun plan_run(const Sweep& sweep, const SweepRun& run, uint64_t seed,
 }  // namespace
 
 bool PlannedRun::complete() const {
+  if (!changes_of(run).trained_on.empty()) return false;
   for (const TrainUnit& unit : units) {
     if (!unit_stage(run.layout, unit.name).complete()) return false;
   }

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/provenance.hpp"
@@ -31,6 +34,15 @@ void require(const fs::path& part, const Provenance& metadata, const std::string
                           part.string(), key, found, of, wanted));
 }
 
+// The rates of the first steps must be the same, or of all.
+void require_schedule(const fs::path& part, const Provenance& metadata, const Schedule& wanted,
+                      const std::string& of, std::optional<int64_t> steps = {}) {
+  const std::string line = value_of(metadata, "schedule");
+  const Schedule own = line.empty() ? Schedule{} : parse_schedule(line);
+  if (begin_alike(own, wanted, steps.value_or(std::max(own.steps, wanted.steps)))) return;
+  require(part, metadata, "schedule", to_string(wanted), of);
+}
+
 }  // namespace
 
 std::string weights_hash(const fs::path& model, int64_t step) {
@@ -49,10 +61,12 @@ void require_checkpoint(const fs::path& model, int64_t step) {
   }
   const Provenance of_model = read_safetensors_metadata(weights_file(model));
   const Provenance of_file = read_safetensors_metadata(file);
-  for (const std::string key : {"recipe", "unit", "seed", "shards"}) {
+  for (const std::string key : {"training", "unit", "seed", "shards"}) {
     const std::string named = value_of(of_file, "provenance." + key);
     require(file, {{key, named}}, key, value_of(of_model, key), weights_file(model).string());
   }
+  require_schedule(file, of_file, parse_schedule(value_of(of_model, "schedule")),
+                   weights_file(model).string(), step);
 }
 
 std::vector<std::string> router_hashes(const Run& run) {
@@ -89,7 +103,8 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
   for (const TrainUnit& unit : units) {
     const fs::path model = weights_file(layout.model(unit.name));
     const Provenance metadata = read_safetensors_metadata(model);
-    require(model, metadata, "recipe", recipe_hash(experiment, unit), asked_for);
+    require(model, metadata, "training", training_hash(experiment, unit), asked_for);
+    require_schedule(model, metadata, unit.train.schedule(), asked_for);
     require(model, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(model, metadata, "unit", unit.name, "its folder");
     parts.models[unit.name] = weights_hash(layout.model(unit.name));

@@ -36,6 +36,8 @@ TrainConfig train_config(const ModelKind& kind, const Experiment& experiment, do
   for (int64_t TrainConfig::*part : {&TrainConfig::warmup_steps, &TrainConfig::decay_steps}) {
     train.*part = experiment.expert_train.*part * train.steps / experiment.expert_train.steps;
   }
+  if (kind.warmup_steps != nullptr && experiment.baselines.*kind.warmup_steps > 0)
+    train.warmup_steps = experiment.baselines.*kind.warmup_steps;
   return train;
 }
 
@@ -96,7 +98,7 @@ double unit_flops(const Experiment& experiment, const TrainUnit& unit) {
          train_flops(experiment.expert_model, unit.train.batch_size, experiment.data.seq_length);
 }
 
-std::string recipe_hash(const Experiment& experiment, const TrainUnit& unit) {
+std::string training_hash(const Experiment& experiment, const TrainUnit& unit) {
   Experiment own = experiment;
   own.expert_train = unit.train;
   return part_hash(own, Part::expert);
@@ -183,7 +185,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   // A control differs from the experts in its shards alone: same weights, same keys of the order.
   const auto index = static_cast<uint64_t>(unit.expert + 1);  // 0: dense
   std::map<std::string, std::string> metadata(run.provenance.begin(), run.provenance.end());
-  metadata["recipe"] = recipe_hash(experiment, unit);
+  metadata["training"] = training_hash(experiment, unit);
   metadata["unit"] = unit.name;
   metadata["smalltalk.seq_length"] = std::to_string(seq_length);
   std::vector<uint64_t> sequences;  // none: all
@@ -201,6 +203,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   options.name = unit.name;
   options.folder = folder;
   options.provenance = metadata;
+  options.keeps_stable_phase = true;
   options.group = group;
   options.nccl_rendezvous = layout.rendezvous(unit.name).string();
   Trainer trainer(model, unit.train, options);
@@ -211,6 +214,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   const TrainSummary summary = trainer.run(rows, unit.train.steps);
 
   if (group.rank == 0) {
+    metadata["schedule"] = to_string(unit.train.schedule());
     model.save(folder, metadata);
     if (before_complete) before_complete();
     const nlohmann::json done = {{"unit", unit.name},
@@ -222,7 +226,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
                                  {"train_flops", unit_flops(experiment, unit)},
                                  {"seconds", summary.seconds}};
     write_text_atomically(layout.trained_mark(unit.name), done.dump(2) + "\n");
-    trainer.clear_checkpoints();  // the model is whole; a rerun has nothing to do
+    trainer.clear_checkpoints();  // the model is whole; only more steps need one of them
   }
   group.barrier();
 }

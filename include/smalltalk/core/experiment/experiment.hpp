@@ -114,6 +114,8 @@ struct BaselineConfig {
   bool tfidf_shards = false;        // the same experts on shards by the words of the text
   double dense_lr = 0;              // 0: the expert's
   double dense_large_batch_lr = 0;  // 0: the expert's
+  int64_t dense_warmup_steps = 0;   // 0: the share of the steps that it is of an expert's
+  int64_t dense_large_batch_warmup_steps = 0;  // the same
 };
 
 struct DeviceConfig {
@@ -167,8 +169,9 @@ std::string to_toml(const Experiment& experiment);
 bool decides_nothing(std::string_view key);
 
 // What a run is made of by keys. Each part is made from the content of those before it, too: tokens
-// from text, which no key tells, routers from tokens, experts from shards, made by routers.
-enum class Part { tokens, routing, expert };
+// from text, which no key tells, routers from tokens, experts from shards, made by routers. How
+// long experts train and at which rates is a part of its own: they may be trained on.
+enum class Part { tokens, routing, expert, schedule };
 bool decides(std::string_view key, Part part);
 
 // Hashes (XXH3, 16 hex digits) over all keys that decide something, and over those that decide a
@@ -187,7 +190,6 @@ std::vector<KeyDifference> differences(const Experiment& there, const Experiment
 std::string experiment_help();
 
 std::string to_string(FeedForward value);
-std::string to_string(Decay value);
 std::string to_string(Recompute value);
 
 }  // namespace smalltalk

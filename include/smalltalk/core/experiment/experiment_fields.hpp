@@ -109,6 +109,10 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("baselines.dense_lr"), e.baselines.dense_lr, "0: the expert's");
   f(std::string("baselines.dense_large_batch_lr"), e.baselines.dense_large_batch_lr,
     "0: the expert's");
+  f(std::string("baselines.dense_warmup_steps"), e.baselines.dense_warmup_steps,
+    "0: the same share of its steps as of the expert's, another one whenever those grow");
+  f(std::string("baselines.dense_large_batch_warmup_steps"),
+    e.baselines.dense_large_batch_warmup_steps, "the same");
 
   f(std::string("device.device"), e.device.device, "cpu or cuda");
   f(std::string("device.precision"), e.device.precision, "float32 or bf16-mixed (cuda only)");

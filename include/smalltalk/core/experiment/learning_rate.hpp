@@ -6,11 +6,15 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 
 namespace smalltalk {
 
 enum class Decay { constant, cosine, linear, wsd, wsd_sqrt };
+inline constexpr std::initializer_list<Decay> kDecays = {
+    Decay::constant, Decay::cosine, Decay::linear, Decay::wsd, Decay::wsd_sqrt};
+std::string to_string(Decay value);
 
 struct Schedule {
   double lr = 0;
@@ -19,8 +23,20 @@ struct Schedule {
   int64_t steps = 0;
   Decay decay = Decay::cosine;
   int64_t decay_steps = 0;  // of wsd and wsd_sqrt
+
+  // The end of the phase whose rates are the same however many steps there are; 0: there is none
+  // but the warm-up. A model as it was then can be trained for longer.
+  int64_t end_of_stable_phase() const;
 };
 
 double learning_rate(const Schedule& schedule, int64_t step);
+
+// Whether both have so many steps, with the same rates, bit for bit: then what one of them has
+// trained so far the other may train on.
+bool begin_alike(const Schedule& a, const Schedule& b, int64_t steps);
+
+// In one line, and back, to the same numbers. Error: not such a line.
+std::string to_string(const Schedule& schedule);
+Schedule parse_schedule(const std::string& line);
 
 }  // namespace smalltalk

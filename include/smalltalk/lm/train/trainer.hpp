@@ -32,6 +32,8 @@ struct TrainOptions {
   HostCollectives group;                          // ranks that train this model together
   std::string nccl_rendezvous;               // cuda groups of more than one: path of a file store
   int64_t bucket_bytes = int64_t{25} << 20;  // of gradients that a group sums by one call
+  // Keeps the checkpoint from which the model can be trained for longer (Schedule).
+  bool keeps_stable_phase = false;
   bool show_progress = true;
 };
 
@@ -49,8 +51,9 @@ class Trainer {
   ~Trainer();
   Trainer(Trainer&&) noexcept;
 
-  // Takes up the newest whole checkpoint of the folder, if there is one; says which were damaged.
-  // Returns the step to go on from. Error: checkpoints, but none whole; one of other provenance.
+  // Takes up the newest whole checkpoint of the folder, if there is one, whose steps so far had the
+  // learning rates of this schedule; says which were damaged. Returns the step to go on from.
+  // Error: checkpoints, but none that will do; one of other provenance.
   int64_t resume();
   // Trains from step() up to but without `last_step`; step t consumes rows t B .. t B + B - 1, each
   // rank its share. Appends a JSON line to metrics.jsonl and prints a line every log_interval steps

@@ -57,8 +57,9 @@ struct ModelKind {
   Budget budget = Budget::expert;
   bool one_for_each_expert = false;  // else it is one model
   ChosenBy chosen_by = ChosenBy::nobody;
-  bool BaselineConfig::*asked_for = nullptr;  // none: is always there
-  double BaselineConfig::*lr = nullptr;       // none, or 0 there: an expert's
+  bool BaselineConfig::*asked_for = nullptr;        // none: is always there
+  double BaselineConfig::*lr = nullptr;             // none, or 0 there: an expert's
+  int64_t BaselineConfig::*warmup_steps = nullptr;  // none, or 0 there: an expert's share of steps
 
   struct Colour {
     std::string_view name;         // of the variable in the style sheet; empty: not in charts

@@ -46,15 +46,18 @@ const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::strin
 // The FLOPs that a unit's training takes.
 double unit_flops(const Experiment& experiment, const TrainUnit& unit);
 
-// Of the keys that decide how a unit is trained, beside its shards. Its model names it.
-std::string recipe_hash(const Experiment& experiment, const TrainUnit& unit);
+// Of the keys that decide how a unit is trained, beside its shards and its schedule. Its model and
+// its checkpoints name it, and their schedule.
+std::string training_hash(const Experiment& experiment, const TrainUnit& unit);
 
 // The shard file with this content: `link` or another one of the run. Empty if there is none.
 std::filesystem::path find_shards(const RunLayout& layout, const std::filesystem::path& link,
                                   const std::string& content_hash);
 
 // Trains a unit from its checkpoint, if there is one, to its last step, and saves the model;
-// training.json comes last and marks it complete. A complete unit is left alone. All ranks of the
+// training.json comes last and marks it complete. A complete unit is left alone. A checkpoint of
+// another schedule will do if all steps until it had the rates that they have now, and the one at
+// the end of a stable phase is kept for it. All ranks of the
 // group call. `before_complete` runs on the group's first rank just before the mark is written.
 // A unit keeps the shard file that it began with, even if shards.h5 is made anew. Error: shards
 // made from other tokens (or others than these begin with) or other routers; another job
