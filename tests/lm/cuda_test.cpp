@@ -167,7 +167,9 @@ TEST_F(CudaTest, LossKernelsAgreeWithFloat64) {
       return std::vector<float>(host.const_data_ptr<float>(),
                                 host.const_data_ptr<float>() + host.numel());
     };
-    expect_near(values(fused_target_log_probs(hidden, head, targets)), r.log_probs, 1e-5);
+    const TargetScores scores = fused_target_scores(hidden, head, targets);
+    expect_near(values(scores.log_probs), r.log_probs, 1e-5);
+    EXPECT_EQ(values(scores.greedy), r.greedy);
     expect_near(values(d_hidden), r.d_hidden, 1e-2);
     expect_near(values(d_head), r.d_head, 1e-2);
   }
@@ -235,13 +237,13 @@ TEST_F(CudaTest, SeveralModelsComputeAsOne) {
     const at::Tensor gradients = all.step(tokens, ignore);
     const auto shared = random_tokens(4 * 65, 37, 50);
     std::vector<float> log_probs(3 * 4 * 64), one_log_probs(4 * 64);
-    all.engine.compute_log_probs(shared, 4, 65, log_probs);
+    all.engine.compute_log_probs(shared, 4, 65, log_probs, {});
     for (int64_t r = 0; r < 3; ++r) {
       one.parameters.copy_(all.parameters.narrow(0, r, 1));
       const std::vector<int64_t> own(tokens.begin() + r * 4 * 65,
                                      tokens.begin() + (r + 1) * 4 * 65);
       EXPECT_LT(distance(gradients.narrow(0, r, 1), one.step(own, ignore)), reordered(precision));
-      one.engine.compute_log_probs(shared, 4, 65, one_log_probs);
+      one.engine.compute_log_probs(shared, 4, 65, one_log_probs, {});
       for (int64_t i = 0; i < 4 * 64; ++i) {
         ASSERT_NEAR(log_probs[r * 4 * 64 + i], one_log_probs[i],
                     precision == "float32" ? 1e-3 : 0.1);
@@ -263,7 +265,7 @@ TEST_F(CudaTest, GraphEqualsEager) {
       EXPECT_NEAR(graph_loss, eager_loss, 1e-5 * eager_loss);
       // Scores between the steps, as a trainer that evaluates.
       std::vector<float> log_probs(2 * 32);
-      graph.engine.compute_log_probs(random_tokens(2 * 33, 37, step), 2, 33, log_probs);
+      graph.engine.compute_log_probs(random_tokens(2 * 33, 37, step), 2, 33, log_probs, {});
       // Weights change in place.
       graph.parameters.mul_(0.9);
       eager.parameters.mul_(0.9);

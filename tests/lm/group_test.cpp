@@ -89,7 +89,8 @@ class ForwardingEngine : public Engine {
   void set_recompute(Recompute recompute) override { engine_->set_recompute(recompute); }
   PhaseSeconds seconds() override { return engine_->seconds(); }
   int64_t rows_at_once(int64_t) const override { return 1; }
-  void compute_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
+  void compute_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>,
+                         std::span<uint8_t>) override {}
   void logits(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
   void rebind(float* parameters, float* gradients) override {
     engine_->rebind(parameters, gradients);

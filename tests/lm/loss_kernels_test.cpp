@@ -40,24 +40,26 @@ struct KernelCase {
 
 class LossKernelsTest : public testing::TestWithParam<std::tuple<KernelCase, bool>> {
  protected:
-  // log_sums and log_probs as launch_log_probs computes them.
+  // log_sums, log_probs and greedy as launch_log_probs computes them.
   void run_forward(const LossCase& c, int part_tiles, bool reverse) {
     const auto [T, H, V] = c.shape;
     const int parts = static_cast<int>((num_tiles(V) + part_tiles - 1) / part_tiles);
     std::vector<SoftmaxSum> sums(static_cast<size_t>(parts * T));
     log_sums.assign(static_cast<size_t>(T), 0);
     log_probs = log_sums;
+    greedy.assign(log_sums.size(), 0);
     emulation::launch({num_tiles(T), static_cast<unsigned>(parts)}, kLossThreads, reverse, [&] {
       softmax_sums_kernel<emulation::Matrix>(aligned(hidden), aligned(head), c.targets.data(), T, H,
                                              V, part_tiles, sums.data(), log_probs.data());
     });
     emulation::launch({num_tiles(T), 1}, kLossTile, reverse, [&] {
-      combine_sums_kernel(sums.data(), T, parts, log_sums.data(), log_probs.data());
+      combine_sums_kernel(sums.data(), T, parts, log_sums.data(), log_probs.data(), greedy.data());
     });
   }
 
   std::vector<Bf16> hidden, head;
   std::vector<float> log_sums, log_probs;
+  std::vector<uint8_t> greedy;
 };
 
 TEST_P(LossKernelsTest, AgreesWithFloat64) {
@@ -70,6 +72,7 @@ TEST_P(LossKernelsTest, AgreesWithFloat64) {
   head = to_bf16(c.head);
   run_forward(c, kernel_case.part_tiles, reverse);
   expect_near(log_probs, r.log_probs, 1e-5);
+  EXPECT_EQ(std::vector<float>(greedy.begin(), greedy.end()), r.greedy);
 
   // Two chunks of the vocabulary; the products that cuBLAS does are done in float64.
   std::vector<double> d_hidden(c.hidden.size()), d_head(c.head.size());

@@ -36,6 +36,7 @@ inline LossCase random_loss_case(LossShape shape, float spread) {
 struct LossReference {
   double loss = 0;
   std::vector<double> log_probs, d_hidden, d_head;
+  std::vector<float> greedy;  // 1 where the target is the likeliest, else 0
 };
 
 inline LossReference loss_reference(const LossCase& c, double scale) {
@@ -55,6 +56,7 @@ inline LossReference loss_reference(const LossCase& c, double scale) {
     for (double logit : logits) sum += std::exp(logit - maximum);
     r.log_probs.push_back(logits[c.targets[t]] - maximum - std::log(sum));
     r.loss -= r.log_probs.back();
+    r.greedy.push_back(logits[c.targets[t]] >= maximum ? 1 : 0);
     for (int64_t v = 0; v < vocab; ++v) {
       const double p = std::exp(logits[v] - maximum) / sum;
       const double d = scale * (p - (v == c.targets[t] ? 1 : 0));

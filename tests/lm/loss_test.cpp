@@ -50,10 +50,12 @@ TEST_P(LossTest, AgreesWithFloat64) {
   }
 
   std::vector<float> log_probs(static_cast<size_t>(shape.tokens));
+  std::vector<uint8_t> greedy(log_probs.size());
   std::vector<float> scratch(static_cast<size_t>(log_probs_scratch_size(shape.hidden)));
   target_log_probs(shape.tokens, shape.hidden, shape.vocab, c.hidden.data(), c.head.data(),
-                   c.targets.data(), log_probs.data(), scratch.data());
+                   c.targets.data(), log_probs.data(), greedy.data(), scratch.data());
   expect_near(log_probs, r.log_probs, 1e-5);
+  EXPECT_EQ(std::vector<float>(greedy.begin(), greedy.end()), r.greedy);
 }
 
 // Tokens and vocabulary below, at and above the tiles; logits of a few hundred in the last case.

@@ -25,8 +25,10 @@ DeviceConfig with_threads(int64_t threads) {
 
 // [R][rows * length], gathered from pieces that must follow one another.
 std::vector<std::vector<float>> log_probs(const ModelsView& models, const RowSource& rows,
-                                          int64_t first, int64_t last) {
+                                          int64_t first, int64_t last,
+                                          std::vector<std::vector<uint8_t>>* greedy = nullptr) {
   std::vector<std::vector<float>> all(static_cast<size_t>(models.size()));
+  if (greedy != nullptr) greedy->resize(all.size());
   int64_t next = first;
   visit_log_probs(models, rows, first, last, [&](const LogProbs& piece) {
     EXPECT_EQ(piece.first, next);
@@ -38,6 +40,10 @@ std::vector<std::vector<float>> log_probs(const ModelsView& models, const RowSou
         const auto row = piece.row(model, i);
         auto& values = all[static_cast<size_t>(model)];
         values.insert(values.end(), row.begin(), row.end());
+        if (greedy == nullptr) continue;
+        const auto flags = piece.greedy(model, i);
+        auto& its = (*greedy)[static_cast<size_t>(model)];
+        its.insert(its.end(), flags.begin(), flags.end());
       }
     }
   });
@@ -45,9 +51,9 @@ std::vector<std::vector<float>> log_probs(const ModelsView& models, const RowSou
   return all;
 }
 
-// [rows * length]
+// [rows * length]; `margins`, if asked for: how far each token's logit is above the highest other.
 std::vector<double> log_softmax(const Transformer& model, const std::vector<int64_t>& tokens,
-                                int64_t row_tokens) {
+                                int64_t row_tokens, std::vector<float>* margins = nullptr) {
   const int64_t rows = std::ssize(tokens) / row_tokens;
   const std::vector<float> logits = model.logits(tokens, rows, row_tokens);
   std::vector<double> result;
@@ -56,7 +62,14 @@ std::vector<double> log_softmax(const Transformer& model, const std::vector<int6
     const float* of_token = logits.data() + at * kVocab;
     double sum = 0;
     for (int64_t v = 0; v < kVocab; ++v) sum += std::exp(static_cast<double>(of_token[v]));
-    result.push_back(of_token[tokens[static_cast<size_t>(at + 1)]] - std::log(sum));
+    const int64_t target = tokens[static_cast<size_t>(at + 1)];
+    result.push_back(of_token[target] - std::log(sum));
+    if (margins == nullptr) continue;
+    float other = -INFINITY;
+    for (int64_t v = 0; v < kVocab; ++v) {
+      if (v != target) other = std::max(other, of_token[v]);
+    }
+    margins->push_back(of_token[target] - other);
   }
   return result;
 }
@@ -78,14 +91,18 @@ TEST_P(ScoringTest, LogProbsAreTheLogSoftmaxOfTheLogits) {
       for (const int64_t count : {int64_t{1}, at_once - 1, at_once, at_once + 1}) {
         SCOPED_TRACE(testing::Message()
                      << threads << " threads, " << count << " rows of " << row_tokens);
-        const auto values = log_probs(stack, rows, 0, count);
+        std::vector<std::vector<uint8_t>> greedy;
+        const auto values = log_probs(stack, rows, 0, count, &greedy);
         std::vector<int64_t> tokens(static_cast<size_t>(count * row_tokens));
         if (count > 0) rows.read(0, count, tokens);
         for (int64_t m = 0; m < stack.size(); ++m) {
-          const std::vector<double> expected = log_softmax(stack[m], tokens, row_tokens);
+          std::vector<float> margins;
+          const auto expected = log_softmax(stack[m], tokens, row_tokens, &margins);
           ASSERT_EQ(values[static_cast<size_t>(m)].size(), expected.size());
           for (size_t i = 0; i < expected.size(); ++i) {
             ASSERT_NEAR(values[static_cast<size_t>(m)][i], expected[i], 2e-5) << m << " " << i;
+            if (std::abs(margins[i]) < 1e-5F) continue;  // either may round above the other
+            ASSERT_EQ(greedy[static_cast<size_t>(m)][i], margins[i] > 0) << m << " " << i;
           }
         }
       }

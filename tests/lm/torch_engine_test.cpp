@@ -185,7 +185,7 @@ TEST_P(TorchEngineTest, SeveralModelsComputeAsOne) {
       all.engine.accumulate_gradients(tokens, kRows, kRowTokens, 0.01F, {});
   const int64_t scores = kRows * (kRowTokens - 1), logit_count = kRows * kRowTokens * 37;
   std::vector<float> log_probs(kModels * scores), logits(kModels * logit_count);
-  all.engine.compute_log_probs(shared, kRows, kRowTokens, log_probs);
+  all.engine.compute_log_probs(shared, kRows, kRowTokens, log_probs, {});
   all.engine.logits(shared, kRows, kRowTokens, logits);
 
   for (int64_t r = 0; r < kModels; ++r) {
@@ -199,7 +199,7 @@ TEST_P(TorchEngineTest, SeveralModelsComputeAsOne) {
     EXPECT_LT((gradients - one.gradients).norm().item<double>(),
               1e-5 * one.gradients.norm().item<double>());
     std::vector<float> one_log_probs(scores), one_logits(logit_count);
-    one.engine.compute_log_probs(shared, kRows, kRowTokens, one_log_probs);
+    one.engine.compute_log_probs(shared, kRows, kRowTokens, one_log_probs, {});
     one.engine.logits(shared, kRows, kRowTokens, one_logits);
     for (int64_t i = 0; i < scores; ++i) {
       ASSERT_NEAR(log_probs[r * scores + i], one_log_probs[i], 1e-4);
@@ -216,10 +216,11 @@ TEST_P(TorchEngineTest, ARowsBitsAreItsOwn) {
   const int64_t at_once = models.engine.rows_at_once(kRowTokens), length = kRowTokens - 1;
   const std::vector<int64_t> tokens = random_tokens(at_once * kRowTokens, 37, 5);
   std::vector<float> all(2 * at_once * length), some(2 * kRows * length);
-  models.engine.compute_log_probs(tokens, at_once, kRowTokens, all);
+  models.engine.compute_log_probs(tokens, at_once, kRowTokens, all, {});
   for (const int64_t first : {int64_t{0}, int64_t{7}, at_once - kRows}) {
     models.engine.compute_log_probs(
-        std::span(tokens).subspan(first * kRowTokens, kRows * kRowTokens), kRows, kRowTokens, some);
+        std::span(tokens).subspan(first * kRowTokens, kRows * kRowTokens), kRows, kRowTokens, some,
+        {});
     for (int64_t r = 0; r < 2; ++r) {
       const auto part = std::span(some).subspan(r * kRows * length, kRows * length);
       EXPECT_TRUE(

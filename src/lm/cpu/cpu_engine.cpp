@@ -31,7 +31,7 @@ CpuEngine::CpuEngine(const ModelConfig& config, const ParameterLayout& layout, T
     return;
   }
   for (int i = 0; i < team.size(); ++i) {
-    workers_.push_back({CpuPass(config, layout), {}, {}, {}, {}, {}});
+    workers_.push_back({CpuPass(config, layout), {}, {}, {}, {}, {}, {}});
   }
 }
 
@@ -205,14 +205,16 @@ int64_t CpuEngine::rows_at_once(int64_t row_tokens) const {
 }
 
 void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                                  std::span<float> log_probs) {
+                                  std::span<float> log_probs, std::span<uint8_t> greedy) {
   ST_CHECK(rows <= rows_at_once(row_tokens));
   const int64_t length = row_tokens - 1;
   if (num_models_ > 1) {
     const auto size = static_cast<size_t>(rows * length);
     for_models([&](CpuEngine& engine, int64_t m) {
-      engine.compute_log_probs(tokens, rows, row_tokens,
-                               log_probs.subspan(static_cast<size_t>(m) * size, size));
+      const auto part = [&](auto all) {
+        return all.empty() ? all : all.subspan(static_cast<size_t>(m) * size, size);
+      };
+      engine.compute_log_probs(tokens, rows, row_tokens, part(log_probs), part(greedy));
     });
     return;
   }
@@ -230,10 +232,13 @@ void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
     pass.begin(parameters_, rotary_, worker.inputs.data(), pass_rows, length, Keep::nothing);
     pass.forward();
     worker.log_probs.resize(pass_rows * length);
+    worker.greedy.resize(pass_rows * length);
     target_log_probs(pass.tokens(), config_.hidden_size, config_.vocab_size, pass.hidden(),
                      parameters_ + layout_.head, worker.targets.data(), worker.log_probs.data(),
-                     pass.scratch());
+                     worker.greedy.data(), pass.scratch());
     std::copy_n(worker.log_probs.data(), count * length, log_probs.data() + first * length);
+    if (greedy.empty()) return;
+    std::copy_n(worker.greedy.data(), count * length, greedy.data() + first * length);
   });
 }
 

@@ -31,7 +31,7 @@ class CpuEngine : public Engine {
   PhaseSeconds seconds() override;  // of the first worker; the others work alike
   int64_t rows_at_once(int64_t row_tokens) const override;
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                         std::span<float> log_probs) override;
+                         std::span<float> log_probs, std::span<uint8_t> greedy) override;
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
   void rebind(float* parameters, float* gradients) override;
@@ -54,6 +54,7 @@ class CpuEngine : public Engine {
     CpuPass pass;
     std::vector<int64_t> inputs, targets;  // of one pass, [rows * length]
     std::vector<float> log_probs;          // of one pass
+    std::vector<uint8_t> greedy;           // of one pass
     std::vector<float> gradients;          // of the blocks; not used by the first worker
     PhaseSeconds seconds;
   };

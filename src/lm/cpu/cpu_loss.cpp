@@ -197,7 +197,8 @@ void FusedLoss::head_gradients(Worker& w, const LossTokens& tile, float scale, f
 int64_t log_probs_scratch_size(int64_t hidden) { return kScoreTile * (hidden + kChunk + 4); }
 
 void target_log_probs(int64_t count, int64_t hidden_size, int64_t vocab, const float* hidden,
-                      const float* head, const int64_t* targets, float* log_probs, float* scratch) {
+                      const float* head, const int64_t* targets, float* log_probs, uint8_t* greedy,
+                      float* scratch) {
   float* input = scratch;                            // [H, tile]
   float* logits = input + kScoreTile * hidden_size;  // [kChunk, tile]
   float* maximum = logits + kScoreTile * kChunk;     // [tile], as the following
@@ -218,6 +219,7 @@ void target_log_probs(int64_t count, int64_t hidden_size, int64_t vocab, const f
     for (int64_t t = 0; t < tile; ++t) {
       log_probs[begin + t] = static_cast<float>(kLn2 * (static_cast<double>(logit[t] - maximum[t]) -
                                                         std::log2(static_cast<double>(sum[t]))));
+      greedy[begin + t] = logit[t] >= maximum[t] ? 1 : 0;
     }
   }
 }

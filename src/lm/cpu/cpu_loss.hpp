@@ -64,9 +64,11 @@ class FusedLoss {
   std::vector<Worker> workers_;
 };
 
-// log_probs [count] <- log p(target), on one thread. `scratch` holds log_probs_scratch_size(H).
+// log_probs [count] <- log p(target), and greedy [count] <- 1 where no word is likelier, else 0. On
+// one thread. `scratch` holds log_probs_scratch_size(H).
 int64_t log_probs_scratch_size(int64_t hidden);
 void target_log_probs(int64_t count, int64_t hidden_size, int64_t vocab, const float* hidden,
-                      const float* head, const int64_t* targets, float* log_probs, float* scratch);
+                      const float* head, const int64_t* targets, float* log_probs, uint8_t* greedy,
+                      float* scratch);
 
 }  // namespace smalltalk

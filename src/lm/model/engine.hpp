@@ -44,10 +44,11 @@ class Engine {
   virtual PhaseSeconds seconds() = 0;
   // The most rows that compute_log_probs takes: as many as the device works on at once.
   virtual int64_t rows_at_once(int64_t row_tokens) const = 0;
-  // Under every model, log p of every token but a row's first: [R, rows, row_tokens - 1]. A row's
+  // Under every model, log p of every token but a row's first, and 1 in `greedy` where no token is
+  // likelier, else 0: [R, rows, row_tokens - 1] each. `greedy` may be empty: not asked for. A row's
   // bits depend neither on its place nor on how many rows there are.
   virtual void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                                 std::span<float> log_probs) = 0;
+                                 std::span<float> log_probs, std::span<uint8_t> greedy) = 0;
   // logits [rows, row_tokens, V]; of one model.
   virtual void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                       std::span<float> logits) = 0;

@@ -19,14 +19,16 @@ void visit_log_probs(const ModelsView& models, const RowSource& rows, int64_t fi
   const int64_t at_once = engine.rows_at_once(rows.row_tokens);
   std::vector<int64_t> tokens;
   std::vector<float> values;
+  std::vector<uint8_t> greedy;
   for (int64_t next = first; next < last; next += at_once) {
     const int64_t count = std::min(at_once, last - next);
     tokens.resize(static_cast<size_t>(count * rows.row_tokens));
     values.resize(static_cast<size_t>(models.size() * count * length));
+    greedy.resize(values.size());
     rows.read(next, count, tokens);
     check_tokens(tokens, count, rows.row_tokens, models.impl().config.vocab_size, next);
-    engine.compute_log_probs(tokens, count, rows.row_tokens, values);
-    visit({next, count, length, values});
+    engine.compute_log_probs(tokens, count, rows.row_tokens, values, greedy);
+    visit({next, count, length, values, greedy});
   }
 }
 

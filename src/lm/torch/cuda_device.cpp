@@ -86,9 +86,10 @@ class CudaDevice final : public Device {
   }
 
   void log_probs(const LossSizes& sizes, const uint16_t* hidden, const uint16_t* head,
-                 const int64_t* targets, float* scratch, float* log_sums,
-                 float* log_probs) override {
-    launch_log_probs(sizes, hidden, head, targets, scratch, log_sums, log_probs, current_stream());
+                 const int64_t* targets, float* scratch, float* log_sums, float* log_probs,
+                 uint8_t* greedy) override {
+    launch_log_probs(sizes, hidden, head, targets, scratch, log_sums, log_probs, greedy,
+                     current_stream());
     C10_CUDA_CHECK(cudaGetLastError());
   }
 

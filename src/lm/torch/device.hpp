@@ -44,8 +44,8 @@ class Device {
   // As in loss_launch.hpp, on the current stream.
   virtual int64_t log_probs_scratch(const LossSizes& sizes) = 0;
   virtual void log_probs(const LossSizes& sizes, const uint16_t* hidden, const uint16_t* head,
-                         const int64_t* targets, float* scratch, float* log_sums,
-                         float* log_probs) = 0;
+                         const int64_t* targets, float* scratch, float* log_sums, float* log_probs,
+                         uint8_t* greedy) = 0;
   virtual void d_logits(const LossSizes& sizes, const uint16_t* hidden, const uint16_t* head,
                         const int64_t* targets, const float* log_sums, float scale, int64_t begin,
                         int64_t width, uint16_t* d_logits) = 0;

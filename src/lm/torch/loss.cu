@@ -55,7 +55,7 @@ int64_t log_probs_scratch(const LossSizes& shape) {
 
 void launch_log_probs(const LossSizes& shape, const uint16_t* hidden, const uint16_t* head,
                       const int64_t* targets, float* scratch, float* log_sums, float* log_probs,
-                      CUstream_st* stream) {
+                      uint8_t* greedy, CUstream_st* stream) {
   if (shape.tokens == 0) return;
   const Parts parts = parts_of(shape);
   auto* sums = reinterpret_cast<SoftmaxSum*>(scratch);
@@ -65,7 +65,7 @@ void launch_log_probs(const LossSizes& shape, const uint16_t* hidden, const uint
       hidden, head, targets, shape.tokens, shape.hidden, shape.vocab, parts.tiles, sums, log_probs);
   const auto blocks = static_cast<unsigned>((shape.tokens + kLossThreads - 1) / kLossThreads);
   combine_sums_kernel<<<blocks, kLossThreads, 0, stream>>>(sums, shape.tokens, parts.count,
-                                                           log_sums, log_probs);
+                                                           log_sums, log_probs, greedy);
 }
 
 void launch_d_logits(const LossSizes& shape, const uint16_t* hidden, const uint16_t* head,

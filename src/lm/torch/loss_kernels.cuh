@@ -204,14 +204,15 @@ __global__ void __launch_bounds__(kLossThreads, kLossBlocks)
 }
 
 // One thread a token: log_sums = log of the sum of exp over the vocabulary, log_probs = that of the
-// target. `log_probs` holds the targets' logits before.
+// target, greedy = whether no word is likelier. `log_probs` holds the targets' logits before.
 __global__ static void combine_sums_kernel(const SoftmaxSum* sums, int64_t T, int parts,
-                                           float* log_sums, float* log_probs) {
+                                           float* log_sums, float* log_probs, uint8_t* greedy) {
   const int64_t t = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (t >= T) return;
   SoftmaxSum all = sums[t];
   for (int part = 1; part < parts; ++part) all = merge(all, sums[part * T + t]);
   log_sums[t] = all.maximum + logf(all.sum);
+  greedy[t] = log_probs[t] >= all.maximum ? 1 : 0;
   log_probs[t] -= log_sums[t];
 }
 

@@ -16,10 +16,11 @@ struct LossSizes {
 // Floats of scratch that launch_log_probs needs.
 int64_t log_probs_scratch(const LossSizes& shape);
 
-// log_sums [T]: log of the sum of exp(logit); log_probs [T]: log p(target).
+// log_sums [T]: log of the sum of exp(logit); log_probs [T]: log p(target); greedy [T]: 1 where no
+// word is likelier than the target, else 0.
 void launch_log_probs(const LossSizes& shape, const uint16_t* hidden, const uint16_t* head,
                       const int64_t* targets, float* scratch, float* log_sums, float* log_probs,
-                      CUstream_st* stream);
+                      uint8_t* greedy, CUstream_st* stream);
 
 // d_logits [T, width] = scale * (softmax - onehot) of the words [begin, begin + width).
 void launch_d_logits(const LossSizes& shape, const uint16_t* hidden, const uint16_t* head,

@@ -179,7 +179,8 @@ at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
 int64_t TorchEngine::rows_at_once(int64_t /*row_tokens*/) const { return kScoredRows; }
 
 void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
-                                    int64_t row_tokens, std::span<float> log_probs) {
+                                    int64_t row_tokens, std::span<float> log_probs,
+                                    std::span<uint8_t> greedy) {
   ST_CHECK(rows <= kScoredRows);
   const at::NoGradGuard no_grad;
   // Always as many rows, filled up with token 0: products of another shape may round otherwise.
@@ -190,10 +191,12 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
   const int64_t size = rows * (row_tokens - 1);
   ST_CHECK(std::ssize(log_probs) == num_models_ * size);
   for (int64_t r = 0; r < num_models_; ++r) {
-    const at::Tensor result = fused_target_log_probs(out[r], weights_.head.matrix[r], targets)
-                                  .narrow(0, 0, size)
-                                  .to(at::kCPU);
-    std::memcpy(log_probs.data() + r * size, result.const_data_ptr<float>(), result.nbytes());
+    const TargetScores scores = fused_target_scores(out[r], weights_.head.matrix[r], targets);
+    const at::Tensor of_rows = scores.log_probs.narrow(0, 0, size).to(at::kCPU);
+    std::memcpy(log_probs.data() + r * size, of_rows.const_data_ptr<float>(), of_rows.nbytes());
+    if (greedy.empty()) continue;
+    const at::Tensor flags = scores.greedy.narrow(0, 0, size).to(at::kCPU);
+    std::memcpy(greedy.data() + r * size, flags.const_data_ptr<uint8_t>(), flags.nbytes());
   }
 }
 

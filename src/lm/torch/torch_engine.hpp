@@ -37,7 +37,7 @@ class TorchEngine : public Engine {
                                            const GradientsReady& ready) override;
   int64_t rows_at_once(int64_t row_tokens) const override;
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                         std::span<float> log_probs) override;
+                         std::span<float> log_probs, std::span<uint8_t> greedy) override;
   // Of R models: logits [R, rows, row_tokens, V].
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;

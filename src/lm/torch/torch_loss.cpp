@@ -6,6 +6,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/logaddexp.h>
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -32,7 +33,7 @@ class LogitTiles {
         buffer_(at::empty({std::min(kTileTokens, hidden.size(0)) * std::min(kTileWords, vocab_)},
                           hidden.options())) {}
 
-  // Computes logits, log_sums and target_logits of the tile that begins at token `first`; the
+  // Computes log_sums, maxima and target_logits of the tile that begins at token `first`; the
   // buffer is left with exp(logit - log_sum) of the last tile of words.
   void begin(int64_t first) {
     const int64_t count = std::min(kTileTokens, hidden_.size(0) - first);
@@ -40,18 +41,21 @@ class LogitTiles {
     target_ = targets_.narrow(0, first, count).unsqueeze(1);
     target_logits_ = at::zeros({count, 1}, input_.options());
     log_sums_ = at::full({count, 1}, -INFINITY, input_.options());
+    maxima_ = log_sums_;
     for (int64_t word = 0; word < vocab_; word += kTileWords) {
       const at::Tensor logits = project(word);
       at::Tensor index, inside;
       find_targets(word, logits.size(1), index, inside);
       target_logits_ += at::where(inside, logits.gather(1, index), 0.0);
       const at::Tensor maximum = logits.amax(1, true);
+      maxima_ = at::maximum(maxima_, maximum);
       logits.sub_(maximum).exp_();
       log_sums_ = at::logaddexp(log_sums_, logits.sum(1, true).log_() + maximum);
       if (vocab_ <= kTileWords) logits.mul_((maximum - log_sums_).exp_());
     }
   }
   at::Tensor log_probs() const { return target_logits_ - log_sums_; }  // [count, 1]
+  at::Tensor greedy() const { return target_logits_ >= maxima_; }      // [count, 1]
 
   // Adds to d_head and overwrites d_hidden [count, H], after begin().
   void add_gradients(float scale, at::Tensor d_hidden, at::Tensor& d_head) {
@@ -91,7 +95,7 @@ class LogitTiles {
   at::Tensor hidden_, head_, targets_;
   int64_t vocab_;
   at::Tensor buffer_;
-  at::Tensor input_, target_, target_logits_, log_sums_;
+  at::Tensor input_, target_, target_logits_, log_sums_, maxima_;
 };
 
 // ---- Kernels, bfloat16 on a GPU -----------------------------------------------------------------
@@ -115,24 +119,26 @@ LossSizes loss_sizes(const at::Tensor& hidden, const at::Tensor& head) {
   return {hidden.size(0), hidden.size(1), head.size(0)};
 }
 
-// log_sums [T], log_probs [T].
-std::pair<at::Tensor, at::Tensor> kernel_log_probs(const at::Tensor& hidden, const at::Tensor& head,
-                                                   const at::Tensor& targets) {
+// Also writes log_sums [T].
+TargetScores kernel_target_scores(const at::Tensor& hidden, const at::Tensor& head,
+                                  const at::Tensor& targets, at::Tensor& log_sums) {
   const LossSizes sizes = loss_sizes(hidden, head);
   const auto options = hidden.options().dtype(at::kFloat);
   at::Tensor scratch = at::empty({cuda_device().log_probs_scratch(sizes)}, options);
-  at::Tensor log_sums = at::empty({sizes.tokens}, options), log_probs = at::empty_like(log_sums);
+  log_sums = at::empty({sizes.tokens}, options);
+  TargetScores scores{at::empty_like(log_sums), at::empty_like(log_sums, at::kByte)};
   cuda_device().log_probs(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
                           scratch.data_ptr<float>(), log_sums.data_ptr<float>(),
-                          log_probs.data_ptr<float>());
-  return {log_sums, log_probs};
+                          scores.log_probs.data_ptr<float>(), scores.greedy.data_ptr<uint8_t>());
+  return scores;
 }
 
 at::Tensor kernel_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
                                 const at::Tensor& targets, float scale, at::Tensor& d_hidden,
                                 at::Tensor& d_head) {
   const LossSizes sizes = loss_sizes(hidden, head);
-  const auto [log_sums, log_probs] = kernel_log_probs(hidden, head, targets);
+  at::Tensor log_sums;
+  const at::Tensor log_probs = kernel_target_scores(hidden, head, targets, log_sums).log_probs;
   const int64_t chunk = chunk_words(sizes.tokens, sizes.vocab);
   const at::Tensor buffer = at::empty({sizes.tokens * chunk}, hidden.options());
   at::Tensor product = at::empty_like(hidden),
@@ -180,17 +186,20 @@ at::Tensor fused_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
   return loss;
 }
 
-at::Tensor fused_target_log_probs(const at::Tensor& hidden, const at::Tensor& head,
-                                  const at::Tensor& targets) {
-  if (has_kernels(hidden)) return kernel_log_probs(hidden, head, targets).second;
+TargetScores fused_target_scores(const at::Tensor& hidden, const at::Tensor& head,
+                                 const at::Tensor& targets) {
+  at::Tensor log_sums;
+  if (has_kernels(hidden)) return kernel_target_scores(hidden, head, targets, log_sums);
   LogitTiles tiles(hidden.to(at::kFloat), head.to(at::kFloat), targets);
-  const at::Tensor result = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat));
+  TargetScores scores{at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat)),
+                      at::empty({hidden.size(0)}, hidden.options().dtype(at::kByte))};
   for (int64_t first = 0; first < hidden.size(0); first += kTileTokens) {
     tiles.begin(first);
     const at::Tensor log_probs = tiles.log_probs().squeeze(1);
-    result.narrow(0, first, log_probs.size(0)).copy_(log_probs);
+    scores.log_probs.narrow(0, first, log_probs.size(0)).copy_(log_probs);
+    scores.greedy.narrow(0, first, log_probs.size(0)).copy_(tiles.greedy().squeeze(1));
   }
-  return result;
+  return scores;
 }
 
 int64_t fused_cross_entropy_bytes(int64_t tokens, int64_t hidden, int64_t vocab, bool kernels) {

@@ -17,9 +17,12 @@ namespace smalltalk {
 at::Tensor fused_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
                                const at::Tensor& targets, float scale, at::Tensor& d_hidden,
                                at::Tensor& d_head);
-// -> log p(target) [T], float32.
-at::Tensor fused_target_log_probs(const at::Tensor& hidden, const at::Tensor& head,
-                                  const at::Tensor& targets);
+struct TargetScores {
+  at::Tensor log_probs;  // log p(target) [T], float32
+  at::Tensor greedy;     // [T], uint8: 1 where no word is likelier
+};
+TargetScores fused_target_scores(const at::Tensor& hidden, const at::Tensor& head,
+                                 const at::Tensor& targets);
 
 // Bytes that fused_cross_entropy takes at most, d_hidden among them; of the kernels or without.
 int64_t fused_cross_entropy_bytes(int64_t tokens, int64_t hidden, int64_t vocab, bool kernels);

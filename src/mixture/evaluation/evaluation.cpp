@@ -73,7 +73,7 @@ TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& fo
   RowScores by_token(1, n, length, &notes);
   by_token.fill(
       model, ordered_rows(tokens, {}, length, length + 1), n,
-      [](int64_t, auto log_probs, auto row) { std::ranges::copy(log_probs, row.begin()); });
+      [](int64_t, auto log_probs, auto, auto row) { std::ranges::copy(log_probs, row.begin()); });
   TokenLikelihoods scores(n, length);
   std::ranges::transform(by_token.values(), scores.values().begin(),
                          [](double log_prob) { return static_cast<float>(log_prob); });

@@ -75,7 +75,7 @@ std::vector<double> score_choices(const Transformer& model, const std::vector<Ch
     const auto longer =
         std::ranges::find_if(left, [&](const ChoiceRow* row) { return padded_size(*row) != size; });
     ordered.fill(model, padded_rows(order, size), ordered.done() + (longer - left.begin()),
-                 [&](int64_t row, auto log_probs, std::span<double> score) {
+                 [&](int64_t row, auto log_probs, auto, std::span<double> score) {
                    score[0] = score_choice(*order[static_cast<size_t>(row)], log_probs);
                  });
   }

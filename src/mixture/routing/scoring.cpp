@@ -24,7 +24,7 @@ void RowScores::fill(const ModelsView& models, const RowSource& rows, int64_t la
       for (int64_t i = 0; i < piece.count; ++i) {
         const int64_t row = piece.first + i;
         const auto place = static_cast<size_t>((model * num_rows_ + row) * width_);
-        reduce(row, piece.row(model, i),
+        reduce(row, piece.row(model, i), piece.greedy(model, i),
                std::span(values_).subspan(place, static_cast<size_t>(width_)));
       }
     }
@@ -48,7 +48,7 @@ std::vector<float> score_sequences(const ModelsView& routers,
   if (ids.empty()) return {};  // to ordered_rows() no ids would mean all
   RowScores scores(routers.size(), std::ssize(ids), std::ssize(prefixes), notes);
   scores.fill(routers, ordered_rows(tokens, {ids.begin(), ids.end()}, seq_length, prefixes.back()),
-              std::ssize(ids), [&](int64_t, auto log_probs, std::span<double> sums) {
+              std::ssize(ids), [&](int64_t, auto log_probs, auto, std::span<double> sums) {
                 sum_prefixes(log_probs, prefixes, sums);
               });
   return {scores.values().begin(), scores.values().end()};

@@ -25,17 +25,25 @@ class ModelsView {
 };
 
 // Of rows `first` .. first + count - 1 of a source. log p of every token but a row's first, which
-// is given.
+// is given, and whether greedy decoding would take it: 1 if no token is likelier, of equals any.
 struct LogProbs {
   int64_t first = 0;
   int64_t count = 0;
-  int64_t length = 0;             // of a row's log-probabilities, one less than its tokens
-  std::span<const float> values;  // [R, count, length]
+  int64_t length = 0;                      // of a row's log-probabilities, one less than its tokens
+  std::span<const float> values;           // [R, count, length]
+  std::span<const uint8_t> greedy_values;  // [R, count, length]
 
   // Those of row first + i.
-  std::span<const float> row(int64_t model, int64_t i) const {
-    return values.subspan(static_cast<size_t>((model * count + i) * length),
-                          static_cast<size_t>(length));
+  std::span<const float> row(int64_t model, int64_t i) const { return part(values, model, i); }
+  std::span<const uint8_t> greedy(int64_t model, int64_t i) const {
+    return part(greedy_values, model, i);
+  }
+
+ private:
+  template <typename T>
+  std::span<T> part(std::span<T> all, int64_t model, int64_t i) const {
+    return all.subspan(static_cast<size_t>((model * count + i) * length),
+                       static_cast<size_t>(length));
   }
 };
 

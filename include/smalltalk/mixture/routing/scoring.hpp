@@ -22,9 +22,9 @@ class RowScores {
   // The first done() rows are those that the notes hold; without notes, none.
   RowScores(int64_t num_models, int64_t num_rows, int64_t width, ScoringNotes* notes = nullptr);
 
-  // Makes a row's numbers [width] under one model.
-  using Reduce =
-      std::function<void(int64_t row, std::span<const float> log_probs, std::span<double> scores)>;
+  // Makes a row's numbers [width] under one model, of what LogProbs has of the row.
+  using Reduce = std::function<void(int64_t row, std::span<const float> log_probs,
+                                    std::span<const uint8_t> greedy, std::span<double> scores)>;
   // Goes on up to, not including, row `last`. Throws Stopped if this process is asked to stop
   // before the last of all rows; the notes then hold what was done, as they do every minute.
   void fill(const ModelsView& models, const RowSource& rows, int64_t last, const Reduce& reduce);
