@@ -88,15 +88,20 @@ inline json comparison() {
             row("mixture", "best in hindsight", 32, 17)}}};
 }
 
-// As the job `tasks` writes it: a plain task, and a group of two parts.
+// As the job `tasks` writes it: a plain task, a group with a part, and a task with targets.
 inline json tasks() {
   const auto of = [](double acc) {
     const json part = {{"sample_len", 20}, {"acc,none", acc}, {"acc_stderr,none", 0.0312}};
     json plain = part;
     plain["acc_norm,none"] = acc + 0.01;
     plain["acc_norm_stderr,none"] = "N/A";
-    return json{{"results", {{"copa", plain}, {"pairs", part}, {"pairs_a", part}}},
-                {"group_subtasks", {{"pairs", {"pairs_a"}}}}};
+    json words = part;
+    words["perplexity,none"] = 100 * acc;
+    words["perplexity_stderr,none"] = 1234;
+    return json{
+        {"results", {{"copa", plain}, {"pairs", part}, {"pairs_a", part}, {"words", words}}},
+        {"n-shot", {{"copa", 5}, {"pairs", 0}}},
+        {"group_subtasks", {{"pairs", {"pairs_a"}}}}};
   };
   json all = {{"models", {{"dense", of(0.5)}, {"mixture", of(0.625)}}}};
   all["models"]["mixture"]["expert_shares"] = {{"copa", {0.75, 0.25}}};

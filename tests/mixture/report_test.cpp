@@ -209,11 +209,15 @@ TEST_F(ReportTest, ShowsTasksModelByModel) {
   EXPECT_FALSE(has(page(), "id=\"tasks\""));
   write("tasks.json", tasks().dump());
   std::string html = page();
-  EXPECT_TRUE(has(html,
-                  "<th scope=\"row\">copa</th><td class=\"num\">20</td><td>acc</td>"
-                  "<td class=\"num\">0.6250&nbsp;± 0.0312</td>"
-                  "<td class=\"num\">0.5000&nbsp;± 0.0312</td>"));
+  EXPECT_TRUE(
+      has(html,
+          "<th scope=\"row\">copa</th><td class=\"num\">20</td><td class=\"num\">5</td><td>acc</td>"
+          "<td class=\"num\">0.6250&nbsp;± 0.0312</td>"
+          "<td class=\"num\">0.5000&nbsp;± 0.0312</td>"));
   EXPECT_TRUE(has(html, "<td>acc_norm</td><td class=\"num\">0.6350</td>"));
+  EXPECT_TRUE(has(html,
+                  "<td class=\"num\">–</td><td>perplexity</td>"
+                  "<td class=\"num\">62.50&nbsp;± 1,234</td>"));
   EXPECT_TRUE(has(html, "<tr><th scope=\"row\">pairs</th>"));
   EXPECT_TRUE(has(html, "<tr class=\"part\"><th scope=\"row\">pairs_a</th>"));
   EXPECT_TRUE(has(html, "width:75.0%\" title=\"expert 0: 75.0 %\""));

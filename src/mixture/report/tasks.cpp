@@ -1,4 +1,4 @@
-// Downstream tasks: accuracies as lm-evaluation-harness gives them, models side by side.
+// Downstream tasks: figures as lm-evaluation-harness gives them, models side by side.
 #include <fmt/format.h>
 
 #include <set>
@@ -19,11 +19,14 @@ const json& member(const json& value, const std::string& key) {
   return value.is_object() && found != value.end() ? *found : kNull;
 }
 
-std::string accuracy(const json& of, const std::string& metric) {
+std::string with_error(const json& of, const std::string& metric) {
   const auto value = number_at(of, metric + ",none"),
              error = number_at(of, metric + "_stderr,none");
   if (!value) return "–";
-  return fmt::format("{:.4f}", *value) + (error ? fmt::format("&nbsp;± {:.4f}", *error) : "");
+  const auto text = [&](double number) {
+    return metric == "perplexity" ? figure(number) : fmt::format("{:.4f}", number);
+  };
+  return text(*value) + (error ? "&nbsp;± " + text(*error) : "");
 }
 
 std::vector<double> numbers(const json& values) {
@@ -48,19 +51,21 @@ std::string tasks_section(const RunData& data) {
   }
   if (tasks.empty()) return "";
   Table rows;
-  rows.caption = "Accuracy of each model on each task";
-  rows.columns = {{"Task", false}, {"Items"}, {"Metric", false}};
+  rows.caption = "Each model on each task";
+  rows.columns = {{"Task", false}, {"Items"}, {"Examples"}, {"Metric", false}};
   for (const std::string& name : names) rows.columns.push_back({model_label(name)});
   rows.columns.push_back({"Who answers for the mixture", false});
   for (const std::string& task : tasks) {
-    for (const std::string metric : {"acc", "acc_norm"}) {
-      std::vector<std::string> cells = {escape_html(task), "–", metric};
+    for (const std::string metric : {"acc", "acc_norm", "perplexity"}) {
+      std::vector<std::string> cells = {escape_html(task), "–", "–", metric};
       bool measured = false;
       for (const std::string& name : names) {
         const json& of = member(at(member(models, name), "results"), task);
-        cells.push_back(accuracy(of, metric));
+        cells.push_back(with_error(of, metric));
         measured |= cells.back() != "–";
         if (const auto items = number_at(of, "sample_len")) cells[1] = whole(*items);
+        const json& examples = member(at(member(models, name), "n-shot"), task);
+        if (const auto count = number_at(examples, "")) cells[2] = whole(*count);
       }
       if (!measured) continue;
       const json& mixture = member(models, std::string(first_kind(Role::mixture).name));
@@ -71,10 +76,11 @@ std::string tasks_section(const RunData& data) {
   }
   return section(
       "tasks", "Downstream tasks",
-      "Accuracy ± standard error, as lm-evaluation-harness defines them: a choice is right if it "
-      "is "
-      "the likeliest (acc), or the likeliest per character (acc_norm). The routers choose one "
-      "expert an item; the last column shows which.",
+      "Figures ± standard error, as lm-evaluation-harness defines them: a choice, or the context "
+      "before it, is right if it is the likeliest (acc), or the likeliest per character "
+      "(acc_norm); a target without choices, if each of its tokens is the likeliest. Its "
+      "perplexity is that of a whole target: lower is better. Examples are those before each "
+      "item (few-shot). The routers choose one expert an item; the last column shows which.",
       table(rows));
 }
 
