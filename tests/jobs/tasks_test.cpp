@@ -74,7 +74,7 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   ASSERT_EQ(first.exit_code, 0) << first.output;
   EXPECT_EQ(computed(first), kModels - 1);
   EXPECT_TRUE(fs::is_empty(layout.scoring_notes("").parent_path()));
-  EXPECT_EQ(count_of(first.output, "quiz  200    acc "), 1) << first.output;
+  EXPECT_EQ(count_of(first.output, "quiz  200    0       acc "), 1) << first.output;
 
   const std::string results = written();
   const auto models = nlohmann::json::parse(results).at("models");
@@ -124,6 +124,42 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   EXPECT_GE(count_of(read_text(run() / "report.html"), "quiz"), 1);
   // Other requests are other work.
   EXPECT_EQ(computed(tasks("--prompt question")), kModels);
+  const Outcome examples = tasks("--fewshot 2 --fewshot-seed 5");
+  EXPECT_EQ(computed(examples), kModels);
+  EXPECT_EQ(count_of(examples.output, "quiz  200    2       acc "), 1) << examples.output;
+  const auto dense = nlohmann::json::parse(written()).at("models").at("dense");
+  EXPECT_EQ(dense["n-shot"]["quiz"], 2);
+  EXPECT_EQ(dense["config"]["fewshot_seed"], 5);
+  EXPECT_EQ(computed(tasks("--fewshot 2 --fewshot-seed 5 --fewshot-file " + quiz_file().string())),
+            0);
+  EXPECT_EQ(tasks("--fewshot-seed 5").exit_code, kExitUsage);
+  EXPECT_EQ(tasks("--fewshot -1").exit_code, kExitUsage);
+  expect_refused(tasks("--fewshot 200"), "quiz.jsonl: 200 items are too few for 200 examples");
+  expect_refused(
+      tasks("--fewshot 1 --fewshot-file " + quiz_file().string() + " " + quiz_file().string()),
+      "2 files of examples for 1 tasks that take examples");
+
+  // Targets, of which is kept whether they are greedy, beside pairs, which take no examples.
+  const fs::path words = folder_ / "words.jsonl", pairs = folder_ / "pairs.jsonl";
+  std::ofstream(words) << "{\"context\": \"a b\", \"target\": \"c\"}\n"
+                       << "{\"context\": \"d\", \"target\": \"e f\"}\n";
+  std::ofstream(pairs) << "{\"good\": \"a b\", \"bad\": \"b a\"}\n";
+  const std::string both = "--fewshot 1 --fewshot-file " + quiz_file().string() + " " +
+                           words.string() + " --task " + pairs.string() + " " + words.string();
+  const Outcome kinds = tasks(both);
+  EXPECT_EQ(computed(kinds), 3 * kModels) << kinds.output;
+  EXPECT_EQ(count_of(kinds.output, "words  2      1       perplexity "), 1) << kinds.output;
+  EXPECT_EQ(count_of(kinds.output, "pairs  1      0       acc "), 1) << kinds.output;
+  fs::path cell;
+  for (const auto& entry : fs::recursive_directory_iterator(run() / "tasks")) {
+    const fs::path& file = entry.path();
+    const bool of_words = file.parent_path().filename().string().starts_with("words-");
+    if (of_words && file.filename() == "baselines-dense.json") cell = file;
+  }
+  auto without = nlohmann::json::parse(read_text(cell));
+  EXPECT_EQ(without.erase("greedy"), 1u);
+  write_text_atomically(cell, without.dump());
+  EXPECT_EQ(computed(tasks(both)), 1);
 
   EXPECT_EQ(tasks("--prompt poem").exit_code, kExitUsage);
   EXPECT_EQ(tasks((folder_ / "absent.jsonl").string()).exit_code, kExitUsage);

@@ -1,10 +1,11 @@
 """Exports a run, then asks lm-evaluation-harness for what we compute: log-likelihoods of choices,
-accuracies; and transformers and the readers of llama.cpp's converter what they make of the folder.
-Skipped where these are not installed (ci/setup.sh --peers)."""
+accuracies, perplexities; and transformers and the readers of llama.cpp's converter what they make
+of the folder. Skipped where these are not installed (ci/setup.sh --peers)."""
 
 import glob
 import json
 import logging
+import math
 import os
 import pathlib
 import random
@@ -22,7 +23,7 @@ peer_python.require("torch", "transformers", "lm_eval", "datasets", "accelerate"
 
 FOLDER = tempfile.mkdtemp(prefix="smalltalk-peers-")
 os.environ.update(HF_HOME=os.path.join(FOLDER, "cache"), HF_HUB_OFFLINE="1",
-                  HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+                  HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", DISABLE_MULTIPROC="1")
 
 import gguf  # noqa: E402
 import lm_eval  # noqa: E402
@@ -41,7 +42,7 @@ train = ["{folder}/corpus.jsonl"]
 validation = ["{folder}/corpus.jsonl"]
 test = ["{folder}/corpus.jsonl"]
 vocab_size = 340
-seq_length = 32
+seq_length = 64
 [mixture]
 experts = 2
 prefix_tokens = 8
@@ -66,24 +67,17 @@ random_shards = false
 """
 PHENOMENA = ["form", "number", "order"]
 WORDS = ["ka", "tomi", "über", "sela", "нет", "rumba", "14", "π", "ona", "light", "x", "日本"]
-TASK = """
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: "{file}"}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{text}"
-doc_to_choice: "{choices}"
-doc_to_target: {target}
-metric_list: [{metrics}]
-metadata: {{version: 1}}
-"""
-GROUP = """
-group: grammar
-task: [{tasks}]
-aggregate_metric_list: [{{metric: acc, aggregation: mean, weight_by_size: false}}]
-metadata: {{version: 1}}
-"""
+# As lm_eval's own YAMLs of such tasks: copa, winogrande, lambada_openai, blimp.
+CHOICES = {"doc_to_choice": "{{choices}}", "doc_to_target": "answer",
+           "output_type": "multiple_choice", "metrics": ["acc", "acc_norm"]}
+CONTEXTS = {"doc_to_text": "answer", "doc_to_choice": "asked", "doc_to_target": "continuation",
+            "output_type": "multiple_choice", "metrics": ["acc", "acc_norm"]}
+TARGET = {"doc_to_target": "{{' ' + target}}", "output_type": "loglikelihood",
+          "metrics": ["acc", "perplexity"]}
+PAIR = {"doc_to_text": "", "doc_to_choice": "{{[good, bad]}}", "doc_to_target": 0,
+        "output_type": "multiple_choice", "metrics": ["acc"], "num_fewshot": 0}
+PROMPTS = {"plain": "%s", "question": "Question: %s\nAnswer:"}
+TASKS = ["quiz", "cups", "words"]
 
 
 def path(name):
@@ -106,14 +100,34 @@ def sentence(source, most=8):
     return " ".join(source.choices(WORDS, k=source.randrange(1, most)))
 
 
-def questions(source, count):
-    contexts = [lambda: "", lambda: sentence(source), lambda: sentence(source) + "   ",
-                lambda: sentence(source, 60), lambda: sentence(source) + " \u3000\n",
-                lambda: "</s>" + sentence(source), lambda: sentence(source, 60) + "\t"]
+# Of every kind by turns; with `most` words, some are longer than what the models read.
+def context(source, i, most):
+    return [lambda: "", lambda: sentence(source), lambda: sentence(source) + "   ",
+            lambda: sentence(source, most), lambda: sentence(source) + " \u3000\n",
+            lambda: "</s>" + sentence(source), lambda: sentence(source, most) + "\t"][i % 7]()
+
+
+def questions(source, count, most=60):
     for i in range(count):
+        asked = context(source, i, most)
         choices = [sentence(source) for _ in range(source.randrange(2, 5))]
-        yield {"context": contexts[i % len(contexts)](), "choices": choices,
-               "answer": source.randrange(len(choices))}
+        yield {"context": asked, "choices": choices, "answer": source.randrange(len(choices))}
+
+
+# lm_eval reads `asked` and `continuation`, we the rest.
+def cups(source, count, prompt, most=60):
+    for i in range(count):
+        contexts = ["the " + context(source, i + k, most) for k in range(source.randrange(2, 4))]
+        choice = sentence(source)
+        yield {"context": contexts, "choices": [choice], "answer": source.randrange(len(contexts)),
+               "asked": [PROMPTS[prompt] % text for text in contexts], "continuation": choice}
+
+
+# Every other one is the same, and so its own example, if it is only looked at where it stands.
+def words(source, count, most=60):
+    for i in range(count):
+        yield {"context": context(source, i, most) if i % 2 else "sela x",
+               "target": sentence(source, 2) if i % 2 else "ona"}
 
 
 def pairs(source, count):
@@ -133,8 +147,16 @@ class PeerLmEval(unittest.TestCase):
         run("launch", path("experiment.toml"), "--out", cls.trained)
         run("export", cls.trained, "--out", cls.out)
         os.mkdir(path("quiz"))
-        cls.tasks = [write_lines(path("quiz/items.jsonl"), questions(source, 75)),
-                     write_lines(path("grammar.jsonl"), pairs(source, 40))]
+        cls.quiz = write_lines(path("quiz/items.jsonl"), questions(source, 75))
+        cls.grammar = write_lines(path("grammar.jsonl"), pairs(source, 40))
+        cls.words = write_lines(path("words.jsonl"), words(source, 75))
+        cls.cups = {prompt: write_lines(path(prompt + "/cups.jsonl"), cups(source, 60, prompt))
+                    for prompt in PROMPTS if not os.mkdir(path(prompt))}
+        cls.examples = {
+            prompt: [write_lines(path(prompt + "/quiz-train.jsonl"), questions(source, 30, 8)),
+                     write_lines(path(prompt + "/cups-train.jsonl"), cups(source, 20, prompt, 8)),
+                     write_lines(path(prompt + "/words-train.jsonl"), words(source, 90, 8))]
+            for prompt in PROMPTS}
 
     def test_every_model_loads(self):
         models = ["baselines/dense", "experts/0", "experts/1", "routers/0", "routers/1"]
@@ -202,37 +224,53 @@ class PeerLmEval(unittest.TestCase):
             theirs = self.pieces_of_llama_cpp(scores, text)
             self.assertEqual(theirs, [names[i] for i in tokenizer(text)["input_ids"]], repr(text))
 
-    # The tasks as a user of lm_eval has them: a file and a YAML each, a group for the pairs.
-    def write_yamls(self, prompt):
-        folder = path("tasks-" + prompt)
+    # The tasks as a user of lm_eval has them: a file and a YAML each, a group for the pairs. Their
+    # examples come from files of their own, or else from the tasks themselves.
+    def write_yamls(self, name, prompt, examples):
+        folder = path("tasks-" + name)
         os.mkdir(folder)
-        accuracy = "{metric: acc, aggregation: mean, higher_is_better: true}"
 
-        def write(name, **fields):
-            with open(os.path.join(folder, name + ".yaml"), "w", encoding="utf-8") as file:
-                file.write(TASK.format(name=name, **fields))
+        def write(task, fields):
+            with open(os.path.join(folder, task + ".yaml"), "w", encoding="utf-8") as file:
+                json.dump(fields, file)  # every JSON text is YAML
 
-        text = {"plain": "{{context}}", "question": r"Question: {{context}}\nAnswer:"}[prompt]
-        write("quiz", file=self.tasks[0], text=text, choices="{{choices}}", target="answer",
-              metrics=f"{accuracy}, {accuracy.replace('acc,', 'acc_norm,')}")
-        with open(self.tasks[1], encoding="utf-8") as file:
+        def write_task(task, file, kind, train=None):
+            fields = {"task": task, "dataset_path": "json", "test_split": "test",
+                      "dataset_kwargs": {"data_files": {"test": file}}, "metadata": {"version": 1},
+                      "doc_to_text": PROMPTS[prompt] % "{{context}}", "fewshot_split": "test",
+                      **kind}
+            if train:
+                fields["dataset_kwargs"]["data_files"]["train"] = train
+                fields["fewshot_split"] = "train"
+            fields["metric_list"] = [
+                {"metric": metric, "higher_is_better": metric != "perplexity",
+                 "aggregation": "perplexity" if metric == "perplexity" else "mean"}
+                for metric in fields.pop("metrics")]
+            write(task, fields)
+
+        trains = examples or [None] * 3
+        write_task("quiz", self.quiz, CHOICES, trains[0])
+        write_task("cups", self.cups[prompt], CONTEXTS, trains[1])
+        write_task("words", self.words, TARGET, trains[2])
+        with open(self.grammar, encoding="utf-8") as file:
             items = [json.loads(line) for line in file]
         for phenomenon in PHENOMENA:
             file = write_lines(os.path.join(folder, phenomenon + ".jsonl"),
                                [item for item in items if item["phenomenon"] == phenomenon])
-            write("grammar_" + phenomenon, file=file, text="", choices="{{[good, bad]}}", target=0,
-                  metrics=accuracy)
-        with open(os.path.join(folder, "group.yaml"), "w", encoding="utf-8") as file:
-            file.write(GROUP.format(tasks=", ".join("grammar_" + name for name in PHENOMENA)))
+            write_task("grammar_" + phenomenon, file, PAIR)
+        write("group", {"group": "grammar", "task": ["grammar_" + name for name in PHENOMENA],
+                        "metadata": {"version": 1}, "aggregate_metric_list": [
+                            {"metric": "acc", "aggregation": "mean", "weight_by_size": False}]})
         return TaskManager(include_path=folder, include_defaults=False)
 
-    def lm_eval(self, name, tasks):
+    # Results, and the samples of each task in the order of its file.
+    def lm_eval(self, name, tasks, fewshot, resamples):
         model = HFLM(pretrained=os.path.join(self.out, name), device="cpu", dtype="float32",
                      batch_size=8)
-        results = lm_eval.simple_evaluate(model=model, tasks=["quiz", "grammar"],
-                                          log_samples=True, task_manager=tasks)
-        samples = sorted(results["samples"]["quiz"], key=lambda sample: sample["doc_id"])
-        return results, samples
+        results = lm_eval.simple_evaluate(model=model, tasks=[*TASKS, "grammar"], log_samples=True,
+                                          task_manager=tasks, bootstrap_iters=resamples, **fewshot)
+        return results, {task: sorted(results["samples"][task], key=lambda item: item["doc_id"])
+                         for task in TASKS}
 
     # Of the first tokens, all but the very first, which is given.
     def router_score(self, model, tokenizer, sample):
@@ -247,50 +285,77 @@ class PeerLmEval(unittest.TestCase):
             score += losses.gather(1, tokens[1:, None]).sum().item()
         return score
 
-    def check_mixture(self, ours, tasks):
+    def check_mixture(self, ours, tasks, fewshot):
         answers, scores = [], []
         for expert in "01":
-            answers.append(self.lm_eval("experts/" + expert, tasks)[1])
+            answers.append(self.lm_eval("experts/" + expert, tasks, fewshot, 0)[1])
             folder = os.path.join(self.out, "routers", expert)
             router = AutoModelForCausalLM.from_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            scores.append([self.router_score(router, tokenizer, item) for item in answers[0]])
-        experts = [int(second > first) for first, second in zip(*scores)]
-        self.assertEqual(len(set(experts)), 2)  # or this would show little
-        self.assertAlmostEqual(ours["expert_shares"]["quiz"][1], sum(experts) / len(experts), 4)
-        for metric in ["acc", "acc_norm"]:
-            right = sum(answers[expert][item][metric] for item, expert in enumerate(experts))
-            self.assertAlmostEqual(ours["results"]["quiz"][metric + ",none"],
-                                   right / len(experts), 4)
+            scores.append({task: [self.router_score(router, tokenizer, item) for item in items]
+                           for task, items in answers[0].items()})
+        for task in TASKS:
+            experts = [int(second > first) for first, second in zip(*(of[task] for of in scores))]
+            self.assertEqual(len(set(experts)), 2)  # or this would show little
+            self.assertAlmostEqual(ours["expert_shares"][task][1], sum(experts) / len(experts), 4)
+            results = ours["results"][task]
+            for metric in ["acc", "acc_norm", "perplexity"]:
+                if metric + ",none" not in results:
+                    continue
+                values = [answers[expert][task][item][metric]
+                          for item, expert in enumerate(experts)]
+                mean = sum(values) / len(values)
+                if metric == "perplexity":
+                    self.assertAlmostEqual(results["perplexity,none"] * math.exp(mean), 1, 3)
+                else:
+                    self.assertAlmostEqual(results[metric + ",none"], mean, 4, task)
 
-    def compare(self, prompt):
-        run("tasks", path("experiment.toml"), "--out", self.trained, "--task", *self.tasks,
-            "--prompt", prompt)
+    def compare(self, name, prompt, fewshot=None, examples=None):
+        fewshot = fewshot or {}
+        options = ["--fewshot", str(fewshot["num_fewshot"]),
+                   "--fewshot-seed", str(fewshot["fewshot_random_seed"])] if fewshot else []
+        options += ["--fewshot-file", *examples] if examples else []
+        run("tasks", path("experiment.toml"), "--out", self.trained, "--task", self.quiz,
+            self.cups[prompt], self.words, self.grammar, "--prompt", prompt, *options)
         with open(os.path.join(self.trained, "tasks.json"), encoding="utf-8") as file:
             models = json.load(file)["models"]
-        ours, tasks = models["dense"], self.write_yamls(prompt)
-        theirs, samples = self.lm_eval("baselines/dense", tasks)
+        ours, tasks = models["dense"], self.write_yamls(name, prompt, examples)
+        theirs, samples = self.lm_eval("baselines/dense", tasks, fewshot, 100000)
         for task, values in ours["results"].items():
             for key, value in values.items():
                 if key.startswith("acc"):
                     self.assertAlmostEqual(value, theirs["results"][task][key], 4, (task, key))
+        self.assertTrue(0 < ours["results"]["words"]["acc,none"] < 1)  # or it would show little
+        self.assertEqual(ours["higher_is_better"]["words"], theirs["higher_is_better"]["words"])
+        for key in ["perplexity,none", "perplexity_stderr,none"]:  # large ones have more digits
+            value, expected = (of["results"]["words"].pop(key) for of in (ours, theirs))
+            self.assertAlmostEqual(value / expected, 1, 3, key)
         self.assertEqual(make_table(ours), make_table(theirs))
         self.assertEqual(make_table(ours, "groups"), make_table(theirs, "groups"))
 
-        found = glob.glob(os.path.join(self.trained, "tasks", "quiz-*", "baselines-dense.json"))
-        with open(max(found, key=os.path.getmtime), encoding="utf-8") as file:
-            scores = json.load(file)["loglikelihoods"]
-        expected = [float(answer[0][0]) for sample in samples for answer in sample["resps"]]
-        self.assertEqual(len(scores), len(expected))
-        for score, value in zip(scores, expected):
-            self.assertAlmostEqual(score, value, delta=1e-3)
-        return models["mixture"], tasks
+        for task in TASKS:
+            found = glob.glob(os.path.join(self.trained, "tasks", task + "-*",
+                                           "baselines-dense.json"))
+            with open(max(found, key=os.path.getmtime), encoding="utf-8") as file:
+                scores = json.load(file)["loglikelihoods"]
+            expected = [float(answer[0][0]) for item in samples[task] for answer in item["resps"]]
+            self.assertEqual(len(scores), len(expected))
+            for score, value in zip(scores, expected):
+                self.assertAlmostEqual(score, value, delta=1e-3)
+        return models["mixture"], tasks, fewshot
 
     def test_plain(self):
-        self.check_mixture(*self.compare("plain"))
+        self.check_mixture(*self.compare("plain", "plain"))
 
     def test_question(self):
-        self.compare("question")
+        self.compare("question", "question")
+
+    def test_examples_of_the_same_file(self):
+        self.compare("own", "question", {"num_fewshot": 2, "fewshot_random_seed": 1234})
+
+    def test_examples_of_other_files(self):
+        fewshot = {"num_fewshot": 3, "fewshot_random_seed": 7}
+        self.check_mixture(*self.compare("other", "plain", fewshot, self.examples["plain"]))
 
 
 if __name__ == "__main__":

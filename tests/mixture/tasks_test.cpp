@@ -1,6 +1,10 @@
 #include "smalltalk/mixture/evaluation/tasks.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
+
+#include <algorithm>
+#include <cmath>
 
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
@@ -15,7 +19,19 @@ using testing::HasSubstr;
 
 TaskItem item(const std::string& context, const std::vector<std::string>& choices,
               int64_t answer = 0) {
-  return {"here:1", context, choices, answer, ""};
+  TaskItem item;
+  item.place = "here:1";
+  item.contexts = {context};
+  item.choices = choices;
+  item.answer = answer;
+  return item;
+}
+
+Task task_of(const std::vector<TaskItem>& items, TaskKind kind = TaskKind::choices) {
+  Task task;
+  task.kind = kind;
+  task.items = items;
+  return task;
 }
 
 class Tasks : public MixtureFixture {
@@ -26,18 +42,21 @@ class Tasks : public MixtureFixture {
   std::string complaint(const std::string& lines) const {
     return complaint_of([&] { read_task(write("bad.jsonl", lines), "plain"); });
   }
+  Task read(const std::string& name, const std::string& lines) const {
+    return read_task(write(name, lines), "plain");
+  }
 };
 
-TEST_F(Tasks, AreReadInTwoForms) {
+TEST_F(Tasks, AreReadInFourForms) {
   const Task quiz = read_task(
       write("quiz/items.jsonl",
             "{\"id\": 7, \"context\": \"ab\", \"choices\": [\"c\", \"d\"], \"answer\": 1}\n\n"
             "{\"context\": \"\", \"choices\": [\"c\"], \"answer\": 0}\r\n"),
       "question");
   EXPECT_EQ(quiz.name, "quiz");
-  EXPECT_FALSE(quiz.pairs);
+  EXPECT_EQ(quiz.kind, TaskKind::choices);
   ASSERT_EQ(quiz.items.size(), 2u);
-  EXPECT_EQ(quiz.items[0].context, "Question: ab\nAnswer:");
+  EXPECT_EQ(quiz.items[0].contexts, std::vector<std::string>{"Question: ab\nAnswer:"});
   EXPECT_EQ(quiz.items[0].choices, (std::vector<std::string>{"c", "d"}));
   EXPECT_EQ(quiz.items[0].answer, 1);
   EXPECT_THAT(quiz.items[1].place, HasSubstr("items.jsonl:3"));
@@ -45,10 +64,30 @@ TEST_F(Tasks, AreReadInTwoForms) {
   const Task pairs = read_task(
       write("pairs.jsonl", "{\"good\": \"x\", \"bad\": \"y\", \"phenomenon\": \"p\"}"), "question");
   EXPECT_EQ(pairs.name, "pairs");
-  EXPECT_TRUE(pairs.pairs);
-  EXPECT_EQ(pairs.items[0].context, "");
+  EXPECT_EQ(pairs.kind, TaskKind::pairs);
+  EXPECT_EQ(pairs.items[0].contexts, std::vector<std::string>{""});
   EXPECT_EQ(pairs.items[0].choices, (std::vector<std::string>{"x", "y"}));
   EXPECT_EQ(pairs.items[0].phenomenon, "p");
+
+  const Task cups =
+      read_task(write("cups.jsonl", R"({"context": ["a", "bc"], "choices": ["d"], "answer": 1})"),
+                "question");
+  EXPECT_EQ(cups.kind, TaskKind::contexts);
+  ASSERT_EQ(cups.items[0].num_requests(), 2u);
+  EXPECT_EQ(cups.items[0].context(1), "Question: bc\nAnswer:");
+  EXPECT_EQ(cups.items[0].choice(1), "d");
+  EXPECT_EQ(cups.items[0].answer, 1);
+
+  const Task words = read("words.jsonl", R"({"context": "a b", "target": "c", "text": "a b c"})");
+  EXPECT_EQ(words.kind, TaskKind::target);
+  EXPECT_EQ(words.items[0].num_requests(), 1u);
+  EXPECT_EQ(words.items[0].contexts, std::vector<std::string>{"a b"});
+  EXPECT_EQ(words.items[0].choices, std::vector<std::string>{"c"});
+
+  // Fields that a kind does not have are passed over.
+  EXPECT_EQ(
+      read("more.jsonl", R"({"context": "a", "choices": ["b"], "answer": 0, "target": 3})").kind,
+      TaskKind::choices);
 }
 
 TEST_F(Tasks, BadItemsAreNamedByFileAndLine) {
@@ -68,9 +107,23 @@ TEST_F(Tasks, BadItemsAreNamedByFileAndLine) {
       {R"({"context": "a", "choices": ["b", "c"], "answer": -1})", "not a number from 0 to 1"},
       {R"({"context": "a", "choices": ["b", "c"], "answer": 0.5})", "not a number from 0 to 1"},
       {R"({"context": "a", "choices": ["b", "c"], "answer": "c"})", "not a number from 0 to 1"},
+      {R"({"context": [], "choices": ["b"], "answer": 0})", "\"context\" is not a list of texts"},
+      {R"({"context": ["a", ""], "choices": ["b"], "answer": 0})", "\"context\" is an empty text"},
+      {R"({"context": ["a", 1], "choices": ["b"], "answer": 0})", "\"context\" is not a text"},
+      {R"({"context": ["a", "b"], "choices": ["c", "d"], "answer": 0})", "must be a single one"},
+      {R"({"context": ["a", "b"], "choices": ["c"], "answer": 2})", "not a number from 0 to 1"},
+      {R"({"context": ["a", "b"], "target": "c"})", "\"context\" is not a text"},
+      {R"({"target": "c"})", "no \"context\""},
+      {R"({"context": "a", "target": ""})", "\"target\" is an empty text"},
+      {R"({"context": "a", "target": ["b"]})", "\"target\" is not a text"},
+      {R"({"context": "a", "target": "b"})", "targets and multiple choice in one file"},
+      {R"({"context": ["a", "b"], "choices": ["c"], "answer": 0})",
+       "several contexts and multiple choice in one file"},
       {R"({"good": "a", "bad": "b"})", "pairs and multiple choice in one file"}};
   for (const auto& [line, reason] : bad) {
-    const std::string text = complaint(good + line + "\n" + good);
+    // Two kinds are seen when the second comes, what else is wrong at once.
+    const bool mixed = reason.ends_with("in one file");
+    const std::string text = complaint((mixed ? good : "\n") + line + "\n" + good);
     EXPECT_THAT(text, HasSubstr("bad.jsonl:2: ")) << line;
     EXPECT_THAT(text, HasSubstr(reason)) << line;
   }
@@ -89,7 +142,7 @@ TEST_F(Tasks, WhiteSpaceBehindTheContextBelongsToTheChoice) {
     return std::vector<int64_t>(encoded.begin(), encoded.end());
   };
   const auto rows = encode_task(
-      {"t", false, {item("ab \n\u3000", {"c"}), item("", {"c"}), item(" \t", {"c"})}}, tokenizer);
+      task_of({item("ab \n\u3000", {"c"}), item("", {"c"}), item(" \t", {"c"})}), tokenizer);
   ASSERT_EQ(rows.size(), 3u);
   EXPECT_EQ(rows[0].given, 2);
   EXPECT_EQ(rows[0].tokens, ids("ab \n\u3000 c"));
@@ -124,9 +177,10 @@ TEST_F(Tasks, ScoresDoNotDependOnTheOtherRows) {
     for (int64_t i = 0; i < size; ++i) row.tokens.push_back((size * 31 + i * 17) % kVocabulary);
     rows.push_back(row);
   }
-  const std::vector<double> together = score_choices(model, rows);
+  const ChoiceScores scores = score_choices(model, rows);
+  const std::vector<double>& together = scores.log_likelihoods;
   for (size_t i = 0; i < rows.size(); ++i) {
-    EXPECT_EQ(score_choices(model, {rows[i]})[0], together[i]) << i;
+    EXPECT_EQ(score_choices(model, {rows[i]}).log_likelihoods[0], together[i]) << i;
     // Without padding and alone.
     const std::span<const int64_t> tokens = rows[i].tokens;
     const auto given = static_cast<size_t>(rows[i].given);
@@ -135,16 +189,135 @@ TEST_F(Tasks, ScoresDoNotDependOnTheOtherRows) {
   }
 }
 
+// Tokens that a model would choose, and the same with the last one replaced.
+TEST_F(Tasks, ATargetIsGreedyIfEachOfItsTokensIsTheLikeliest) {
+  const Transformer model(experiment.expert_model, experiment.device, 3);
+  std::vector<int64_t> tokens = {30, 40, 50};
+  for (int i = 0; i < 4; ++i) {
+    const std::vector<float> logits = model.logits(tokens, 1, std::ssize(tokens));
+    const auto last = std::span(logits).last(kVocabulary);
+    tokens.push_back(std::ranges::max_element(last) - last.begin());
+  }
+  std::vector<int64_t> other_end = tokens, other_middle = tokens;
+  other_end.back() = (tokens.back() + 1) % kVocabulary;
+  other_middle[3] = (tokens[3] + 1) % kVocabulary;
+  // The last: nobody asks for the first tokens, of which one is not the likeliest.
+  const std::vector<ChoiceRow> rows = {
+      {tokens, 3}, {other_end, 3}, {other_middle, 3}, {tokens, 6}, {tokens, 1}};
+  EXPECT_EQ(score_choices(model, rows).greedy, (std::vector<uint8_t>{1, 0, 0, 1, 0}));
+}
+
 TEST(TaskGrades, TiesGoToTheFirstAndLengthsAreCharacters) {
-  const Task task = {"t",
-                     false,
-                     {item("", {"a", "b"}, 0), item("", {"a", "b"}, 1), item("", {"aa", "bbbb"}, 1),
-                      item("", {"\u00e9\u00e9", "bbbb"}, 1)}};
-  const std::vector<double> log_likelihoods = {-1, -1, -1, -1, -3, -5, -3, -5};
-  const ChoiceMetrics metrics = grade(task, log_likelihoods);
+  const std::vector<TaskItem> items = {item("", {"a", "b"}, 0), item("", {"a", "b"}, 1),
+                                       item("", {"aa", "bbbb"}, 1),
+                                       item("", {"\u00e9\u00e9", "bbbb"}, 1)};
+  const ChoiceScores scores = {{-1, -1, -1, -1, -3, -5, -3, -5}, {}};
+  const TaskMetrics metrics = grade(task_of(items), scores);
   EXPECT_EQ(metrics.acc, (std::vector<double>{1, 0, 0, 0}));
   EXPECT_EQ(metrics.acc_norm, (std::vector<double>{1, 0, 1, 1}));
-  EXPECT_TRUE(grade({"t", true, task.items}, log_likelihoods).acc_norm.empty());
+  EXPECT_TRUE(grade(task_of(items, TaskKind::pairs), scores).acc_norm.empty());
+}
+
+// -6 / 2 characters against -8 / 4, whatever stands before them.
+TEST(TaskGrades, SeveralContextsAreDividedByTheirOwnLengths) {
+  std::vector<TaskItem> items = {item("ab", {"x y z"}, 0), item("ab", {"x y z"}, 1)};
+  for (TaskItem& one : items) {
+    one.contexts.push_back("\u00e9bcd");
+    one.examples = "an example\n\n";
+  }
+  const TaskMetrics metrics = grade(task_of(items, TaskKind::contexts), {{-6, -8, -6, -8}, {}});
+  EXPECT_EQ(metrics.acc, (std::vector<double>{1, 0}));
+  EXPECT_EQ(metrics.acc_norm, (std::vector<double>{0, 1}));
+}
+
+TEST(TaskGrades, ATargetIsRightIfItIsGreedy) {
+  const std::vector<TaskItem> items(3, item("a", {"b"}));
+  const TaskMetrics metrics = grade(task_of(items, TaskKind::target), {{-1, -2, -9}, {0, 1, 0}});
+  EXPECT_EQ(metrics.acc, (std::vector<double>{0, 1, 0}));
+  EXPECT_TRUE(metrics.acc_norm.empty());
+  EXPECT_EQ(metrics.log_likelihoods, (std::vector<double>{-1, -2, -9}));
+}
+
+// Two items: resamples have the mean -1, -2, -3 in one, two and one of four cases.
+TEST(TaskPerplexity, IsOfTheMeanAndItsErrorOfTheResamples) {
+  const TargetPerplexity perplexity = perplexity_of(std::vector<double>{-1, -3});
+  EXPECT_DOUBLE_EQ(perplexity.value, std::exp(2));
+  const double e1 = std::exp(1), e2 = std::exp(2), e3 = std::exp(3);
+  const double center = (e1 + 2 * e2 + e3) / 4;
+  const double variance = (e1 * e1 + 2 * e2 * e2 + e3 * e3) / 4 - center * center;
+  EXPECT_NEAR(*perplexity.error, std::sqrt(variance), 0.01 * std::sqrt(variance));
+  EXPECT_FALSE(perplexity_of(std::vector<double>{-1}).error);
+}
+
+// random.Random(1234) draws 3 of 4 as 3 0 2, 0 2 3, 0 3 1, 1 0 2.
+TEST_F(Tasks, ExamplesAreDrawnAsByPythonAndNeverTheItemItself) {
+  std::string lines;
+  for (const char* name : {"a", "b", "c", "d"}) {
+    lines += fmt::format(R"({{"context": "{0}?", "choices": ["no", "{0}"], "answer": 1}})", name);
+    lines += "\n";
+  }
+  Task task = read("own.jsonl", lines);
+  add_examples(task, Task(task), {.examples = 2, .seed = 1234});
+  EXPECT_EQ(task.num_fewshot, 2);
+  EXPECT_EQ(task.items[0].examples, "d? d\n\nc? c\n\n");  // 3 2, without 0
+  EXPECT_EQ(task.items[1].examples, "a? a\n\nc? c\n\n");
+  EXPECT_EQ(task.items[2].examples, "a? a\n\nd? d\n\n");
+  EXPECT_EQ(task.items[3].examples, "b? b\n\na? a\n\n");
+  // So it is if the task is a copy of the file, or the beginning of it.
+  for (const size_t size : {lines.size(), lines.size() / 2}) {
+    Task part = read("part.jsonl", lines.substr(0, size));
+    add_examples(part, read("own.jsonl", lines), {.examples = 2, .seed = 1234});
+    for (size_t i = 0; i < part.items.size(); ++i) {
+      EXPECT_EQ(part.items[i].examples, task.items[i].examples);
+    }
+  }
+  // Others may all be drawn.
+  Task other = read("other.jsonl", R"({"context": "e?", "choices": ["no", "e"], "answer": 1})");
+  add_examples(other, task, {.examples = 3, .seed = 1234});
+  EXPECT_EQ(other.items[0].examples, "d? d\n\na? a\n\nc? c\n\n");
+
+  // Models and routers read them before the context.
+  const Tokenizer tokenizer(folder / "tokenizer.model");
+  const auto encoded = tokenizer.encode("d? d\n\na? a\n\nc? c\n\ne? no");
+  EXPECT_EQ(encode_task(other, tokenizer)[0].tokens,
+            std::vector<int64_t>(encoded.begin(), encoded.end()));
+}
+
+// Three times the same line: one draw in four is of those, and is made anew of the others.
+TEST_F(Tasks, LinesLikeTheItemsAreNotItsExamples) {
+  const std::string same = "{\"context\": \"s\", \"target\": \"x\"}\n",
+                    swapped = "{\"target\": \"x\", \"context\": \"s\"}\n",
+                    other = "{\"context\": \"o\", \"target\": \"y\"}\n";
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    Task task = read("t.jsonl", same + swapped + same + other);
+    add_examples(task, Task(task), {.examples = 1, .seed = seed});
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(task.items[i].examples, "o  y\n\n");
+    EXPECT_EQ(task.items[3].examples, "s  x\n\n");
+    EXPECT_THAT(
+        complaint_of([&] { add_examples(task, Task(task), {.examples = 2, .seed = seed}); }),
+        HasSubstr("t.jsonl:1: 1 other items are too few for 2 examples"));
+  }
+}
+
+TEST_F(Tasks, ExamplesHaveTheFormOfTheirKindAndPrompt) {
+  const std::string cups = R"({"context": ["a", "b"], "choices": ["c"], "answer": 1})";
+  Task task = read_task(write("cups.jsonl", cups), "question");
+  const std::string more = R"({"context": ["d", "e"], "choices": ["f"], "answer": 0})";
+  add_examples(task, read_task(write("more.jsonl", more), "question"), {.examples = 1});
+  EXPECT_EQ(task.items[0].examples, "Question: d\nAnswer: f\n\n");
+
+  const auto complaint_about = [&](const Task& pool, int64_t count) {
+    return complaint_of([&] { add_examples(task, pool, {.examples = count}); });
+  };
+  EXPECT_THAT(complaint_about(read("more.jsonl", more), 2),
+              HasSubstr("more.jsonl: 1 items are too few for 2 examples"));
+  EXPECT_THAT(complaint_about(task, 1),
+              HasSubstr("cups.jsonl: 1 items are too few for 1 examples besides the item itself"));
+  EXPECT_THAT(complaint_about(read("t.jsonl", R"({"context": "a", "target": "b"})"), 1),
+              HasSubstr("t.jsonl: targets cannot be examples for"));
+  Task pairs = read("pairs.jsonl", R"({"good": "x", "bad": "y"})");
+  EXPECT_THAT(complaint_of([&] { add_examples(pairs, task, {.examples = 1}); }),
+              HasSubstr("pairs.jsonl: pairs of sentences take no examples"));
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ std::string choice_of(const json& value, const char* key, const std::string& pla
 
 TaskItem read_pair(const json& item, const std::string& place) {
   TaskItem pair;
+  pair.contexts = {""};
   for (const char* key : {"good", "bad"}) {
     pair.choices.push_back(choice_of(value_of(item, key, place), key, place));
   }
@@ -50,23 +51,51 @@ TaskItem read_pair(const json& item, const std::string& place) {
   return pair;
 }
 
-TaskItem read_choices(const json& item, const std::string& place) {
-  TaskItem question;
-  question.context = text_of(value_of(item, "context", place), "context", place);
-  const json& choices = value_of(item, "choices", place);
-  if (!choices.is_array() || choices.empty()) {
-    throw Error(place + ": its \"choices\" are not a list of texts");
+std::vector<std::string> choices_of(const json& values, const char* key, const std::string& place) {
+  if (!values.is_array() || values.empty()) {
+    throw Error(fmt::format("{}: its \"{}\" is not a list of texts", place, key));
   }
-  for (const json& choice : choices) {
-    question.choices.push_back(choice_of(choice, "choices", place));
+  std::vector<std::string> texts;
+  for (const json& value : values) texts.push_back(choice_of(value, key, place));
+  return texts;
+}
+
+TaskItem read_target(const json& item, const std::string& place) {
+  TaskItem target;
+  target.contexts = {text_of(value_of(item, "context", place), "context", place)};
+  target.choices = {choice_of(item["target"], "target", place)};
+  return target;
+}
+
+TaskItem read_choices(const json& item, TaskKind kind, const std::string& place) {
+  TaskItem question;
+  const json& context = value_of(item, "context", place);
+  question.contexts = kind == TaskKind::contexts ? choices_of(context, "context", place)
+                                                 : std::vector{text_of(context, "context", place)};
+  question.choices = choices_of(value_of(item, "choices", place), "choices", place);
+  if (kind == TaskKind::contexts && question.choices.size() > 1) {
+    throw Error(place + ": it has several contexts, so its \"choices\" must be a single one");
   }
   const json& answer = value_of(item, "answer", place);
-  const size_t last = choices.size() - 1;
+  const size_t last = question.num_requests() - 1;
   if (!answer.is_number_unsigned() || answer.get<uint64_t>() > last) {
     throw Error(fmt::format("{}: its \"answer\" is not a number from 0 to {}", place, last));
   }
   question.answer = answer.get<int64_t>();
   return question;
+}
+
+TaskKind kind_of(const json& item) {
+  if (item.contains("good") || item.contains("bad")) return TaskKind::pairs;
+  if (item.contains("target") && !item.contains("choices")) return TaskKind::target;
+  const auto context = item.find("context");
+  return context != item.end() && context->is_array() ? TaskKind::contexts : TaskKind::choices;
+}
+
+TaskItem read_item(const json& item, TaskKind kind, const std::string& place) {
+  if (kind == TaskKind::pairs) return read_pair(item, place);
+  if (kind == TaskKind::target) return read_target(item, place);
+  return read_choices(item, kind, place);
 }
 
 // What Python's str.rstrip() takes away.
@@ -90,10 +119,11 @@ std::string_view without_white_space_behind(std::string_view text) {
 
 // White space behind the context belongs to the continuation. Rarely the context alone has other
 // tokens than in front of the continuation; then they are mixed here as there.
-ChoiceRow encode_choice(const TaskItem& item, const std::string& choice,
-                        const Tokenizer& tokenizer) {
-  const auto given = tokenizer.encode(without_white_space_behind(item.context));
-  const auto whole = tokenizer.encode(item.context + " " + choice);
+ChoiceRow encode_choice(const TaskItem& item, size_t request, const Tokenizer& tokenizer) {
+  const std::string context = item.examples + item.context(request);
+  const std::string& choice = item.choice(request);
+  const auto given = tokenizer.encode(without_white_space_behind(context));
+  const auto whole = tokenizer.encode(context + " " + choice);
   if (whole.size() <= given.size()) {
     throw Error(fmt::format("{}: the choice \"{}\" adds no token to its context", item.place,
                             printable(choice)));
@@ -108,6 +138,20 @@ ChoiceRow encode_choice(const TaskItem& item, const std::string& choice,
 
 }  // namespace
 
+std::string_view kind_name(TaskKind kind) {
+  switch (kind) {
+    case TaskKind::choices:
+      return "multiple choice";
+    case TaskKind::contexts:
+      return "several contexts";
+    case TaskKind::pairs:
+      return "pairs";
+    case TaskKind::target:
+      return "targets";
+  }
+  return "";
+}
+
 std::vector<std::string> prompt_names() {
   std::vector<std::string> names;
   for (const auto& [name, texts] : kPrompts) names.push_back(name);
@@ -119,6 +163,7 @@ Task read_task(const fs::path& file, const std::string& prompt) {
   if (found == kPrompts.end()) throw Error(fmt::format("there is no prompt \"{}\"", prompt));
   const auto& [before, behind] = found->second;
   Task task;
+  task.file = file.string();
   task.name = file.stem().string();
   if (task.name == "items") task.name = fs::absolute(file).parent_path().filename().string();
   std::istringstream lines(read_text(file));
@@ -128,12 +173,18 @@ Task read_task(const fs::path& file, const std::string& prompt) {
     const std::string place = fmt::format("{}:{}", file.string(), number);
     const json item = parse_json(line, place);
     if (!item.is_object()) throw Error(place + ": not a JSON object");
-    const bool pair = item.contains("good") || item.contains("bad");
-    if (task.items.empty()) task.pairs = pair;
-    if (pair != task.pairs) throw Error(place + ": pairs and multiple choice in one file");
-    TaskItem read = pair ? read_pair(item, place) : read_choices(item, place);
-    if (!pair) read.context = before + read.context + behind;
+    const TaskKind kind = kind_of(item);
+    if (task.items.empty()) task.kind = kind;
+    if (kind != task.kind) {
+      throw Error(
+          fmt::format("{}: {} and {} in one file", place, kind_name(kind), kind_name(task.kind)));
+    }
+    TaskItem read = read_item(item, kind, place);
+    if (kind != TaskKind::pairs) {
+      for (std::string& context : read.contexts) context = before + context + behind;
+    }
     read.place = place;
+    read.line = item.dump();
     if (!task.items.empty() && read.phenomenon.empty() != task.items[0].phenomenon.empty()) {
       throw Error(place + ": some items have a \"phenomenon\", some have none");
     }
@@ -146,8 +197,8 @@ Task read_task(const fs::path& file, const std::string& prompt) {
 std::vector<ChoiceRow> encode_task(const Task& task, const Tokenizer& tokenizer) {
   std::vector<ChoiceRow> rows;
   for (const TaskItem& item : task.items) {
-    for (const std::string& choice : item.choices) {
-      rows.push_back(encode_choice(item, choice, tokenizer));
+    for (size_t request = 0; request < item.num_requests(); ++request) {
+      rows.push_back(encode_choice(item, request, tokenizer));
     }
   }
   return rows;

@@ -1,4 +1,4 @@
-// Accuracies from log-likelihoods, in the layout of lm-evaluation-harness.
+// Accuracies and perplexities from log-likelihoods, in the layout of lm-evaluation-harness.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "mixture/evaluation/python_random.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/utf8.hpp"
 #include "smalltalk/mixture/evaluation/bootstrap.hpp"
@@ -22,14 +23,23 @@ int64_t count_characters(std::string_view text) {
   return std::ranges::count_if(text, [](char c) { return !continues_character(c); });
 }
 
-// Nothing can be said from one value.
-Json standard_error(const std::vector<double>& values) {
-  if (values.size() < 2) return "N/A";
-  const auto n = static_cast<double>(values.size());
+// Of a sample. REQUIRES two values at least.
+double deviation(std::span<const double> values) {
   const double center = mean(values);
   double squares = 0;
   for (const double value : values) squares += (value - center) * (value - center);
-  return std::sqrt(squares / (n - 1)) / std::sqrt(n);
+  return std::sqrt(squares / static_cast<double>(values.size() - 1));
+}
+
+// Nothing can be said from one value.
+Json standard_error(const std::vector<double>& values) {
+  if (values.size() < 2) return "N/A";
+  return deviation(values) / std::sqrt(static_cast<double>(values.size()));
+}
+
+// The first of equals.
+int64_t likeliest(std::span<const double> log_likelihoods) {
+  return std::ranges::max_element(log_likelihoods) - log_likelihoods.begin();
 }
 
 // Of a mean of independent means.
@@ -44,23 +54,29 @@ Json standard_error_of_mean(const std::vector<Json>& errors) {
 
 class Results {
  public:
-  void add(const std::string& name, const ChoiceMetrics& metrics) {
-    describe(name, metrics.acc.size());
+  void add(const std::string& name, int64_t num_fewshot, const TaskMetrics& metrics) {
+    describe(name, metrics.acc.size(), num_fewshot);
     set(name, "acc", mean(metrics.acc), standard_error(metrics.acc));
-    if (metrics.acc_norm.empty()) return;
-    set(name, "acc_norm", mean(metrics.acc_norm), standard_error(metrics.acc_norm));
+    if (!metrics.acc_norm.empty()) {
+      set(name, "acc_norm", mean(metrics.acc_norm), standard_error(metrics.acc_norm));
+    }
+    if (!metrics.log_likelihoods.empty()) {
+      const TargetPerplexity perplexity = perplexity_of(metrics.log_likelihoods);
+      set(name, "perplexity", perplexity.value,
+          perplexity.error ? Json(*perplexity.error) : Json("N/A"));
+    }
   }
 
   // A group whose accuracy is the mean of those of its phenomena, each counting the same.
   void add_group(const Task& task, const std::vector<double>& acc) {
     std::map<std::string, std::vector<double>> parts;
     for (size_t i = 0; i < acc.size(); ++i) parts[task.items[i].phenomenon].push_back(acc[i]);
-    describe(task.name, acc.size());
+    describe(task.name, acc.size(), 0);
     std::vector<double> accuracies;
     std::vector<Json> errors;
     for (const auto& [phenomenon, its_acc] : parts) {
       const std::string name = task.name + "_" + phenomenon;
-      add(name, {its_acc, {}});
+      add(name, 0, {its_acc, {}, {}});
       json["group_subtasks"][task.name].push_back(name);
       accuracies.push_back(mean(its_acc));
       errors.push_back(standard_error(its_acc));
@@ -74,26 +90,27 @@ class Results {
                {"higher_is_better", Json::object()}, {"n-samples", Json::object()}};
 
  private:
-  void describe(const std::string& name, size_t items) {
+  void describe(const std::string& name, size_t items, int64_t num_fewshot) {
     json["results"][name] = {{"alias", name}, {"sample_len", items}};
     json["versions"][name] = 1;
-    json["n-shot"][name] = 0;
+    json["n-shot"][name] = num_fewshot;
     json["n-samples"][name] = {{"original", items}, {"effective", items}};
   }
   void set(const std::string& name, const std::string& metric, double value, const Json& error) {
     json["results"][name][metric + ",none"] = value;
     json["results"][name][metric + "_stderr,none"] = error;
-    json["higher_is_better"][name][metric] = true;
+    json["higher_is_better"][name][metric] = metric != "perplexity";
   }
 };
 
 std::string table_of(const Json& models) {
-  std::vector<std::vector<std::string>> lines = {{"task", "items", "metric"}};
+  std::vector<std::vector<std::string>> lines = {{"task", "items", "n-shot", "metric"}};
   for (const auto& [model, of] : models.items()) lines[0].push_back(model);
   for (const auto& [task, values] : models.front()["results"].items()) {
-    for (const std::string metric : {"acc", "acc_norm"}) {
+    for (const std::string metric : {"acc", "acc_norm", "perplexity"}) {
       if (!values.contains(metric + ",none")) continue;
-      lines.push_back({task, values["sample_len"].dump(), metric});
+      lines.push_back(
+          {task, values["sample_len"].dump(), models.front()["n-shot"][task].dump(), metric});
       for (const Json& of : models) {
         const Json& value = of["results"][task][metric + ",none"];
         const Json& error = of["results"][task][metric + "_stderr,none"];
@@ -109,24 +126,49 @@ std::string table_of(const Json& models) {
 
 }  // namespace
 
-ChoiceMetrics grade(const Task& task, const std::vector<double>& log_likelihoods) {
-  ChoiceMetrics metrics;
-  auto first = log_likelihoods.begin();
+TaskMetrics grade(const Task& task, const ChoiceScores& scores) {
+  TaskMetrics metrics;
+  std::span<const double> left = scores.log_likelihoods;
   for (const TaskItem& item : task.items) {
-    const auto last = first + std::ssize(item.choices);
-    metrics.acc.push_back(std::max_element(first, last) - first == item.answer ? 1 : 0);
-    if (!task.pairs) {
-      std::vector<double> per_character;
-      for (const std::string& choice : item.choices) {
-        per_character.push_back(first[std::ssize(per_character)] /
-                                static_cast<double>(count_characters(choice)));
-      }
-      const auto best = std::ranges::max_element(per_character) - per_character.begin();
-      metrics.acc_norm.push_back(best == item.answer ? 1 : 0);
+    if (task.kind == TaskKind::target) {
+      metrics.acc.push_back(scores.greedy[metrics.acc.size()]);
+      metrics.log_likelihoods.push_back(left[0]);
+      left = left.subspan(1);
+      continue;
     }
-    first = last;
+    const auto of_item = left.first(item.num_requests());
+    left = left.subspan(of_item.size());
+    metrics.acc.push_back(likeliest(of_item) == item.answer ? 1 : 0);
+    if (task.kind == TaskKind::pairs) continue;
+    std::vector<double> per_character;
+    for (size_t i = 0; i < of_item.size(); ++i) {
+      const std::string& text = task.kind == TaskKind::contexts ? item.context(i) : item.choice(i);
+      per_character.push_back(of_item[i] / static_cast<double>(count_characters(text)));
+    }
+    metrics.acc_norm.push_back(likeliest(per_character) == item.answer ? 1 : 0);
   }
   return metrics;
+}
+
+// As lm_eval's bootstrap_stderr() of its perplexity(), which seeds each thousand by its number.
+TargetPerplexity perplexity_of(std::span<const double> log_likelihoods) {
+  TargetPerplexity perplexity{std::exp(-mean(log_likelihoods)), std::nullopt};
+  if (log_likelihoods.size() < 2) return perplexity;
+  constexpr uint64_t kChunks = 100, kChunkSize = 1000;
+  const auto size = static_cast<double>(log_likelihoods.size());
+  std::vector<double> resampled;
+  for (uint64_t chunk = 0; chunk < kChunks; ++chunk) {
+    PythonRandom random(chunk);
+    for (uint64_t i = 0; i < kChunkSize; ++i) {
+      double sum = 0;
+      for (size_t k = 0; k < log_likelihoods.size(); ++k) {
+        sum += log_likelihoods[static_cast<size_t>(random.random() * size)];
+      }
+      resampled.push_back(std::exp(-sum / size));
+    }
+  }
+  perplexity.error = deviation(resampled);
+  return perplexity;
 }
 
 TaskReport TaskEvaluation::report() const {
@@ -138,9 +180,9 @@ TaskReport TaskEvaluation::report() const {
     for (size_t t = 0; t < tasks_.size(); ++t) {
       const Task& task = tasks_[t];
       const Answers answers = answers_of(t, model);
-      const ChoiceMetrics metrics = grade(task, answers.log_likelihoods);
+      const TaskMetrics metrics = grade(task, answers.scores);
       if (task.items[0].phenomenon.empty()) {
-        results.add(task.name, metrics);
+        results.add(task.name, task.num_fewshot, metrics);
       } else {
         results.add_group(task, metrics.acc);
       }
@@ -149,6 +191,9 @@ TaskReport TaskEvaluation::report() const {
                                               {"choices", asked_[t].choices_cut}};
     }
     json["config"] = {{"model", "smalltalk"}, {"model_args", name}};
+    for (const Task& task : tasks_) {
+      if (task.num_fewshot > 0) json["config"]["fewshot_seed"] = task.fewshot_seed;
+    }
     json["max_length"] = experiment_.data.seq_length;
     models[name] = json;
   }

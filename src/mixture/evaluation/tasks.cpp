@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -61,27 +62,36 @@ double score_choice(const ChoiceRow& row, std::span<const float> log_probs) {
   return sums[1] - sums[0];
 }
 
+bool is_greedy(const ChoiceRow& row, std::span<const uint8_t> greedy) {
+  const auto first = static_cast<size_t>(row.given - 1);
+  return std::ranges::all_of(greedy.subspan(first, row.tokens.size() - 1 - first), std::identity());
+}
+
 }  // namespace
 
-std::vector<double> score_choices(const Transformer& model, const std::vector<ChoiceRow>& rows,
-                                  ScoringNotes* notes) {
+ChoiceScores score_choices(const Transformer& model, const std::vector<ChoiceRow>& rows,
+                           ScoringNotes* notes) {
   std::vector<const ChoiceRow*> order;
   for (const ChoiceRow& row : rows) order.push_back(&row);
   std::ranges::stable_sort(order, {}, [](const ChoiceRow* row) { return padded_size(*row); });
-  RowScores ordered(1, std::ssize(rows), 1, notes);
+  RowScores ordered(1, std::ssize(rows), 2, notes);
   while (ordered.done() < std::ssize(rows)) {
     const auto left = std::span(order).subspan(static_cast<size_t>(ordered.done()));
     const int64_t size = padded_size(*left[0]);
     const auto longer =
         std::ranges::find_if(left, [&](const ChoiceRow* row) { return padded_size(*row) != size; });
     ordered.fill(model, padded_rows(order, size), ordered.done() + (longer - left.begin()),
-                 [&](int64_t row, auto log_probs, auto, std::span<double> score) {
-                   score[0] = score_choice(*order[static_cast<size_t>(row)], log_probs);
+                 [&](int64_t place, auto log_probs, auto greedy, std::span<double> score) {
+                   const ChoiceRow& row = *order[static_cast<size_t>(place)];
+                   score[0] = score_choice(row, log_probs);
+                   score[1] = is_greedy(row, greedy) ? 1 : 0;
                  });
   }
-  std::vector<double> scores(rows.size());
+  ChoiceScores scores{std::vector<double>(rows.size()), std::vector<uint8_t>(rows.size())};
   for (size_t i = 0; i < order.size(); ++i) {
-    scores[static_cast<size_t>(order[i] - rows.data())] = ordered.values()[i];
+    const auto row = static_cast<size_t>(order[i] - rows.data());
+    scores.log_likelihoods[row] = ordered.values()[2 * i];
+    scores.greedy[row] = static_cast<uint8_t>(ordered.values()[2 * i + 1]);
   }
   return scores;
 }
@@ -142,14 +152,21 @@ std::string TaskEvaluation::name(size_t cell) const {
   return tasks_[cells_[cell].task].name + "-" + cells_[cell].model;
 }
 
-std::vector<double> TaskEvaluation::read(size_t index) const {
+ChoiceScores TaskEvaluation::read(size_t index) const {
   const Cell& cell = cells_[index];
   if (!fs::exists(cell.file)) return {};
   const auto found = parse_json_row(read_text(cell.file));
   try {
     if (!found || found->at("weights") != cell.weights) return {};
-    auto scores = found->at("loglikelihoods").get<std::vector<double>>();
-    return scores.size() == cell.rows->rows.size() ? scores : std::vector<double>();
+    ChoiceScores scores;
+    found->at("loglikelihoods").get_to(scores.log_likelihoods);
+    const size_t size = cell.rows->rows.size();
+    if (scores.log_likelihoods.size() != size) return {};
+    if (tasks_[cell.task].kind == TaskKind::target) {
+      found->at("greedy").get_to(scores.greedy);
+      if (scores.greedy.size() != size) return {};
+    }
+    return scores;
   } catch (const json::exception&) {
     return {};
   }
@@ -160,27 +177,30 @@ void TaskEvaluation::compute(size_t index) const {
   const Cell& cell = cells_[index];
   const double start = now_seconds();
   ScoringNotes notes(layout_.scoring_notes("tasks-" + name(index)),
-                     cell.weights + " " + cell.rows->hash);
+                     cell.weights + " " + cell.rows->hash + " with greedy");
   const Transformer model = Transformer::load(layout_.model(cell.model), experiment_.device);
-  const std::vector<double> scores = score_choices(model, cell.rows->rows, &notes);
-  if (!std::ranges::all_of(scores, [](double score) { return std::isfinite(score); })) {
+  const ChoiceScores scores = score_choices(model, cell.rows->rows, &notes);
+  if (!std::ranges::all_of(scores.log_likelihoods,
+                           [](double score) { return std::isfinite(score); })) {
     throw Error(fmt::format("{} gives a choice of {} a log-likelihood that is not finite",
                             layout_.model(cell.model).string(), tasks_[cell.task].name));
   }
-  const json kept = {{"task", tasks_[cell.task].name},
-                     {"model", cell.model},
-                     {"weights", cell.weights},
-                     {"loglikelihoods", scores}};
+  json kept = {{"task", tasks_[cell.task].name},
+               {"model", cell.model},
+               {"weights", cell.weights},
+               {"loglikelihoods", scores.log_likelihoods}};
+  if (tasks_[cell.task].kind == TaskKind::target) kept["greedy"] = scores.greedy;
   write_text_atomically(cell.file, kept.dump() + "\n");
   notes.remove();
   log_info(fmt::format("{} on {}: {} choices, {}", cell.model, tasks_[cell.task].name,
-                       scores.size(), human_duration(now_seconds() - start)));
+                       scores.greedy.size(), human_duration(now_seconds() - start)));
 }
 
-std::vector<double> TaskEvaluation::scores_of(size_t task, size_t model) const {
+ChoiceScores TaskEvaluation::scores_of(size_t task, size_t model) const {
   const size_t cell = task * (cells_.size() / tasks_.size()) + model;
-  std::vector<double> scores = read(cell);
-  if (scores.empty()) throw Error(cells_[cell].file.string() + " is missing or damaged");
+  ChoiceScores scores = read(cell);
+  if (scores.log_likelihoods.empty())
+    throw Error(cells_[cell].file.string() + " is missing or damaged");
   return scores;
 }
 
@@ -189,10 +209,10 @@ std::vector<size_t> TaskEvaluation::route(size_t task) const {
   std::vector<size_t> experts(items.size(), 0);
   std::vector<double> best(items.size(), -INFINITY);
   for (size_t e = 0; e < static_cast<size_t>(experiment_.mixture.experts); ++e) {
-    const std::vector<double> scores = scores_of(task, units_.size() + e);
+    const std::vector<double> scores = scores_of(task, units_.size() + e).log_likelihoods;
     auto score = scores.begin();
     for (size_t i = 0; i < items.size(); ++i) {
-      const auto next = score + std::ssize(items[i].choices);
+      const auto next = score + static_cast<int64_t>(items[i].num_requests());
       const double sum = std::accumulate(score, next, 0.0);
       score = next;
       if (sum <= best[i]) continue;
@@ -204,7 +224,7 @@ std::vector<size_t> TaskEvaluation::route(size_t task) const {
 }
 
 TaskEvaluation::Answers TaskEvaluation::answers_of(size_t task, const TrainedModel& model) const {
-  std::vector<std::vector<double>> scores;  // of each of the model's units
+  std::vector<ChoiceScores> scores;  // of each of the model's units
   for (const TrainUnit* unit : model.units) {
     scores.push_back(scores_of(task, static_cast<size_t>(unit - units_.data())));
   }
@@ -215,9 +235,14 @@ TaskEvaluation::Answers TaskEvaluation::answers_of(size_t task, const TrainedMod
   Answers answers;
   answers.shares.resize(scores.size());
   for (size_t i = 0; i < items.size(); ++i) {
-    const auto first = scores[units[i]].begin() + std::ssize(answers.log_likelihoods);
-    answers.log_likelihoods.insert(answers.log_likelihoods.end(), first,
-                                   first + std::ssize(items[i].choices));
+    const auto first = std::ssize(answers.scores.log_likelihoods);
+    const auto take = [&](const auto& from, auto& to) {
+      if (from.empty()) return;  // only targets have kept what is greedy
+      to.insert(to.end(), from.begin() + first,
+                from.begin() + first + static_cast<int64_t>(items[i].num_requests()));
+    };
+    take(scores[units[i]].log_likelihoods, answers.scores.log_likelihoods);
+    take(scores[units[i]].greedy, answers.scores.greedy);
     ++answers.shares[units[i]];
   }
   for (double& share : answers.shares) share /= static_cast<double>(items.size());

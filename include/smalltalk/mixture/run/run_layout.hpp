@@ -21,7 +21,7 @@
 //   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/
 //   baselines/tfidf_kmeans/<e>/     the same files
 //   evaluation/<split>/*.h5         log-likelihoods per token of each model, routers' scores
-//   tasks/<task>-<hash>/*.json      log-likelihoods of a task's choices under each model
+//   tasks/<task>-<hash>/*.json      log-likelihoods of a task's items under each model
 //   scoring/                        scores of work that was stopped in the middle
 //   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
 //   queue/<start>/                  claims of work after the shards, one folder per start of a
