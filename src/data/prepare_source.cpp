@@ -69,6 +69,12 @@ std::string to_text(const DocumentFields& fields) {
                      fields.lines ? " lines" : "");
 }
 
+std::string to_text(const PrepareOptions& options) {
+  const std::string fields = to_text(options.fields);
+  if (options.packed_length == 0) return fields;
+  return fmt::format("{} packed into {}", fields, options.packed_length);
+}
+
 void note_seen(const PrepareOptions& options, const InputFiles& inputs) {
   write_text_atomically(seen_file(options.out), stat_key(inputs.files) + "\n");
 }
@@ -80,8 +86,9 @@ void require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer
   }
   const Hdf5File file = Hdf5File::open(out);
   if (!file.has_dataset("sources")) refuse(out, "by an older version of this program");
-  if (file.text_attribute("fields") != to_text(options.fields)) {
-    refuse(out, fmt::format("from other fields ({})", file.text_attribute("fields")));
+  if (file.text_attribute("fields") != to_text(options)) {
+    refuse(out, fmt::format("from other fields or packed otherwise ({})",
+                            file.text_attribute("fields")));
   }
   InputFiles inputs;
   try {

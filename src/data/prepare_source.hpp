@@ -21,8 +21,9 @@ std::string stat_key(const std::vector<std::filesystem::path>& files);
 std::vector<uint64_t> hashes_of(const std::filesystem::path& file, const InputPart& part);
 // A file by its size and the hashes of all its MiBs.
 std::string content_of(int64_t size, std::span<const uint64_t> hashes);
-// Which fields of a document are read, as one text.
+// Which fields of a document are read, as one text; and how documents are laid out.
 std::string to_text(const DocumentFields& fields);
+std::string to_text(const PrepareOptions& options);
 
 // Rank 0 joins the parts, one for each bundle. Error: too many bad documents, no documents.
 void join_parts(const PrepareOptions& options, const std::vector<std::filesystem::path>& part_files,

@@ -53,6 +53,14 @@ TokenFile::TokenFile(const std::filesystem::path& path) {
       !file.has_type<uint64_t>(kDocumentEnds)) {
     throw Error(path.string() + ": its datasets do not have the shapes and types of a token file");
   }
+  if (file.has_attribute("packed_length")) {
+    info.packed_length = file.integer_attribute("packed_length");
+    info.padding = file.integer_attribute("padding");
+    if (info.packed_length < 1 || info.padding < 1 || info.padding >= tokens[0]) {
+      throw Error(fmt::format("{}: {} tokens of padding for sequences of {} are impossible",
+                              path.string(), info.padding, info.packed_length));
+    }
+  }
   info.num_tokens = tokens[0];
   info.num_documents = ends[0];
   impl_ = std::make_unique<Impl>(path, info, file);

@@ -158,6 +158,8 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
         field = Decay::constant;
       } else if constexpr (std::is_same_v<Field, Recompute>) {
         field = Recompute::full;
+      } else if constexpr (std::is_same_v<Field, Packing>) {
+        field = Packing::documents;
       } else if constexpr (std::is_same_v<Field, AssignmentMethod>) {
         field = AssignmentMethod::margin;
       } else {

@@ -1,5 +1,7 @@
 #include "smalltalk/data/prepare.hpp"
 
+#include <set>
+
 #include "data/input_part.hpp"
 #include "files.hpp"
 #include "smalltalk/core/system/files.hpp"
@@ -56,6 +58,47 @@ class PrepareTest : public testing::Test {
   static TemporaryFolder* folder_;
 };
 TemporaryFolder* PrepareTest::folder_ = nullptr;
+
+// Every document is there, once and whole, and begins a sequence or fits into one.
+TEST_F(PrepareTest, DocumentsAreWholeWhenTheyArePacked) {
+  constexpr uint64_t kLength = 64;
+  run(options(text(), "plain.h5"), 1);
+  PrepareOptions packing = options(text(), "packed.h5");
+  packing.packed_length = kLength;
+  run(packing, 3);
+  PrepareOptions again = packing;
+  again.out = *folder_ / "packed-again.h5";
+  run(again, 1);
+  EXPECT_EQ(read_text(packing.out), read_text(again.out));
+
+  const auto documents_of = [&](const TokenFile& file, bool packed) {
+    std::multiset<std::vector<int64_t>> documents;
+    uint64_t begin = packed ? 1 : 0;
+    for (const uint64_t end : file.document_ends()) {
+      std::vector<int64_t> tokens(end - begin);
+      file.read(static_cast<int64_t>(begin), tokens);
+      while (tokens.size() > 1 && tokens[tokens.size() - 2] == kEndToken) tokens.pop_back();
+      const uint64_t into = (begin - 1) % kLength;
+      EXPECT_TRUE(!packed || into == 0 || into + tokens.size() <= kLength);
+      documents.insert(tokens);
+      begin = end;
+    }
+    return documents;
+  };
+  const TokenFile plain(*folder_ / "plain.h5"), packed(packing.out);
+  EXPECT_TRUE(documents_of(packed, true) == documents_of(plain, false));
+  EXPECT_EQ(packed.info().num_tokens, plain.info().num_tokens + packed.info().padding);
+  EXPECT_EQ(packed.info().num_tokens % static_cast<int64_t>(kLength), 1);
+  EXPECT_EQ(packed.info().text_bytes, plain.info().text_bytes);
+  EXPECT_EQ(packed.document_ends().back(), static_cast<uint64_t>(packed.info().num_tokens));
+  std::vector<int64_t> first(1);
+  packed.read(0, first);
+  EXPECT_EQ(first[0], kEndToken);
+
+  // Packed otherwise, it is another file.
+  packing.packed_length = 32;
+  EXPECT_TRUE(mentions(complaint_of([&] { run(packing, 1); }), "packed otherwise"));
+}
 
 TEST_F(PrepareTest, TheBytesDoNotDependOnTheRanks) {
   ASSERT_GE(cut_into_parts(expand_inputs({text()}).files).size(), 5u);

@@ -2,11 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <thread>
 
 #include "job_runner.hpp"
 #include "smalltalk/data/shard_file.hpp"
+#include "smalltalk/data/token_file.hpp"
 
 namespace smalltalk {
 namespace {
@@ -37,6 +39,38 @@ class Launch : public JobTest {
     return written;
   }
 };
+
+// Each document at the beginning of a sequence if it can be, alone in what it sees.
+TEST_F(Launch, DocumentsMayBeginSequences) {
+  const std::string packing = "--set data.packing=documents --set data.document_mask=true ";
+  Outcome outcome = run_job(2, launch("run", packing));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, " % of the tokens are padding"), 3) << outcome.output;
+  // Every token that is no padding is a target once.
+  const TokenFile test(folder_ / "run/tokens/test.h5");
+  double bytes = 0;
+  std::ifstream text(folder_ / "heldout.jsonl");
+  for (std::string line; std::getline(text, line);) {
+    bytes += static_cast<double>(
+        nlohmann::json::parse(line).at("text").get_ref<const std::string&>().size());
+  }
+  const auto targets = static_cast<double>(test.info().num_tokens - test.info().padding);
+  for (const char* model : {"mixture", "dense", "random_shards"}) {
+    const auto figures = results("run").at("models").at(model);
+    const double bits = std::log2(figures.at("perplexity").at("all").get<double>());
+    EXPECT_NEAR(figures.at("bits_per_byte").get<double>(), bits * targets / bytes, 1e-9) << model;
+  }
+  // Who reads whole documents says so to whoever loads it.
+  const auto config = nlohmann::json::parse(read_text(folder_ / "run/experts/0/config.json"));
+  EXPECT_EQ(config.at("smalltalk_document_end"), 2);
+  EXPECT_EQ(config.at("smalltalk_document_mask"), true);
+  // The tokens are of this length of sequences.
+  outcome = run_job(1, launch("run", packing + "--set data.seq_length=16"));
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_EQ(count_of(outcome.output, "32                       16                       tokens, "),
+            1)
+      << outcome.output;
+}
 
 TEST_F(Launch, LeavesAWholeRunWithNoByteBetweenGroups) {
   const Outcome outcome = run_job(2, launch("run"));

@@ -17,7 +17,8 @@ struct Truth {
   Values out, d_qkv;
 };
 
-// By the definition. qkv [rows * length, (heads + 2 kv) d].
+// By the definition: a query sees the keys from its document's start on. qkv [rows * length, (heads
+// + 2 kv) d].
 Truth reference(const AttentionShape& s, const Values& qkv, const Values& d_out) {
   const int64_t dim = s.head_dim, stride = s.qkv_stride(), out_stride = s.out_stride();
   Truth truth{Values(d_out.size()), Values(qkv.size())};
@@ -29,14 +30,15 @@ Truth reference(const AttentionShape& s, const Values& qkv, const Values& d_out)
       };
       for (int64_t i = 0; i < s.length; ++i) {
         const int64_t q = at(i, head), o = (row * s.length + i) * out_stride + head * dim;
+        const int64_t start = s.starts == nullptr ? 0 : s.starts[row * s.length + i];
         Values p(static_cast<size_t>(i + 1)), d_p(p.size());
         double sum = 0, dot = 0;
-        for (int64_t j = 0; j <= i; ++j) {
+        for (int64_t j = start; j <= i; ++j) {
           double score = 0;
           for (int64_t d = 0; d < dim; ++d) score += qkv[q + d] * qkv[at(j, s.heads + kv) + d];
           sum += p[j] = std::exp(score / std::sqrt(static_cast<double>(dim)));
         }
-        for (int64_t j = 0; j <= i; ++j) {
+        for (int64_t j = start; j <= i; ++j) {
           p[j] /= sum;
           const int64_t v = at(j, s.heads + s.kv_heads + kv);
           for (int64_t d = 0; d < dim; ++d) {
@@ -46,7 +48,7 @@ Truth reference(const AttentionShape& s, const Values& qkv, const Values& d_out)
           }
           dot += p[j] * d_p[j];
         }
-        for (int64_t j = 0; j <= i; ++j) {
+        for (int64_t j = start; j <= i; ++j) {
           const double d_score = p[j] * (d_p[j] - dot) / std::sqrt(static_cast<double>(dim));
           const int64_t k = at(j, s.heads + kv);
           for (int64_t d = 0; d < dim; ++d) {
@@ -60,10 +62,21 @@ Truth reference(const AttentionShape& s, const Values& qkv, const Values& d_out)
   return truth;
 }
 
+// A document begins at one token of so many.
+std::vector<int32_t> document_starts(const AttentionShape& s, uint64_t tokens) {
+  std::vector<int32_t> starts;
+  for (int64_t i = 0; i < s.rows * s.length; ++i) {
+    const auto t = static_cast<int32_t>(i % s.length);
+    const bool begins =
+        t == 0 || derive_seed(5, "documents", static_cast<uint64_t>(i)) % tokens == 0;
+    starts.push_back(begins ? t : starts.back());
+  }
+  return starts;
+}
+
 class AttentionTest : public testing::TestWithParam<AttentionShape> {};
 
-TEST_P(AttentionTest, AgreesWithFloat64) {
-  const AttentionShape s = GetParam();
+void expect_agreement(const AttentionShape& s) {
   const int64_t tokens = s.rows * s.length;
   const std::vector<float> qkv = random_floats(tokens * s.qkv_stride(), 1);
   const std::vector<float> d_out = random_floats(tokens * s.out_stride(), 2);
@@ -78,6 +91,19 @@ TEST_P(AttentionTest, AgreesWithFloat64) {
                        scratch.data());
     for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], truth.out[i], 1e-5) << i;
     for (size_t i = 0; i < qkv.size(); ++i) ASSERT_NEAR(d_qkv[i], truth.d_qkv[i], 5e-5) << i;
+  }
+}
+
+TEST_P(AttentionTest, AgreesWithFloat64) { expect_agreement(GetParam()); }
+
+// From documents of a token to some that are longer than a block.
+TEST_P(AttentionTest, WithinDocumentsAgreesWithFloat64) {
+  for (const uint64_t tokens : {1, 3, 20, 60}) {
+    SCOPED_TRACE(tokens);
+    AttentionShape shape = GetParam();
+    const std::vector<int32_t> starts = document_starts(shape, tokens);
+    shape.starts = starts.data();
+    expect_agreement(shape);
   }
 }
 

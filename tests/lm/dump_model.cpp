@@ -1,5 +1,6 @@
 // Writes a random model and what it computes, for test_peer_transformers.py to compare with:
-// dump_model KIND FOLDER, KIND one of swiglu, swiglu_untied, relu2.
+// dump_model KIND FOLDER, KIND one of swiglu, swiglu_untied, relu2, documents.
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <string>
@@ -9,6 +10,8 @@
 #include "smalltalk/lm/train/trainer.hpp"
 
 using namespace smalltalk;
+
+constexpr int64_t kEnd = 2;
 
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
@@ -23,6 +26,9 @@ int main(int argc, char** argv) {
     config.num_kv_heads = 2;
   } else if (kind == "relu2") {
     config.feed_forward = FeedForward::relu2;
+  } else if (kind == "documents") {
+    config.document_end = kEnd;
+    config.document_mask = true;
   } else if (kind != "swiglu") {
     return 2;
   }
@@ -30,7 +36,15 @@ int main(int argc, char** argv) {
   Transformer model(config, DeviceConfig(), 17);
   model.save(folder, {{"smalltalk.seq_length", std::to_string(kRowTokens)}});
 
-  const auto tokens = random_tokens(kRows * kRowTokens, config.vocab_size, 23);
+  auto tokens = random_tokens(kRows * kRowTokens, config.vocab_size, 23);
+  if (kind == "documents") {  // of 1 token and more, and padding at the end of each row
+    std::ranges::replace(tokens, kEnd, kEnd + 1);
+    for (int64_t row = 0; row < kRows; ++row) {
+      for (const int64_t end : {0, 2, 35, 36 + static_cast<int>(row), 70, 76, 77, 78, 79}) {
+        tokens[row * kRowTokens + end] = kEnd;
+      }
+    }
+  }
   const std::vector<float> token_values(tokens.begin(), tokens.end());
   const std::vector<float> logits = model.logits(tokens, kRows, kRowTokens);
   double loss = 0;

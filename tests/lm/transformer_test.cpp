@@ -25,10 +25,19 @@ namespace {
 
 class ModelTest : public testing::TestWithParam<ModelConfig> {};
 
+// Attention within documents, which end at every 37th token or so.
+ModelConfig of_documents(ModelConfig config) {
+  config.document_end = 5;
+  config.document_mask = true;
+  return config;
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, ModelTest,
                          testing::Values(tiny_model(FeedForward::swiglu, true),
                                          tiny_model(FeedForward::swiglu, false, 2),
-                                         tiny_model(FeedForward::relu2, true, 1)));
+                                         tiny_model(FeedForward::relu2, true, 1),
+                                         of_documents(tiny_model(FeedForward::swiglu, true)),
+                                         of_documents(tiny_model(FeedForward::relu2, false, 2))));
 
 double mean_loss(const Transformer& model, const std::vector<int64_t>& tokens, int64_t rows) {
   const auto row_tokens = static_cast<int64_t>(tokens.size()) / rows;
@@ -75,7 +84,8 @@ TEST_P(ModelTest, GradientsAgreeWithFiniteDifferences) {
 
 TEST_P(ModelTest, EnginesAgree) {
   Transformer model(GetParam(), DeviceConfig(), 3);
-  const std::vector<int64_t> tokens = random_tokens(5 * 70, 37, 5);  // two blocks of queries
+  std::vector<int64_t> tokens = random_tokens(5 * 70, 37, 5);  // two blocks of queries
+  std::fill_n(tokens.begin() + 60, 10, 5);                     // padding, of documents
   const auto expected = loss_gradients(model, tokens, 5, 70, nullptr);
   const std::vector<float> logits = model.logits(tokens, 5, 70);
 

@@ -22,11 +22,12 @@ class ComparedRows : public ::testing::Test {
     units_ = train_units(experiment_, small::kTrainSequences);
     options_.prefixes = {2, 3};
     options_.steps = {1};
-    sources_.text = {{}, 5, {"unknown", "prose", "code", "news"}, {2, 1, 1, 1, 3}};
+    sources_.text = {{}, 5, {"unknown", "prose", "code", "news"}, {2, 1, 1, 1, 3}, {4, 4, 4, 4, 4}};
     sources_.text.info.content_hash = "text";
     sources_.text.info.num_tokens = 21;  // 20 of them targets
+    sources_.text.targets = {4, 4, 4, 4, 4};
     sources_.text.info.text_bytes = 63;
-    sources_.validation = {{}, 3, {"unknown", "code", "prose"}, {2, 1, 2}};
+    sources_.validation = {{}, 3, {"unknown", "code", "prose"}, {2, 1, 2}, {4, 4, 4}};
     sources_.documents = {0, 1, 1, 2, 2};
     sources_.cell = [](const EvalCell& cell) {
       if (cell.step > 0) return small::likelihoods(small::everywhere(3, 5));
@@ -119,7 +120,7 @@ TEST_F(ComparedRows, EnsemblesMixByTemperature) {
   options_.prefixes = {2};
   options_.steps = {};
   options_.temperatures = {8, 1};
-  sources_.text = {{}, 1, {"prose"}, {0}};
+  sources_.text = {{}, 1, {"prose"}, {0}, {2}};
   sources_.validation = sources_.text;
   sources_.documents = {0};
   sources_.cell = [](const EvalCell& cell) {
@@ -157,6 +158,9 @@ TEST(ComparisonText, AMarkdownTableHasOneLineBelowItsHead) {
 TEST(MeasuredText, ASequenceBelongsToTheDocumentOfItsFirstToken) {
   const std::vector<uint64_t> ends = {4, 12, 21};
   EXPECT_EQ(sequence_documents(ends, 5, 4), (std::vector<uint64_t>{0, 1, 1, 2, 2}));
+  // Packed, the last token of a document lies before the next one's sequence.
+  EXPECT_EQ(sequence_documents(std::vector<uint64_t>{5, 13, 21}, 5, 4, true),
+            (std::vector<uint64_t>{0, 1, 1, 2, 2}));
 }
 
 }  // namespace

@@ -29,15 +29,24 @@ class Figures : public ::testing::Test {
   const SequenceLikelihoods dense_ = of_cell("baselines/dense");
   const SequenceLikelihoods mixture_ = under_assignment(experts_, small::route());
   const std::vector<uint16_t> domain_ = {2, 1, 1, 1, 1};
+  const std::vector<int64_t> targets_ = {4, 4, 4, 4, 4};
 };
 
 // Routed 0 0 1 1 0, the mixture has 2+2, 4+4, 2+4, 4+4 and 2+4 bits: 14 in the prefixes, 18 behind
 // them, 32 in all. Of four targets two lie in the prefix of three tokens and two behind it.
 TEST_F(Figures, PerplexityOverAllTargetsAndBehindThePrefix) {
   EXPECT_NEAR(-total(mixture_), 32 * std::log(2), kTolerance);
-  const Perplexity found = perplexity(mixture_, 4, 3);
+  const Perplexity found = perplexity(mixture_, targets_, 3);
   EXPECT_NEAR(found.all, std::exp2(32.0 / 20), kTolerance);
   EXPECT_NEAR(found.after_prefix, std::exp2(18.0 / 10), kTolerance);
+}
+
+// Of a last target that is padding, and of a sequence that ends within its prefix, what is left
+// counts.
+TEST_F(Figures, PaddingIsNoTarget) {
+  const Perplexity found = perplexity(mixture_, std::vector<int64_t>{3, 4, 1, 4, 4}, 3);
+  EXPECT_NEAR(found.all, std::exp2(32.0 / 16), kTolerance);
+  EXPECT_NEAR(found.after_prefix, std::exp2(18.0 / 7), kTolerance);
 }
 
 // 4 of 4 and 8, 6 of 8 and 6, 6 of 12 and 6, 8 of 12 and 8, 6 of 6 and 6, where the first stays.
@@ -46,15 +55,17 @@ TEST_F(Figures, TheBestInHindsight) {
 }
 
 TEST_F(Figures, PerplexityByDomain) {
-  EXPECT_NEAR(perplexity_where(mixture_, domain_, 2, 4).value(), std::exp2(4.0 / 4), kTolerance);
-  EXPECT_NEAR(perplexity_where(mixture_, domain_, 1, 4).value(), std::exp2(28.0 / 16), kTolerance);
-  EXPECT_FALSE(perplexity_where(mixture_, domain_, 0, 4).has_value());
+  EXPECT_NEAR(perplexity_where(mixture_, domain_, 2, targets_).value(), std::exp2(4.0 / 4),
+              kTolerance);
+  EXPECT_NEAR(perplexity_where(mixture_, domain_, 1, targets_).value(), std::exp2(28.0 / 16),
+              kTolerance);
+  EXPECT_FALSE(perplexity_where(mixture_, domain_, 0, targets_).has_value());
 }
 
 // Expert 0 has the sequences 0, 1 and 4, expert 1 has 2 and 3, a third one none.
 TEST_F(Figures, EachExpertBesideTheDenseModelOnItsSequences) {
   const std::vector<ExpertFigures> found =
-      figures_by_expert(small::route(), 3, mixture_, &dense_, 4);
+      figures_by_expert(small::route(), 3, mixture_, &dense_, targets_);
   ASSERT_EQ(found.size(), 3U);
   EXPECT_DOUBLE_EQ(found[0].eval_share, 3.0 / 5);
   EXPECT_NEAR(found[0].perplexity.value(), std::exp2((4 + 8 + 6) / 12.0), kTolerance);
@@ -65,7 +76,8 @@ TEST_F(Figures, EachExpertBesideTheDenseModelOnItsSequences) {
   EXPECT_EQ(found[2].eval_share, 0);
   EXPECT_FALSE(found[2].perplexity.has_value());
   EXPECT_FALSE(found[2].dense_perplexity.has_value());
-  EXPECT_FALSE(figures_by_expert(small::route(), 2, mixture_, nullptr, 4)[0].dense_perplexity);
+  EXPECT_FALSE(
+      figures_by_expert(small::route(), 2, mixture_, nullptr, targets_)[0].dense_perplexity);
 }
 
 //             unknown  prose  code

@@ -21,6 +21,7 @@ struct PrepareOptions {
   std::filesystem::path tokenizer;  // exists
   std::filesystem::path out;        // tokens.h5
   DocumentFields fields;
+  int64_t packed_length = 0;    // of sequences in which each document begins one if it can; 0: none
   double max_bad_fraction = 0;  // Error beyond it, of documents and of files: the first are named
   bool verify = false;          // of a complete `out`: read all text, though it looks as it did
   HostCollectives ranks;

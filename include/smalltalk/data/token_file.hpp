@@ -6,6 +6,9 @@
 //   /domains          text [num_domains]
 //   attributes: format, version, vocab_size, end_token, tokenizer_hash, content_hash, ...
 // Sequence i of length S is tokens [i S, i S + S], S + 1 of them: the last is only a target.
+// Of a file that was packed for sequences of S tokens, token 0 is an end token and document 0
+// follows; documents stand in another order than in the text, and behind some of them are further
+// end tokens until the next sequence begins, which count as part of the document.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +29,9 @@ struct TokenFileInfo {
   std::string tokenizer_hash;
   std::string content_hash;  // XXH3 of the token bytes
   int64_t text_bytes = 0;    // UTF-8 bytes of the documents, for bits per byte
+  int64_t padding = 0;       // end tokens between documents, which are no targets
+  int64_t packed_length =
+      0;  // S of the sequences that documents were packed into; 0: they were not
 };
 
 // Read-only memory map; any number of threads may read. Opening reads no tokens: each MiB is

@@ -50,6 +50,8 @@ std::string toml_value(FeedForward value) { return toml_value(to_string(value));
 std::string toml_value(AssignmentMethod value) { return toml_value(to_string(value)); }
 std::string toml_value(Decay value) { return toml_value(to_string(value)); }
 
+std::string toml_value(Packing value) { return toml_value(to_string(value)); }
+
 std::string toml_value(Recompute value) { return toml_value(to_string(value)); }
 
 // "section.key" -> "section"; "" at the top level.
@@ -72,6 +74,15 @@ ModelConfig ModelConfig::resolved() const {
   if (model.init_std == 0) model.init_std = 0.5 / root;
   if (model.embedding_std == 0) model.embedding_std = 1 / root;
   return model;
+}
+
+void Experiment::adopt_tokens(int64_t vocab_size, int64_t end_token) {
+  const bool documents = data.packing == Packing::documents || data.document_mask;
+  for (ModelConfig* model : {&router_model, &expert_model}) {
+    model->vocab_size = vocab_size;
+    model->document_end = documents ? end_token : -1;
+    model->document_mask = data.document_mask;
+  }
 }
 
 std::string to_toml(const Experiment& experiment) {
@@ -109,14 +120,17 @@ bool decides(std::string_view key, Part part) {
   if (part == Part::tokens) {
     return key == "data.tokenizer" || key == "data.vocab_size" ||
            key == "data.tokenizer_sample_bytes" || key == "data.text_key" ||
-           key == "data.domain_key" || key == "data.lines";
+           key == "data.domain_key" || key == "data.lines" || key == "data.packing";
   }
   const bool schedule = key.starts_with("baselines.dense_") || key == "expert.train_steps" ||
                         key == "expert.lr" || key == "expert.min_lr" ||
                         key == "expert.warmup_steps" || key == "expert.lr_decay" ||
                         key == "expert.decay_steps";
   if (schedule || part == Part::schedule) return schedule && part == Part::schedule;
-  if (key == "seed" || key == "data.seq_length" || key.starts_with("device.")) return true;
+  if (key == "seed" || key == "data.seq_length" || key == "data.document_mask" ||
+      key.starts_with("device.")) {
+    return true;
+  }
   if (part == Part::expert) return key.starts_with("expert.");
   return key.starts_with("router.") || key.starts_with("mixture.");
 }
@@ -178,6 +192,8 @@ std::string experiment_help() {
 std::string to_string(FeedForward value) {
   return value == FeedForward::swiglu ? "swiglu" : "relu2";
 }
+
+std::string to_string(Packing value) { return value == Packing::concat ? "concat" : "documents"; }
 
 std::string to_string(Recompute value) {
   if (value == Recompute::none) return "none";

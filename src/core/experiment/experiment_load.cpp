@@ -110,6 +110,10 @@ void assign(const Entry& entry, AssignmentMethod& field) {
                AssignmentMethod::argmax});
 }
 
+void assign(const Entry& entry, Packing& field) {
+  assign_enum(entry, field, {Packing::concat, Packing::documents});
+}
+
 void assign(const Entry& entry, Recompute& field) {
   assign_enum(entry, field, {Recompute::none, Recompute::selective, Recompute::full});
 }

@@ -16,6 +16,9 @@ struct AttentionShape {
   int64_t heads;
   int64_t kv_heads;  // divides heads; head h reads key-value head h / (heads / kv_heads)
   int64_t head_dim;
+  // [rows * length]: token t of a sequence sees its tokens starts[t] to t; null: all are 0. Never
+  // falls within a sequence.
+  const int32_t* starts = nullptr;
   int64_t qkv_stride() const { return (heads + 2 * kv_heads) * head_dim; }
   int64_t out_stride() const { return heads * head_dim; }
 };

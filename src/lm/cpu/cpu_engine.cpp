@@ -31,7 +31,7 @@ CpuEngine::CpuEngine(const ModelConfig& config, const ParameterLayout& layout, T
     return;
   }
   for (int i = 0; i < team.size(); ++i) {
-    workers_.push_back({CpuPass(config, layout), {}, {}, {}, {}, {}, {}});
+    workers_.emplace_back(CpuPass(config, layout));
   }
 }
 
@@ -96,8 +96,25 @@ void CpuEngine::load_rows(Worker& worker, std::span<const int64_t> tokens, int64
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t* line = tokens.data() + (first + i) * row_tokens;
     std::copy_n(line, length, worker.inputs.data() + i * length);
-    std::copy_n(line + 1, length, worker.targets.data() + i * length);
+    int64_t* targets = worker.targets.data() + i * length;
+    std::copy_n(line + 1, length, targets);
+    if (config_.document_end < 0) continue;
+    for (int64_t t = 0; t < length; ++t) {
+      if (line[t] == config_.document_end && targets[t] == config_.document_end) targets[t] = -1;
+    }
   }
+}
+
+const int32_t* CpuEngine::find_starts(Worker& worker, const int64_t* inputs, int64_t rows,
+                                      int64_t length) {
+  if (!config_.document_mask) return nullptr;
+  worker.starts.resize(rows * length);
+  for (int64_t i = 0; i < rows * length; ++i) {
+    const auto t = static_cast<int32_t>(i % length);
+    const bool first = t == 0 || inputs[i] == config_.document_end;
+    worker.starts[i] = first ? t : worker.starts[i - 1];
+  }
+  return worker.starts.data();
 }
 
 double CpuEngine::train_rows(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
@@ -122,7 +139,9 @@ double CpuEngine::train_rows(std::span<const int64_t> tokens, int64_t rows, int6
       const int64_t count = std::min(pass_rows, rows - mine);
       load_rows(worker, tokens, mine, count, row_tokens, count);
       if (count > 0) {
-        worker.pass.begin(parameters_, rotary_, worker.inputs.data(), count, length, keep_);
+        worker.pass.begin(parameters_, rotary_, worker.inputs.data(),
+                          find_starts(worker, worker.inputs.data(), count, length), count, length,
+                          keep_);
       }
       train_pass(thread, count, scale, first + threads * pass_rows >= rows, ready);
     }
@@ -229,7 +248,9 @@ void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
     Worker& worker = workers_[thread];
     load_rows(worker, tokens, first, count, row_tokens, pass_rows);
     CpuPass& pass = worker.pass;
-    pass.begin(parameters_, rotary_, worker.inputs.data(), pass_rows, length, Keep::nothing);
+    pass.begin(parameters_, rotary_, worker.inputs.data(),
+               find_starts(worker, worker.inputs.data(), pass_rows, length), pass_rows, length,
+               Keep::nothing);
     pass.forward();
     worker.log_probs.resize(pass_rows * length);
     worker.greedy.resize(pass_rows * length);
@@ -252,8 +273,11 @@ void CpuEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t ro
     CpuPass& pass = workers_[thread].pass;
     const auto [begin, end] = part_of_range(rows, thread, team_.size(), pass_rows);
     for (int64_t first = begin; first < end; first += pass_rows) {
-      pass.begin(parameters_, rotary_, tokens.data() + first * row_tokens,
-                 std::min(pass_rows, end - first), row_tokens, Keep::nothing);
+      const int64_t* inputs = tokens.data() + first * row_tokens;
+      const int64_t count = std::min(pass_rows, end - first);
+      pass.begin(parameters_, rotary_, inputs,
+                 find_starts(workers_[thread], inputs, count, row_tokens), count, row_tokens,
+                 Keep::nothing);
       pass.forward();
       gemm_nt(pass.tokens(), vocab, hidden, 1, {pass.hidden(), hidden},
               {parameters_ + layout_.head, hidden}, false,

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "lm/cpu/cpu_loss.hpp"
@@ -51,14 +52,20 @@ class CpuEngine : public Engine {
   void for_models(const std::function<void(CpuEngine&, int64_t)>& work);
 
   struct Worker {
+    explicit Worker(CpuPass its) : pass(std::move(its)) {}
+
     CpuPass pass;
     std::vector<int64_t> inputs, targets;  // of one pass, [rows * length]
+    std::vector<int32_t> starts;           // the same, if attention stays within documents
     std::vector<float> log_probs;          // of one pass
     std::vector<uint8_t> greedy;           // of one pass
     std::vector<float> gradients;          // of the blocks; not used by the first worker
     PhaseSeconds seconds;
   };
-  // Copies rows for the worker's pass; rows that are not there become token 0.
+  // Of a pass over `inputs` [rows * length]: where the document of each token starts, or null.
+  const int32_t* find_starts(Worker& worker, const int64_t* inputs, int64_t rows, int64_t length);
+  // Copies rows for the worker's pass; rows that are not there become token 0. Targets that are
+  // padding become -1.
   void load_rows(Worker& worker, std::span<const int64_t> tokens, int64_t first, int64_t rows,
                  int64_t row_tokens, int64_t pass_rows);
   void train_pass(int thread, int64_t rows, float scale, bool last, const GradientsReady& ready);

@@ -27,7 +27,7 @@ struct Product {
 
 // Causal attention of one head over one sequence. q, k, v and their gradients have rows `stride`
 // apart, out and d_out rows `out_stride` apart. lse [length] is in base 2, of the scores times
-// log2(e).
+// log2(e). A query t sees the keys starts[t] to t; starts [length] never falls, null: all are 0.
 struct HeadAttention {
   int64_t length;
   int64_t head_dim;
@@ -38,6 +38,7 @@ struct HeadAttention {
   int64_t out_stride;
   float* lse;
   float* scratch;  // head_attention_scratch() floats
+  const int32_t* starts = nullptr;
 };
 
 // Softmax over the vocabulary, chunk after chunk, for tokens that lie in the lanes of vectors.

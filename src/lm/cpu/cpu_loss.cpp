@@ -147,12 +147,17 @@ double FusedLoss::join(int thread, const LossTokens& tile, const float* head, fl
       sum += theirs.sum[t] * std::exp2(theirs.maximum[t] - maximum);
       if (tile.targets[t] >= other.begin && tile.targets[t] < other.end) logit = theirs.logit[t];
     }
+    const bool counts = tile.targets[t] >= 0;
     w.maximum[t] = maximum;
-    w.gain[t] = scale / sum;
-    if (thread == 0)
+    w.gain[t] = counts ? scale / sum : 0;
+    if (thread == 0 && counts)
       loss += kLn2 * (static_cast<double>(maximum - logit) + std::log2(static_cast<double>(sum)));
     if (t < share_begin || t >= share_end) continue;
     float* d_hidden = tile.d_hidden + t * hidden_;
+    if (!counts) {
+      std::fill_n(d_hidden, hidden_, 0.0F);
+      continue;
+    }
     const float* target = head + tile.targets[t] * hidden_;
     for (int64_t h = 0; h < hidden_; ++h) d_hidden[h] = -scale * target[h];
     for (const Worker& other : workers_) {
@@ -217,9 +222,11 @@ void target_log_probs(int64_t count, int64_t hidden_size, int64_t vocab, const f
       cpu_kernels().softmax_chunk_sums(logits, rows, whole_lanes(tile), {maximum, sum, factor});
     }
     for (int64_t t = 0; t < tile; ++t) {
-      log_probs[begin + t] = static_cast<float>(kLn2 * (static_cast<double>(logit[t] - maximum[t]) -
-                                                        std::log2(static_cast<double>(sum[t]))));
-      greedy[begin + t] = logit[t] >= maximum[t] ? 1 : 0;
+      const double log_prob = kLn2 * (static_cast<double>(logit[t] - maximum[t]) -
+                                      std::log2(static_cast<double>(sum[t])));
+      const bool counts = targets[begin + t] >= 0;
+      log_probs[begin + t] = counts ? static_cast<float>(log_prob) : 0.0F;
+      greedy[begin + t] = !counts || logit[t] >= maximum[t] ? 1 : 0;
     }
   }
 }

@@ -15,7 +15,7 @@ namespace smalltalk {
 struct LossTokens {
   int64_t count;
   const float* hidden;     // [count, H]
-  const int64_t* targets;  // [count]
+  const int64_t* targets;  // [count]; -1: none, which costs nothing
   float* d_hidden;         // [count, H], written
 };
 
@@ -64,8 +64,8 @@ class FusedLoss {
   std::vector<Worker> workers_;
 };
 
-// log_probs [count] <- log p(target), and greedy [count] <- 1 where no word is likelier, else 0. On
-// one thread. `scratch` holds log_probs_scratch_size(H).
+// log_probs [count] <- log p(target), and greedy [count] <- 1 where no word is likelier, else 0; 0
+// and 1 where there is no target. On one thread. `scratch` holds log_probs_scratch_size(H).
 int64_t log_probs_scratch_size(int64_t hidden);
 void target_log_probs(int64_t count, int64_t hidden_size, int64_t vocab, const float* hidden,
                       const float* head, const int64_t* targets, float* log_probs, uint8_t* greedy,

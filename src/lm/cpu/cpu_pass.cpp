@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "lm/cpu/cpu_attention.hpp"
 #include "lm/cpu/cpu_loss.hpp"
 #include "lm/cpu/elementwise.hpp"
 #include "lm/cpu/gemm.hpp"
@@ -91,10 +90,11 @@ int64_t CpuPass::memory_floats(const ModelConfig& config, int64_t rows, int64_t 
 }
 
 void CpuPass::begin(const float* parameters, const RotaryTable& rotary, const int64_t* inputs,
-                    int64_t rows, int64_t length, Keep keep) {
+                    const int32_t* starts, int64_t rows, int64_t length, Keep keep) {
   parameters_ = parameters;
   rotary_ = &rotary;
   inputs_ = inputs;
+  starts_ = starts;
   if (rows == rows_ && length == length_ && keep == keep_) return;
   rows_ = rows;
   length_ = length;
@@ -110,6 +110,10 @@ void CpuPass::begin(const float* parameters, const RotaryTable& rotary, const in
   });
 }
 
+AttentionShape CpuPass::attention_shape() const {
+  return {rows_, length_, config_.num_heads, config_.num_kv_heads, config_.head_dim(), starts_};
+}
+
 void CpuPass::forward_attention(int64_t i) {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
   const int64_t qkv = qkv_width(config_), heads = config_.num_heads;
@@ -123,9 +127,8 @@ void CpuPass::forward_attention(int64_t i) {
           false, {layer.qkv, qkv});
   elementwise().rotate_heads(layer.qkv, qkv, tokens, length_, heads + config_.num_kv_heads,
                              config_.head_dim(), rotary_->cosine.data(), rotary_->sine.data(), 1);
-  attention_forward(cpu_kernels(),
-                    {rows_, length_, heads, config_.num_kv_heads, config_.head_dim()}, layer.qkv,
-                    layer.attention, layer.lse, scratch_);
+  attention_forward(cpu_kernels(), attention_shape(), layer.qkv, layer.attention, layer.lse,
+                    scratch_);
   std::memcpy(layer.middle, layer.input, tokens * hidden * sizeof(float));
   gemm_nt(tokens, hidden, out_width, 1, {layer.attention, out_width},
           {parameters_ + at.output, out_width}, true, {layer.middle, hidden});
@@ -188,7 +191,6 @@ void CpuPass::backward_layer(int64_t i, float* gradients) {
   const int64_t qkv = qkv_width(config_), gate_up = gate_up_width(config_);
   const int64_t width = config_.intermediate_size, heads = config_.num_heads;
   const int64_t out_width = heads * config_.head_dim();
-  const AttentionShape shape{rows_, length_, heads, config_.num_kv_heads, config_.head_dim()};
   const LayerOffsets& at = layout_.layers[i];
   const Layer& layer = layers_[i];
   const auto gradient_of = [&](int64_t offset) { return gradients + (offset - layout_.blocks); };
@@ -225,8 +227,8 @@ void CpuPass::backward_layer(int64_t i, float* gradients) {
           {gradient_of(at.output), out_width});
   gemm_nn(tokens, out_width, hidden, 1, {d_residual_, hidden}, {parameters_ + at.output, out_width},
           false, {d_hidden_, out_width});
-  attention_backward(cpu_kernels(), shape, layer.qkv, layer.attention, layer.lse, d_hidden_, d_qkv_,
-                     scratch_);
+  attention_backward(cpu_kernels(), attention_shape(), layer.qkv, layer.attention, layer.lse,
+                     d_hidden_, d_qkv_, scratch_);
   elementwise().rotate_heads(d_qkv_, qkv, tokens, length_, heads + config_.num_kv_heads,
                              config_.head_dim(), rotary_->cosine.data(), rotary_->sine.data(), -1);
   gemm_tn(qkv, hidden, tokens, 1, {d_qkv_, qkv}, {layer.attention_norm, hidden}, true,

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "lm/cpu/cpu_attention.hpp"
 #include "lm/model/parameter_layout.hpp"
 
 namespace smalltalk {
@@ -31,9 +32,10 @@ class CpuPass {
   CpuPass(const ModelConfig& config, const ParameterLayout& layout)
       : config_(config), layout_(layout) {}
 
-  // What the passes below work on, until the next call. inputs [rows * length] must outlive them.
+  // What the passes below work on, until the next call. inputs and starts [rows * length] must
+  // outlive them; starts as in AttentionShape.
   void begin(const float* parameters, const RotaryTable& rotary, const int64_t* inputs,
-             int64_t rows, int64_t length, Keep keep);
+             const int32_t* starts, int64_t rows, int64_t length, Keep keep);
   void forward();
   int64_t tokens() const { return rows_ * length_; }
   const float* hidden() const { return final_norm_; }  // [T, H], normalised
@@ -59,6 +61,7 @@ class CpuPass {
   // Calls take(pointer, floats) for every buffer.
   template <typename F>
   void for_buffers(F&& take);
+  AttentionShape attention_shape() const;
   void forward_attention(int64_t layer);
   void forward_feed_forward(int64_t layer);  // up to the activation
   void activate(const Layer& layer);
@@ -68,6 +71,7 @@ class CpuPass {
   const float* parameters_ = nullptr;
   const RotaryTable* rotary_ = nullptr;
   const int64_t* inputs_ = nullptr;
+  const int32_t* starts_ = nullptr;
   int64_t rows_ = 0, length_ = 0;
   Keep keep_ = Keep::nothing;
   std::vector<float> arena_;

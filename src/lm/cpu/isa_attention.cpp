@@ -52,7 +52,25 @@ ST_INLINE Vec dot(const Vec (&lanes)[D], const float* row) {
   return sum;
 }
 
-template <int D>
+// The first keys that the queries first .. first + kLanes see, counted from `first`, and the last
+// query's.
+struct FirstKeys {
+  Vec lanes{};
+  int64_t last = 0;
+};
+
+ST_INLINE FirstKeys first_keys(const HeadAttention& a, int64_t first) {
+  FirstKeys keys;
+  float lanes[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    keys.last = a.starts[min_of(first + i, a.length - 1)];
+    lanes[i] = static_cast<float>(keys.last - first);
+  }
+  keys.lanes = load(lanes);
+  return keys;
+}
+
+template <int D, bool Documents>
 void forward(const HeadAttention& a, float* out) {
   const int64_t padded = round_up(a.length, kLanes);
   float* queries = a.scratch;  // [D, padded]
@@ -66,7 +84,8 @@ void forward(const HeadAttention& a, float* out) {
     }
     Vec top = broadcast(kMasked), sum = Vec{};
     const int64_t seen = min_of(a.length, first + kLanes);
-    for (int64_t key = 0; key < seen; key += kKeys) {
+    const FirstKeys starts = Documents ? first_keys(a, first) : FirstKeys();
+    for (int64_t key = Documents ? a.starts[first] : 0; key < seen; key += kKeys) {
       const int count = static_cast<int>(min_of(kKeys, seen - key));
       Vec scores[kKeys];
       Vec best = top;
@@ -74,6 +93,10 @@ void forward(const HeadAttention& a, float* out) {
         scores[j] = dot<D>(q, a.k + (key + j) * a.stride);
         if (key + j > first) {
           scores[j] = index < static_cast<float>(key + j - first) ? broadcast(kMasked) : scores[j];
+        }
+        if (Documents && key + j < starts.last) {
+          scores[j] =
+              starts.lanes > static_cast<float>(key + j - first) ? broadcast(kMasked) : scores[j];
         }
         best = max_of(best, scores[j]);
       }
@@ -102,7 +125,7 @@ void forward(const HeadAttention& a, float* out) {
 
 // With P the probabilities and dS = P * (dO V^T - rowsum(dO * O)): dQ = dS K, dK = dS^T Q, dV = P^T
 // dO. Two passes, queries in the lanes for dQ and keys for dK and dV; each computes P anew.
-template <int D>
+template <int D, bool Documents>
 void backward(const HeadAttention& a, float* d_q, float* d_k, float* d_v) {
   const int64_t length = a.length, padded = round_up(length, kLanes);
   const float scale = 1.0F / std::sqrt(static_cast<float>(D));
@@ -130,15 +153,19 @@ void backward(const HeadAttention& a, float* d_q, float* d_k, float* d_v) {
       sums[d] = Vec{};
     }
     const Vec shift = load(lse + first), product = load(products + first);
+    const FirstKeys starts = Documents ? first_keys(a, first) : FirstKeys();
     const auto visit = [&](int64_t key, bool masked) __attribute__((always_inline)) {
       const float* k = a.k + key * a.stride;
       Vec p = exp2_of(dot<D>(q, k) - shift);
       if (masked) p = index < static_cast<float>(key - first) ? Vec{} : p;
+      if (Documents && key < starts.last) {
+        p = starts.lanes > static_cast<float>(key - first) ? Vec{} : p;
+      }
       const Vec d_score = p * (dot<D>(d_o, a.v + key * a.stride) - product);
 #pragma GCC unroll 16
       for (int d = 0; d < D; ++d) sums[d] += d_score * k[d];
     };
-    for (int64_t key = 0; key <= first; ++key) visit(key, false);
+    for (int64_t key = Documents ? a.starts[first] : 0; key <= first; ++key) visit(key, false);
     for (int64_t key = first + 1; key < min_of(length, first + kLanes); ++key) visit(key, true);
     scatter<D, false>(sums, broadcast(scale), first, length, a.stride, d_q);
   }
@@ -157,6 +184,9 @@ void backward(const HeadAttention& a, float* d_q, float* d_k, float* d_v) {
       const float* d_o = a.d_out + query * a.out_stride;
       Vec p = exp2_of(dot<D>(k, q) - lse[query]);
       if (masked) p = index > static_cast<float>(query - first) ? Vec{} : p;
+      if (Documents && a.starts[query] > first) {
+        p = index < static_cast<float>(a.starts[query] - first) ? Vec{} : p;
+      }
       const Vec d_score = p * (dot<D>(v, d_o) - products[query]);
 #pragma GCC unroll 16
       for (int d = 0; d < D; ++d) {
@@ -166,7 +196,10 @@ void backward(const HeadAttention& a, float* d_q, float* d_k, float* d_v) {
     };
     const int64_t last = min_of(length, first + kLanes);
     for (int64_t query = first; query < last; ++query) visit(query, true);
-    for (int64_t query = last; query < length; ++query) visit(query, false);
+    for (int64_t query = last; query < length; ++query) {
+      if (Documents && a.starts[query] >= last) break;  // nor do those after it see these keys
+      visit(query, false);
+    }
     scatter<D, true>(k_sums, broadcast(scale), first, length, a.stride, d_k);
     scatter<D, true>(v_sums, broadcast(1), first, length, a.stride, d_v);
   }
@@ -177,11 +210,17 @@ void backward(const HeadAttention& a, float* d_q, float* d_k, float* d_v) {
 bool fits_head(int64_t head_dim) { return head_dim == 8 || head_dim == 16; }
 
 void head_attention_forward(const HeadAttention& head, float* out) {
-  head.head_dim == 8 ? forward<8>(head, out) : forward<16>(head, out);
+  const auto run = head.starts != nullptr
+                       ? (head.head_dim == 8 ? forward<8, true> : forward<16, true>)
+                       : (head.head_dim == 8 ? forward<8, false> : forward<16, false>);
+  run(head, out);
 }
 
 void head_attention_backward(const HeadAttention& head, float* d_q, float* d_k, float* d_v) {
-  head.head_dim == 8 ? backward<8>(head, d_q, d_k, d_v) : backward<16>(head, d_q, d_k, d_v);
+  const auto run = head.starts != nullptr
+                       ? (head.head_dim == 8 ? backward<8, true> : backward<16, true>)
+                       : (head.head_dim == 8 ? backward<8, false> : backward<16, false>);
+  run(head, d_q, d_k, d_v);
 }
 
 }  // namespace smalltalk::ST_ISA

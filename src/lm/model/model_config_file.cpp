@@ -93,6 +93,9 @@ std::string model_config_text(const ModelConfig& c,
   j["rope_parameters"] = {{"rope_theta", c.rope_theta}, {"rope_type", "default"}};
   j["torch_dtype"] = "float32";
   j["dtype"] = "float32";
+  // Others ignore these, and show a model one document at a time.
+  if (c.document_end >= 0) j["smalltalk_document_end"] = c.document_end;
+  if (c.document_mask) j["smalltalk_document_mask"] = true;
   return j.dump(2) + "\n";
 }
 
@@ -124,6 +127,10 @@ ModelConfig read_model_config(const std::filesystem::path& path) {
   c.tie_embeddings =
       j.contains("tie_word_embeddings") && required<bool>(j, "tie_word_embeddings", path);
   c.rope_theta = read_rope_theta(j, path);
+  if (j.contains("smalltalk_document_end"))
+    c.document_end = required<int64_t>(j, "smalltalk_document_end", path);
+  c.document_mask = c.document_end >= 0 && j.contains("smalltalk_document_mask") &&
+                    required<bool>(j, "smalltalk_document_mask", path);
   if (c.num_heads >= 1 && j.contains("head_dim") && !j["head_dim"].is_null() &&
       (c.hidden_size % c.num_heads != 0 ||
        required<int64_t>(j, "head_dim", path) != c.hidden_size / c.num_heads)) {

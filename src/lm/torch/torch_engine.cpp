@@ -44,7 +44,7 @@ struct TorchEngine::SavedLayer {
 };
 
 struct TorchEngine::SavedStep {
-  RotaryAngles angles;
+  Positions positions;
   std::vector<SavedLayer> layers;
   Stage final_norm;
   at::Tensor d_out;   // [R, T, H], of the final norm's output
@@ -93,7 +93,24 @@ at::Tensor TorchEngine::norm(const at::Tensor& x, const at::Tensor& weight) cons
   return rms_norm(x, weight, config_.rms_norm_eps, type_);
 }
 
-at::Tensor TorchEngine::attention(const at::Tensor& qkv, const RotaryAngles& rotary) const {
+TorchEngine::Positions TorchEngine::positions_of(const at::Tensor& inputs) const {
+  Positions positions{rotary_angles(config_, inputs.size(2), device_), {}};
+  if (!config_.document_mask) return positions;
+  // The number of documents begun so far; a token sees those of its own before it.
+  const at::Tensor document = (inputs == config_.document_end).flatten(0, 1).cumsum(1);
+  positions.visible = (document.unsqueeze(2) == document.unsqueeze(1)).tril().unsqueeze(1);
+  return positions;
+}
+
+at::Tensor TorchEngine::counted(const at::Tensor& tokens) const {
+  if (config_.document_end < 0) return {};
+  const at::Tensor end = tokens == config_.document_end;
+  const int64_t length = tokens.size(2) - 1;
+  return (end.narrow(2, 0, length) & end.narrow(2, 1, length)).logical_not();
+}
+
+at::Tensor TorchEngine::attention(const at::Tensor& qkv, const Positions& positions) const {
+  const RotaryAngles& rotary = positions.rotary;
   const int64_t length = rotary.cosine.size(0), dim = config_.head_dim();
   const int64_t heads = config_.num_heads, kv = config_.num_kv_heads;
   // Sequences of all models are alike here: [sequences, heads + 2 kv, length, d].
@@ -105,7 +122,12 @@ at::Tensor TorchEngine::attention(const at::Tensor& qkv, const RotaryAngles& rot
     key = key.repeat_interleave(heads / kv, 1);
     value = value.repeat_interleave(heads / kv, 1);
   }
-  return at::scaled_dot_product_attention(query, key, value, {}, 0.0, true)
+  at::Tensor seen = positions.visible;  // of all models, [sequences, 1, length, length]
+  if (seen.defined() && seen.size(0) < query.size(0)) {
+    seen = seen.repeat({query.size(0) / seen.size(0), 1, 1, 1});
+  }
+  const auto mask = seen.defined() ? std::optional(seen) : std::nullopt;
+  return at::scaled_dot_product_attention(query, key, value, mask, 0.0, !mask)
       .transpose(1, 2)
       .reshape({qkv.size(0), qkv.size(1), heads * dim});
 }
@@ -130,7 +152,7 @@ at::Tensor TorchEngine::embed(const at::Tensor& inputs) const {
 }
 
 at::Tensor TorchEngine::begin_layer(const TorchLayer& layer, const at::Tensor& x,
-                                    const RotaryAngles& rotary, bool keep_outputs,
+                                    const Positions& positions, bool keep_outputs,
                                     SavedLayer* saved, at::Tensor& activation_out) const {
   const auto run = [&](Stage SavedLayer::*member, const Function& function, Tensors inputs) {
     if (saved == nullptr) return function(inputs);
@@ -142,7 +164,9 @@ at::Tensor TorchEngine::begin_layer(const TorchLayer& layer, const at::Tensor& x
     return stage.output.detach();
   };
   const Function normed = [this](const Tensors& in) { return norm(in[0], in[1]); };
-  const Function attended = [this, rotary](const Tensors& in) { return attention(in[0], rotary); };
+  const Function attended = [this, positions](const Tensors& in) {
+    return attention(in[0], positions);
+  };
   const Function activated = [this](const Tensors& in) { return activate(config_, in[0]); };
 
   const at::Tensor attention_in =
@@ -158,20 +182,20 @@ at::Tensor TorchEngine::begin_layer(const TorchLayer& layer, const at::Tensor& x
 }
 
 at::Tensor TorchEngine::forward_layer(const TorchLayer& layer, const at::Tensor& x,
-                                      const RotaryAngles& rotary, bool keep_outputs,
+                                      const Positions& positions, bool keep_outputs,
                                       SavedLayer* saved) const {
   at::Tensor activation_out;
-  const at::Tensor middle = begin_layer(layer, x, rotary, keep_outputs, saved, activation_out);
+  const at::Tensor middle = begin_layer(layer, x, positions, keep_outputs, saved, activation_out);
   return middle + product(activation_out, layer.down).to(at::kFloat);
 }
 
 at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
   weights_.cast();
-  const RotaryAngles angles = rotary_angles(config_, inputs.size(2), device_);
+  const Positions positions = positions_of(inputs);
   at::Tensor x = embed(inputs);
   for (const TorchLayer& layer : weights_.layers) {
     const TraceSpan span("layer", &layer - weights_.layers.data());
-    x = forward_layer(layer, x, angles, false, nullptr);
+    x = forward_layer(layer, x, positions, false, nullptr);
   }
   return norm(x, weights_.final_norm.value);
 }
@@ -188,10 +212,12 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
       at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens), {0, 0, 0, kScoredRows - rows});
   const at::Tensor out = hidden(ids.narrow(2, 0, row_tokens - 1));
   const at::Tensor targets = ids.narrow(2, 1, row_tokens - 1).flatten();
+  const at::Tensor all = counted(ids), counts = all.defined() ? all.flatten() : all;
   const int64_t size = rows * (row_tokens - 1);
   ST_CHECK(std::ssize(log_probs) == num_models_ * size);
   for (int64_t r = 0; r < num_models_; ++r) {
-    const TargetScores scores = fused_target_scores(out[r], weights_.head.matrix[r], targets);
+    const TargetScores scores =
+        fused_target_scores(out[r], weights_.head.matrix[r], targets, counts);
     const at::Tensor of_rows = scores.log_probs.narrow(0, 0, size).to(at::kCPU);
     std::memcpy(log_probs.data() + r * size, of_rows.const_data_ptr<float>(), of_rows.nbytes());
     if (greedy.empty()) continue;
@@ -220,11 +246,11 @@ TorchEngine::Tensors TorchEngine::backward_stage(Stage& stage, TorchWeight& weig
   return gradients;
 }
 
-void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const RotaryAngles& rotary,
+void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Positions& positions,
                                  at::Tensor& d_x) const {
   if (saved.input.defined()) {
     at::Tensor activation_out;
-    begin_layer(layer, saved.input, rotary, true, &saved, activation_out);
+    begin_layer(layer, saved.input, positions, true, &saved, activation_out);
     saved.input.reset();
   }
   const auto through_norm = [&](Stage& stage, TorchWeight& matrix, TorchWeight& norm_weight,
@@ -242,16 +268,16 @@ void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Rot
 void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep& step) {
   const int64_t length = tokens.size(2) - 1;
   weights_.cast();
-  step.angles = rotary_angles(config_, length, device_);
+  step.positions = positions_of(tokens.narrow(2, 0, length));
   step.layers.assign(weights_.layers.size(), {});
   at::Tensor x = embed(tokens.narrow(2, 0, length));
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
     const TraceSpan span("layer", static_cast<int64_t>(i));
     if (recompute_ == Recompute::full) {
       step.layers[i].input = x;
-      x = forward_layer(weights_.layers[i], x, step.angles, false, nullptr);
+      x = forward_layer(weights_.layers[i], x, step.positions, false, nullptr);
     } else {
-      x = forward_layer(weights_.layers[i], x, step.angles, recompute_ == Recompute::none,
+      x = forward_layer(weights_.layers[i], x, step.positions, recompute_ == Recompute::none,
                         &step.layers[i]);
     }
   }
@@ -262,12 +288,13 @@ void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep&
   step.final_norm.compute();
   const at::Tensor out = step.final_norm.output.detach();
   const at::Tensor targets = tokens.narrow(2, 1, length).flatten(1);
+  const at::Tensor all = counted(tokens), counts = all.defined() ? all.flatten(1) : all;
   step.d_out = at::empty_like(out);
   Tensors losses;
   for (int64_t r = 0; r < num_models_; ++r) {
     at::Tensor d_hidden = step.d_out[r], d_head = weights_.head.gradient[r];
-    losses.push_back(
-        fused_cross_entropy(out[r], weights_.head.matrix[r], targets[r], scale, d_hidden, d_head));
+    losses.push_back(fused_cross_entropy(out[r], weights_.head.matrix[r], targets[r], scale,
+                                         d_hidden, d_head, counts.defined() ? counts[r] : counts));
   }
   step.losses = at::stack(losses);
 }
@@ -288,7 +315,7 @@ void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& 
   at::Tensor d_x = gradients[0];
   for (int64_t i = config_.num_layers - 1; i >= 0; --i) {
     const TraceSpan span("layer", i);
-    backward_layer(weights_.layers[i], step.layers[i], step.angles, d_x);
+    backward_layer(weights_.layers[i], step.layers[i], step.positions, d_x);
     finish(layout_.layers[i].qkv,
            i + 1 == config_.num_layers ? layout_.decay_size : layout_.layers[i + 1].qkv);
   }

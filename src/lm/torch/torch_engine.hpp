@@ -50,25 +50,35 @@ class TorchEngine : public Engine {
   struct SavedLayer;
   struct SavedStep;
   struct RecordedStep;
+  // Where tokens stand in their sequences, and which they see.
+  struct Positions {
+    RotaryAngles rotary;
+    at::Tensor
+        visible;  // bool [sequences of all or of one model, 1, length, length]; or all before
+  };
   using Tensors = std::vector<at::Tensor>;
   using Function = std::function<at::Tensor(const Tensors&)>;
 
   at::Tensor to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                        int64_t row_tokens) const;  // [sets, rows, row_tokens], sets 1 or R
 
+  Positions positions_of(const at::Tensor& inputs) const;  // [sets, rows, length]
+  // Which targets are no padding, bool [sets, rows, row_tokens - 1]; undefined: all.
+  at::Tensor counted(const at::Tensor& tokens) const;
+
   // Functions between the products; T = rows * length tokens of each model.
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;  // [R, T, H]
-  at::Tensor attention(const at::Tensor& qkv, const RotaryAngles& rotary) const;
+  at::Tensor attention(const at::Tensor& qkv, const Positions& positions) const;
 
   at::Tensor embed(const at::Tensor& inputs) const;  // [R or 1, rows, length] -> [R, T, H] float32
   // Everything before the last product of a block; -> the residual stream there, and the product's
   // input in `activation`. Fills `saved`, if there is one, with what the backward pass needs.
-  at::Tensor begin_layer(const TorchLayer& layer, const at::Tensor& x, const RotaryAngles& rotary,
+  at::Tensor begin_layer(const TorchLayer& layer, const at::Tensor& x, const Positions& positions,
                          bool keep_outputs, SavedLayer* saved, at::Tensor& activation) const;
-  at::Tensor forward_layer(const TorchLayer& layer, const at::Tensor& x, const RotaryAngles& rotary,
+  at::Tensor forward_layer(const TorchLayer& layer, const at::Tensor& x, const Positions& positions,
                            bool keep_outputs, SavedLayer* saved) const;
   // d_x: the gradient of the block's output before, of its input after.
-  void backward_layer(TorchLayer& layer, SavedLayer& saved, const RotaryAngles& rotary,
+  void backward_layer(TorchLayer& layer, SavedLayer& saved, const Positions& positions,
                       at::Tensor& d_x) const;
   // Through `stage` and the product of its output with `weight`; -> gradients of its inputs.
   Tensors backward_stage(Stage& stage, TorchWeight& weight, const at::Tensor& d_out) const;

@@ -25,10 +25,12 @@ constexpr int64_t kTileTokens = 512, kTileWords = 32768;
 // The logits of a tile of tokens, a tile of words at a time in one buffer.
 class LogitTiles {
  public:
-  LogitTiles(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets)
+  LogitTiles(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets,
+             const at::Tensor& counted)
       : hidden_(hidden),
         head_(head),
         targets_(targets),
+        counted_(counted),
         vocab_(head.size(0)),
         buffer_(at::empty({std::min(kTileTokens, hidden.size(0)) * std::min(kTileWords, vocab_)},
                           hidden.options())) {}
@@ -39,6 +41,7 @@ class LogitTiles {
     const int64_t count = std::min(kTileTokens, hidden_.size(0) - first);
     input_ = hidden_.narrow(0, first, count);
     target_ = targets_.narrow(0, first, count).unsqueeze(1);
+    if (counted_.defined()) counts_ = counted_.narrow(0, first, count).unsqueeze(1);
     target_logits_ = at::zeros({count, 1}, input_.options());
     log_sums_ = at::full({count, 1}, -INFINITY, input_.options());
     maxima_ = log_sums_;
@@ -54,8 +57,11 @@ class LogitTiles {
       if (vocab_ <= kTileWords) logits.mul_((maximum - log_sums_).exp_());
     }
   }
-  at::Tensor log_probs() const { return target_logits_ - log_sums_; }  // [count, 1]
-  at::Tensor greedy() const { return target_logits_ >= maxima_; }      // [count, 1]
+  at::Tensor log_probs() const {  // [count, 1]
+    const at::Tensor all = target_logits_ - log_sums_;
+    return counts_.defined() ? at::where(counts_, all, 0.0) : all;
+  }
+  at::Tensor greedy() const { return target_logits_ >= maxima_; }  // [count, 1]
 
   // Adds to d_head and overwrites d_hidden [count, H], after begin().
   void add_gradients(float scale, at::Tensor d_hidden, at::Tensor& d_head) {
@@ -70,6 +76,7 @@ class LogitTiles {
       at::Tensor index, inside;
       find_targets(word, width, index, inside);
       gradient.scatter_add_(1, index, inside.to(gradient.scalar_type()).neg_());
+      if (counts_.defined()) gradient.mul_(counts_);
       d_hidden.addmm_(gradient, head_.narrow(0, word, width), word == 0 ? 0 : 1, scale);
       d_head.narrow(0, word, width).addmm_(gradient.t(), input_, 1, scale);
     }
@@ -92,10 +99,10 @@ class LogitTiles {
     inside = index == place;
   }
 
-  at::Tensor hidden_, head_, targets_;
+  at::Tensor hidden_, head_, targets_, counted_;
   int64_t vocab_;
   at::Tensor buffer_;
-  at::Tensor input_, target_, target_logits_, log_sums_, maxima_;
+  at::Tensor input_, target_, counts_, target_logits_, log_sums_, maxima_;
 };
 
 // ---- Kernels, bfloat16 on a GPU -----------------------------------------------------------------
@@ -121,7 +128,8 @@ LossSizes loss_sizes(const at::Tensor& hidden, const at::Tensor& head) {
 
 // Also writes log_sums [T].
 TargetScores kernel_target_scores(const at::Tensor& hidden, const at::Tensor& head,
-                                  const at::Tensor& targets, at::Tensor& log_sums) {
+                                  const at::Tensor& targets, const at::Tensor& counted,
+                                  at::Tensor& log_sums) {
   const LossSizes sizes = loss_sizes(hidden, head);
   const auto options = hidden.options().dtype(at::kFloat);
   at::Tensor scratch = at::empty({cuda_device().log_probs_scratch(sizes)}, options);
@@ -130,15 +138,17 @@ TargetScores kernel_target_scores(const at::Tensor& hidden, const at::Tensor& he
   cuda_device().log_probs(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
                           scratch.data_ptr<float>(), log_sums.data_ptr<float>(),
                           scores.log_probs.data_ptr<float>(), scores.greedy.data_ptr<uint8_t>());
+  if (counted.defined()) scores.log_probs = at::where(counted, scores.log_probs, 0.0);
   return scores;
 }
 
 at::Tensor kernel_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
                                 const at::Tensor& targets, float scale, at::Tensor& d_hidden,
-                                at::Tensor& d_head) {
+                                at::Tensor& d_head, const at::Tensor& counted) {
   const LossSizes sizes = loss_sizes(hidden, head);
   at::Tensor log_sums;
-  const at::Tensor log_probs = kernel_target_scores(hidden, head, targets, log_sums).log_probs;
+  const at::Tensor log_probs =
+      kernel_target_scores(hidden, head, targets, counted, log_sums).log_probs;
   const int64_t chunk = chunk_words(sizes.tokens, sizes.vocab);
   const at::Tensor buffer = at::empty({sizes.tokens * chunk}, hidden.options());
   at::Tensor product = at::empty_like(hidden),
@@ -152,6 +162,7 @@ at::Tensor kernel_cross_entropy(const at::Tensor& hidden, const at::Tensor& head
     cuda_device().d_logits(sizes, bits(hidden), bits(head), targets.const_data_ptr<int64_t>(),
                            log_sums.const_data_ptr<float>(), scale, begin, width,
                            static_cast<uint16_t*>(d_logits.data_ptr()));
+    if (counted.defined()) at::Tensor(d_logits).mul_(counted.unsqueeze(1));
     at::mm_out(product, d_logits, head.narrow(0, begin, width));
     sum.add_(product);
     at::Tensor d_words =
@@ -167,11 +178,11 @@ at::Tensor kernel_cross_entropy(const at::Tensor& hidden, const at::Tensor& head
 
 at::Tensor fused_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
                                const at::Tensor& targets, float scale, at::Tensor& d_hidden,
-                               at::Tensor& d_head) {
+                               at::Tensor& d_head, const at::Tensor& counted) {
   if (has_kernels(hidden)) {
-    return kernel_cross_entropy(hidden, head, targets, scale, d_hidden, d_head);
+    return kernel_cross_entropy(hidden, head, targets, scale, d_hidden, d_head, counted);
   }
-  LogitTiles tiles(hidden.to(at::kFloat), head.to(at::kFloat), targets);
+  LogitTiles tiles(hidden.to(at::kFloat), head.to(at::kFloat), targets, counted);
   at::Tensor d_input = hidden.scalar_type() == at::kFloat
                            ? d_hidden
                            : at::empty_like(hidden, hidden.options().dtype(at::kFloat));
@@ -187,10 +198,10 @@ at::Tensor fused_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
 }
 
 TargetScores fused_target_scores(const at::Tensor& hidden, const at::Tensor& head,
-                                 const at::Tensor& targets) {
+                                 const at::Tensor& targets, const at::Tensor& counted) {
   at::Tensor log_sums;
-  if (has_kernels(hidden)) return kernel_target_scores(hidden, head, targets, log_sums);
-  LogitTiles tiles(hidden.to(at::kFloat), head.to(at::kFloat), targets);
+  if (has_kernels(hidden)) return kernel_target_scores(hidden, head, targets, counted, log_sums);
+  LogitTiles tiles(hidden.to(at::kFloat), head.to(at::kFloat), targets, counted);
   TargetScores scores{at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat)),
                       at::empty({hidden.size(0)}, hidden.options().dtype(at::kByte))};
   for (int64_t first = 0; first < hidden.size(0); first += kTileTokens) {

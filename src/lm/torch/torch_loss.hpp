@@ -2,7 +2,8 @@
 // exist at once, and the memory does not grow with the vocabulary. T tokens, H hidden, V
 // vocabulary. hidden [T, H] and head [V, H] are contiguous and of one type, targets [T] int64.
 // bfloat16 on a GPU takes the kernels of loss.cu, everything else LibTorch operations in float32.
-// No autograd.
+// No autograd. Where `counted` [T] bool is defined, targets that do not count cost nothing, and
+// their log p is 0.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,13 +17,13 @@ namespace smalltalk {
 // [V, H], float32.
 at::Tensor fused_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
                                const at::Tensor& targets, float scale, at::Tensor& d_hidden,
-                               at::Tensor& d_head);
+                               at::Tensor& d_head, const at::Tensor& counted = {});
 struct TargetScores {
   at::Tensor log_probs;  // log p(target) [T], float32
   at::Tensor greedy;     // [T], uint8: 1 where no word is likelier
 };
 TargetScores fused_target_scores(const at::Tensor& hidden, const at::Tensor& head,
-                                 const at::Tensor& targets);
+                                 const at::Tensor& targets, const at::Tensor& counted = {});
 
 // Bytes that fused_cross_entropy takes at most, d_hidden among them; of the kernels or without.
 int64_t fused_cross_entropy_bytes(int64_t tokens, int64_t hidden, int64_t vocab, bool kernels);

@@ -27,8 +27,9 @@ void add_cpu(const ModelConfig& model, const ParameterLayout& layout, int64_t th
 }
 
 // What autograd keeps of the operations of TorchEngine, per token.
-void add_torch(const ModelConfig& model, const ParameterLayout& layout, bool bf16, int64_t tokens,
-               Recompute recompute, MemoryEstimate& memory) {
+void add_torch(const ModelConfig& model, const ParameterLayout& layout, bool bf16, int64_t rows,
+               int64_t length, Recompute recompute, MemoryEstimate& memory) {
+  const int64_t tokens = rows * length;
   const double product = bf16 ? 2 : kFloat;  // bytes of a number in matrix products
   const auto hidden = static_cast<double>(model.hidden_size);
   const auto width = static_cast<double>(model.intermediate_size);
@@ -57,6 +58,9 @@ void add_torch(const ModelConfig& model, const ParameterLayout& layout, bool bf1
   const double working = recompute == Recompute::full ? layer + attention : layer;
   memory.activations =
       static_cast<double>(tokens) * (static_cast<double>(model.num_layers) * kept + norm + working);
+  // Who sees whom, and the same as numbers.
+  if (model.document_mask)
+    memory.activations += (1 + product) * static_cast<double>(tokens * length);
   if (bf16) memory.weights += product * static_cast<double>(layout.total);
   memory.loss = static_cast<double>(
       fused_cross_entropy_bytes(tokens, model.hidden_size, model.vocab_size, bf16));
@@ -78,7 +82,7 @@ MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& tra
   memory.weights = memory.gradients = flat;
   memory.optimizer = 2 * flat / group_size;
   if (device.device == "cuda") {
-    add_torch(model, layout, device.precision == "bf16-mixed", rows * seq_length, train.recompute,
+    add_torch(model, layout, device.precision == "bf16-mixed", rows, seq_length, train.recompute,
               memory);
     return memory;
   }

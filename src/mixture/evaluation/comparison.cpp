@@ -105,8 +105,8 @@ RunRows compared_rows(const Run& run, const std::vector<TrainUnit>& units,
   RowSources sources;
   sources.text = read_measured_text(layout, chosen.split, length);
   sources.validation = read_measured_text(layout, "validation", length);
-  sources.documents =
-      sequence_documents(tokens.document_ends(), sources.text.num_sequences, length);
+  sources.documents = sequence_documents(tokens.document_ends(), sources.text.num_sequences, length,
+                                         tokens.info().packed_length > 0);
   sources.cell = [&](const EvalCell& cell) { return read_cell(layout, cell); };
   sources.nearest_cluster = [&](int64_t prefix) {
     return nearest_clusters(*clusters, tokens, length, prefix);
@@ -140,8 +140,7 @@ Interval difference_of(std::span<const double> log_likelihoods, std::span<const 
   for (size_t i = 0; i < reference.size(); ++i) {
     differences.push_back(reference[i] - log_likelihoods[i]);
   }
-  const std::vector<double> targets(differences.size(), static_cast<double>(run.seq_length));
-  return bootstrap_ratio(differences, targets, run.documents, resamples, seed);
+  return bootstrap_ratio(differences, run.targets, run.documents, resamples, seed);
 }
 
 }  // namespace smalltalk

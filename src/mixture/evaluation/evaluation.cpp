@@ -147,7 +147,8 @@ bool compute_cells(const Run& run, const std::string& start, const std::vector<E
 }
 
 double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info) {
-  const double share = static_cast<double>(num_targets) / static_cast<double>(info.num_tokens);
+  const double share =
+      static_cast<double>(num_targets) / static_cast<double>(info.num_tokens - info.padding);
   return nats / std::log(2.0) / (static_cast<double>(info.text_bytes) * share);
 }
 

@@ -45,27 +45,32 @@ double total(const SequenceLikelihoods& sequences) {
   return std::accumulate(sequences.prefix.begin(), sequences.prefix.end(), rest);
 }
 
-Perplexity perplexity(const SequenceLikelihoods& sequences, int64_t seq_length,
+Perplexity perplexity(const SequenceLikelihoods& sequences, std::span<const int64_t> targets,
                       int64_t prefix_tokens) {
-  const auto n = static_cast<double>(sequences.prefix.size());
+  ST_CHECK(targets.size() == sequences.prefix.size());
+  int64_t all = 0, behind_prefix = 0;
+  for (const int64_t count : targets) {
+    all += count;
+    behind_prefix += std::max<int64_t>(0, count - (prefix_tokens - 1));
+  }
   const double rest = std::accumulate(sequences.rest.begin(), sequences.rest.end(), 0.0);
-  return {std::exp(-total(sequences) / (n * static_cast<double>(seq_length))),
-          std::exp(-rest / (n * static_cast<double>(seq_length - (prefix_tokens - 1))))};
+  return {std::exp(-total(sequences) / static_cast<double>(all)),
+          std::exp(-rest / static_cast<double>(behind_prefix))};
 }
 
 std::optional<double> perplexity_where(const SequenceLikelihoods& sequences,
                                        std::span<const uint16_t> labels, uint16_t label,
-                                       int64_t seq_length) {
+                                       std::span<const int64_t> targets) {
   double nats = 0;
-  double targets = 0;
-  ST_CHECK(labels.size() == sequences.prefix.size());
+  int64_t count = 0;
+  ST_CHECK(labels.size() == sequences.prefix.size() && labels.size() == targets.size());
   for (size_t i = 0; i < labels.size(); ++i) {
     if (labels[i] != label) continue;
     nats -= sequences.prefix[i] + sequences.rest[i];
-    targets += static_cast<double>(seq_length);
+    count += targets[i];
   }
-  if (targets == 0) return std::nullopt;
-  return std::exp(nats / targets);
+  if (count == 0) return std::nullopt;
+  return std::exp(nats / static_cast<double>(count));
 }
 
 RoutingOfDomains routing_of_domains(const Assignment& route, std::span<const uint16_t> domain,
@@ -102,16 +107,17 @@ RoutingOfDomains routing_of_domains(const Assignment& route, std::span<const uin
 
 std::vector<ExpertFigures> figures_by_expert(const Assignment& route, int64_t num_experts,
                                              const SequenceLikelihoods& mixture,
-                                             const SequenceLikelihoods* dense, int64_t seq_length) {
+                                             const SequenceLikelihoods* dense,
+                                             std::span<const int64_t> targets) {
   std::vector<ExpertFigures> experts;
   for (int64_t e = 0; e < num_experts; ++e) {
     const auto label = static_cast<uint16_t>(e);
     ExpertFigures& expert = experts.emplace_back();
     expert.eval_share =
         static_cast<double>(std::ranges::count(route, label)) / static_cast<double>(route.size());
-    expert.perplexity = perplexity_where(mixture, route, label, seq_length);
+    expert.perplexity = perplexity_where(mixture, route, label, targets);
     if (dense != nullptr) {
-      expert.dense_perplexity = perplexity_where(*dense, route, label, seq_length);
+      expert.dense_perplexity = perplexity_where(*dense, route, label, targets);
     }
   }
   return experts;

@@ -1,6 +1,7 @@
 // The figures of results.json as functions of values: what models make of sequences, who routed
-// them where, what domains they are of. N sequences of S targets; the M tokens of a prefix hold
-// M - 1 targets, as the first token is given. Nats; higher is better.
+// them where, what domains they are of. N sequences of S targets, of which the last may be padding
+// (`targets` [N] counts the others); the M tokens of a prefix hold M - 1 targets, as the first
+// token is given. Nats; higher is better.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +35,12 @@ struct Perplexity {
   double all = 0;
   double after_prefix = 0;
 };
-Perplexity perplexity(const SequenceLikelihoods& sequences, int64_t seq_length,
+Perplexity perplexity(const SequenceLikelihoods& sequences, std::span<const int64_t> targets,
                       int64_t prefix_tokens);
 // Over all targets of the sequences with that label, of a domain or an expert; none without one.
 std::optional<double> perplexity_where(const SequenceLikelihoods& sequences,
                                        std::span<const uint16_t> labels, uint16_t label,
-                                       int64_t seq_length);
+                                       std::span<const int64_t> targets);
 
 struct RoutingOfDomains {
   double purity = 0;                // share of sequences that go where most of their domain goes
@@ -56,7 +57,8 @@ struct ExpertFigures {
 // [E]. `dense` may be null.
 std::vector<ExpertFigures> figures_by_expert(const Assignment& route, int64_t num_experts,
                                              const SequenceLikelihoods& mixture,
-                                             const SequenceLikelihoods* dense, int64_t seq_length);
+                                             const SequenceLikelihoods* dense,
+                                             std::span<const int64_t> targets);
 
 // FLOPs of the clusters that a control chooses its experts by.
 struct ClusterFlops {

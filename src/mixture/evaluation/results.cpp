@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <set>
 
@@ -96,13 +97,17 @@ json to_json(const Perplexity& perplexity) {
   return {{"all", perplexity.all}, {"after_prefix", perplexity.after_prefix}};
 }
 
+int64_t sum_of(std::span<const int64_t> counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
 json or_null(const std::optional<double>& value) { return value ? json(*value) : json(nullptr); }
 
-json by_domain(const SequenceLikelihoods& sequences, const MeasuredText& text, int64_t seq_length) {
+json by_domain(const SequenceLikelihoods& sequences, const MeasuredText& text) {
   json perplexities = json::object();
   for (size_t d = 0; d < text.domains.size(); ++d) {
     const auto value =
-        perplexity_where(sequences, text.domain, static_cast<uint16_t>(d), seq_length);
+        perplexity_where(sequences, text.domain, static_cast<uint16_t>(d), text.targets);
     if (value) perplexities[text.domains[d]] = *value;
   }
   return perplexities;
@@ -111,32 +116,31 @@ json by_domain(const SequenceLikelihoods& sequences, const MeasuredText& text, i
 // `own`: the test split as the model is used, `units`: under each of its units.
 json figures_of(const Measured& measured, const TrainedModel& model, const SequenceLikelihoods& own,
                 const std::vector<SequenceLikelihoods>& units) {
-  const int64_t length = measured.run.experiment.data.seq_length;
+  const MeasuredText& text = measured.test.text;
   const int64_t prefix = measured.run.experiment.mixture.prefix_tokens;
   const SequenceLikelihoods on_validation =
       under_assignment(under_units(measured, model, measured.validation),
                        unit_of_sequences(measured, model, measured.validation));
   const ModelCosts costs =
       costs_of(measured.run.experiment, model, measured.flops, measured.cluster_flops);
-  json figures = {
-      {"perplexity", to_json(perplexity(own, length, prefix))},
-      {"validation_perplexity", to_json(perplexity(on_validation, length, prefix))},
-      {"bits_per_byte", bits_per_byte(-total(own), measured.test.text.num_sequences * length,
-                                      measured.test.text.info)},
-      {"perplexity_per_domain", by_domain(own, measured.test.text, length)},
-      {"parameters", parameter_count(measured.run.experiment.expert_model)},
-      {"models", model.units.size()},
-      {"steps", model.units[0]->train.steps},
-      {"batch_size", model.units[0]->train.batch_size},
-      {"lr", model.units[0]->train.lr},
-      {"train_tokens", costs.train_tokens},
-      {"train_flops", costs.train_flops},
-      {"router_flops", costs.router_flops},
-      {"sharding_flops", costs.sharding_flops},
-      {"inference_flops_per_sequence", costs.inference_flops}};
+  json figures = {{"perplexity", to_json(perplexity(own, text.targets, prefix))},
+                  {"validation_perplexity",
+                   to_json(perplexity(on_validation, measured.validation.text.targets, prefix))},
+                  {"bits_per_byte", bits_per_byte(-total(own), sum_of(text.targets), text.info)},
+                  {"perplexity_per_domain", by_domain(own, text)},
+                  {"parameters", parameter_count(measured.run.experiment.expert_model)},
+                  {"models", model.units.size()},
+                  {"steps", model.units[0]->train.steps},
+                  {"batch_size", model.units[0]->train.batch_size},
+                  {"lr", model.units[0]->train.lr},
+                  {"train_tokens", costs.train_tokens},
+                  {"train_flops", costs.train_flops},
+                  {"router_flops", costs.router_flops},
+                  {"sharding_flops", costs.sharding_flops},
+                  {"inference_flops_per_sequence", costs.inference_flops}};
   if (model.kind->role == Role::mixture) {
-    figures["oracle_perplexity"] =
-        to_json(perplexity(under_assignment(units, best_in_hindsight(units)), length, prefix));
+    figures["oracle_perplexity"] = to_json(
+        perplexity(under_assignment(units, best_in_hindsight(units)), text.targets, prefix));
   }
   return figures;
 }
@@ -146,7 +150,7 @@ json per_expert(const Measured& measured, const ShardInfo& shards,
                 const SequenceLikelihoods& mixture, const SequenceLikelihoods* dense) {
   const std::vector<ExpertFigures> experts =
       figures_by_expert(measured.test.route, measured.run.experiment.mixture.experts, mixture,
-                        dense, measured.run.experiment.data.seq_length);
+                        dense, measured.test.text.targets);
   json rows = json::array();
   for (size_t e = 0; e < experts.size(); ++e) {
     json row = {{"expert", e},

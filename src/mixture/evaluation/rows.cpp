@@ -61,7 +61,8 @@ std::vector<TokenLikelihoods> RowFinder::read(const TrainedModel& model, const s
 
 void RowFinder::add(ComparedRow row, std::vector<double> log_likelihoods) {
   const double nats = -std::accumulate(log_likelihoods.begin(), log_likelihoods.end(), 0.0);
-  const int64_t targets = std::ssize(log_likelihoods) * length_;
+  const std::vector<int64_t>& counts = sources_.text.targets;
+  const int64_t targets = std::accumulate(counts.begin(), counts.end(), int64_t{0});
   row.nats_per_token = nats / static_cast<double>(targets);
   row.perplexity = std::exp(row.nats_per_token);
   row.bits_per_byte = bits_per_byte(nats, targets, sources_.text.info);
@@ -184,6 +185,7 @@ RunRows RowFinder::find() {
   }
   result_.documents = sources_.documents;
   result_.seq_length = length_;
+  result_.targets.assign(sources_.text.targets.begin(), sources_.text.targets.end());
   result_.tokens = sources_.text.info.content_hash;
   return std::move(result_);
 }

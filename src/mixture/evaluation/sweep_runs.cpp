@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/mixture/evaluation/comparison.hpp"
 #include "smalltalk/mixture/run/changes.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
@@ -23,9 +24,7 @@ PlannedRun plan_run(const Sweep& sweep, const SweepRun& run, uint64_t seed,
   planned.needs = sweep.needs_of(run.name);
   planned.needs.data["test"];  // of every run's own page
   Experiment sized = planned.run.experiment;
-  for (ModelConfig* model : {&sized.router_model, &sized.expert_model}) {
-    model->vocab_size = sized.data.vocab_size;
-  }
+  sized.adopt_tokens(sized.data.vocab_size, kEndToken);
   planned.units = train_units(sized, sized.mixture.experts);
   for (const TrainUnit& unit : planned.units) planned.cost += unit_flops(sized, unit);
   return planned;

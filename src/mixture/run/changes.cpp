@@ -100,6 +100,10 @@ Changes changes_of(const Run& run) {
   }
   if (changes.none()) return changes;
   spoil_part(changes, tokens_stage(layout), true, Part::tokens);
+  if (there.experiment.data.packing == Packing::documents) {
+    spoil(changes, tokens_stage(layout).name,
+          [](const std::string& key) { return key == "data.seq_length"; });
+  }
   for (const Stage& stage : {routers_stage(there), shards_stage(there)}) {
     spoil_part(changes, stage, stage.begun(), Part::routing);
   }

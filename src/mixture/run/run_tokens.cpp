@@ -31,6 +31,9 @@ void prepare_split(const Run& run, const std::string& split, const std::vector<s
   options.tokenizer = run.layout.tokenizer();
   options.out = run.layout.tokens(split);
   options.fields = fields_of(run.experiment.data);
+  if (run.experiment.data.packing == Packing::documents) {
+    options.packed_length = run.experiment.data.seq_length;
+  }
   options.max_bad_fraction = run.experiment.data.max_bad_fraction;
   options.verify = verify;
   options.ranks = ranks;
@@ -139,8 +142,7 @@ void open_tokens(Run& run) {
                     experiment.mixture.experts, run.tokens->path().string(), num_sequences,
                     experiment.data.seq_length));
   }
-  experiment.router_model.vocab_size = tokenizer.vocab_size();
-  experiment.expert_model.vocab_size = tokenizer.vocab_size();
+  experiment.adopt_tokens(tokenizer.vocab_size(), run.tokens->info().end_token);
   run.provenance = {{"tokens", run.tokens->info().content_hash},
                     {"tokenizer", tokenizer.hash()},
                     {"routing", part_hash(experiment, Part::routing)},

@@ -28,6 +28,12 @@ enum class Recompute {
   full,       // all of a layer, from its input
 };
 
+// How documents become sequences of S tokens.
+enum class Packing {
+  concat,     // end to end, cut wherever a sequence is full
+  documents,  // each begins a sequence, or follows in one that it fits into; the rest is padding
+};
+
 // Beyond any model that there is, and small enough that no count of parameters overflows.
 struct ModelLimits {
   static constexpr int64_t hidden_size = int64_t{1} << 20;
@@ -38,6 +44,10 @@ struct ModelLimits {
 
 struct ModelConfig {
   int64_t vocab_size = 0;  // taken from the tokenizer, not from the experiment file
+  // These two from the tokens: the token that ends a document, which repeated is padding and no
+  // target (-1: there is no such token), and whether attention stays within a document.
+  int64_t document_end = -1;
+  bool document_mask = false;
   int64_t hidden_size = 64;
   int64_t num_layers = 2;
   int64_t num_heads = 4;
@@ -96,6 +106,8 @@ struct DataConfig {
   int64_t tokenizer_sample_bytes = 10'000'000;  // text that the tokenizer is trained on
   double max_bad_fraction = 0;                  // refused beyond this share of bad documents
   int64_t seq_length = 128;                     // S
+  Packing packing = Packing::concat;
+  bool document_mask = false;
 };
 
 struct MixtureConfig {
@@ -143,6 +155,9 @@ struct Experiment {
   BaselineConfig baselines;
   DeviceConfig device;
 
+  // What both models take from the tokens.
+  void adopt_tokens(int64_t vocab_size, int64_t end_token);
+
   // Refuses impossible combinations (M > S, heads that do not divide H, batch larger than a
   // round's share, ...) with an Error that names the keys. Called by load_experiment().
   void validate() const;
@@ -172,6 +187,7 @@ bool decides_nothing(std::string_view key);
 // from text, which no key tells, routers from tokens, experts from shards, made by routers. How
 // long experts train and at which rates is a part of its own: they may be trained on.
 enum class Part { tokens, routing, expert, schedule };
+// (With data.packing = "documents", data.seq_length decides the tokens, too.)
 bool decides(std::string_view key, Part part);
 
 // Hashes (XXH3, 16 hex digits) over all keys that decide something, and over those that decide a
@@ -190,6 +206,7 @@ std::vector<KeyDifference> differences(const Experiment& there, const Experiment
 std::string experiment_help();
 
 std::string to_string(FeedForward value);
+std::string to_string(Packing value);
 std::string to_string(Recompute value);
 
 }  // namespace smalltalk

@@ -80,6 +80,9 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("data.max_bad_fraction"), e.data.max_bad_fraction,
     "largest share of broken documents that is tolerated");
   f(std::string("data.seq_length"), e.data.seq_length, "S, tokens of a sequence");
+  f(std::string("data.packing"), e.data.packing,
+    "concat: documents end to end; documents: each begins a sequence or shares one, best fit");
+  f(std::string("data.document_mask"), e.data.document_mask, "attention does not cross documents");
 
   f(std::string("mixture.experts"), e.mixture.experts, "E, routers and experts");
   f(std::string("mixture.prefix_tokens"), e.mixture.prefix_tokens, "M, tokens that routers see");

@@ -58,6 +58,7 @@ struct RunRows {
   std::vector<ComparedRow> rows;                     // without differences
   std::vector<std::vector<double>> log_likelihoods;  // [rows][N] of a sequence's S targets, nats
   std::vector<uint64_t> documents;                   // [N] a sequence's, of its first token
+  std::vector<double> targets;                       // [N] a sequence's, without padding
   int64_t seq_length = 0;                            // S
   std::string tokens;                                // hash of the split's text
 };
