@@ -40,9 +40,8 @@ void add_diff_job(CLI::App& app, JobRun& run) {
   sub->add_flag("--json", job->json, "The table as JSON");
   sub->footer(
       "Prints each key that differs, its value there and here, and what that is there was made by\n"
-      "it; and which models are trained on, from which step. Ends with 0 if `launch` would go on "
-      "with the folder, with 1 if something would be "
-      "spoilt.\n"
+      "it; and which models are trained on, from which step. Ends with 0 if `launch` would go on\n"
+      "with the folder, with 1 if something would be spoilt.\n"
       "Text is not told by its paths: launch compares what it holds.\n"
       "  smalltalk diff runs/tiny jobs/tiny.toml --set expert.lr=1e-3");
   sub->callback([&run, job] {
