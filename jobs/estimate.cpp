@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/data/documents.hpp"
+#include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/mixture/routing/corpus_scores.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
@@ -20,24 +22,57 @@ namespace {
 // the estimate errs on the large side. Compressed text is taken as four times its size.
 constexpr double kBytesPerToken = 2.0;
 
-// Of a rank, where device.flops_per_second = 0 leaves it to be measured: a CPU core.
+// Of a rank, where device.flops_per_second = 0 leaves it to be measured: a CPU core; a GPU, of
+// which the experiments of the paper's sizes expect as much.
 constexpr double kAssumedFlopsPerSecond = 5e10;
+constexpr double kAssumedGpuFlopsPerSecond = 4e14;
 
-int64_t guess_tokens(const std::vector<std::string>& inputs) {
+// Nothing if the text is not there.
+std::optional<int64_t> guess_tokens(const std::vector<std::string>& inputs) {
   double bytes = 0;
-  for (const fs::path& file : expand_inputs(inputs).files) {
-    const std::string suffix = file.extension().string();
-    const bool compressed = suffix == ".gz" || suffix == ".zst";
-    bytes += static_cast<double>(fs::file_size(file)) * (compressed ? 4 : 1);
+  try {
+    for (const fs::path& file : expand_inputs(inputs).files) {
+      bytes += static_cast<double>(fs::file_size(file)) * (is_compressed(file) ? 4 : 1);
+    }
+  } catch (const Error&) {  // which require_text() tells
+    return std::nullopt;
   }
   return static_cast<int64_t>(bytes / kBytesPerToken);
 }
 
-// Of a split that is there or, by its text, guessed.
+// Of a held-out split that is there or, by its text, guessed.
 double tokens_of(const Run& run, const std::string& split, const std::vector<std::string>& text) {
   const fs::path file = run.layout.tokens(split);
-  const bool known = fs::exists(file);
-  return static_cast<double>(known ? TokenFile(file).info().num_tokens : guess_tokens(text));
+  if (fs::exists(file)) return static_cast<double>(TokenFile(file).info().num_tokens);
+  return static_cast<double>(guess_tokens(text).value_or(0));
+}
+
+// Of the tokenizer that is there or named; else of the one to be trained.
+int64_t vocab_size_of(const Run& run) {
+  for (const fs::path& file : {run.layout.tokenizer(), fs::path(run.experiment.data.tokenizer)}) {
+    try {
+      if (fs::exists(file)) return Tokenizer(file).vocab_size();
+    } catch (const Error&) {  // which require_text() tells
+    }
+  }
+  return run.experiment.data.vocab_size;
+}
+
+// Of the rank that has most to do: only a part of them trains routers, and the groups take experts
+// in turn.
+double busiest_flops(const Estimate& estimate, const RankPlan& plan) {
+  double trained = 0, scored = 0;  // routers
+  for (const RankRole& rank : plan.ranks) {
+    trained = std::max(trained, static_cast<double>(rank.trains_routers.size()));
+    scored = std::max(scored, static_cast<double>(rank.scores_routers.size()) / rank.score_parts);
+  }
+  const double experts = plan.num_experts;
+  const int experts_of_group = (plan.num_experts + plan.num_groups - 1) / plan.num_groups;
+  const MixtureFlops& flops = estimate.flops;
+  return (flops.router_train_upper * trained + flops.router_scoring * scored) / experts +
+         flops.sharding / static_cast<double>(plan.ranks.size()) +
+         flops.expert_train * experts_of_group / experts / plan.group_size +
+         estimate.baseline_flops / plan.num_groups / plan.group_size;
 }
 
 // Log-likelihoods of the tokens of both held-out splits under each model, and routers' scores; and
@@ -66,15 +101,21 @@ constexpr double kCheckpointSize = 3;
 Estimate estimate(const Run& run, const RankPlan& plan) {
   Experiment experiment = run.experiment;
   Estimate result;
+  const MixtureConfig& mixture = experiment.mixture;
+  const TrainConfig& train = experiment.expert_train;
   int64_t tokens = 0;
   if (fs::exists(run.layout.tokens("train"))) {
-    const TokenFile file(run.layout.tokens("train"));
-    tokens = file.info().num_tokens;
-    experiment.data.vocab_size = file.info().vocab_size;
-    result.sequences_known = true;
+    tokens = TokenFile(run.layout.tokens("train")).info().num_tokens;
+  } else if (const auto guess = guess_tokens(experiment.data.train)) {
+    tokens = *guess;
+    result.corpus = CorpusSize::guessed;
   } else {
-    tokens = guess_tokens(experiment.data.train);
+    tokens = experiment.data.seq_length * std::max(mixture.experts * train.steps * train.batch_size,
+                                                   mixture.sequences_per_round) +
+             1;
+    result.corpus = CorpusSize::assumed;
   }
+  experiment.data.vocab_size = vocab_size_of(run);
   for (ModelConfig* model : {&experiment.router_model, &experiment.expert_model}) {
     if (model->vocab_size == 0) model->vocab_size = experiment.data.vocab_size;
   }
@@ -91,13 +132,12 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
       predicted_memory(experiment.expert_model, experiment.expert_train, experiment.device,
                        experiment.data.seq_length, std::max(plan.group_size, 1));
 
-  const auto rounds = static_cast<double>(experiment.mixture.rounds);
-  const auto n = static_cast<double>(experiment.mixture.sequences_per_round);
-  const auto experts = static_cast<double>(experiment.mixture.experts);
+  const auto rounds = static_cast<double>(mixture.rounds);
+  const auto n = static_cast<double>(mixture.sequences_per_round);
+  const auto experts = static_cast<double>(mixture.experts);
   const auto corpus = static_cast<double>(result.num_sequences);
   const auto ranks = static_cast<double>(plan.ranks.size());
   result.score_bytes = 2 * experts * n * (rounds - 1) / ranks;
-  const TrainConfig& train = experiment.expert_train;
   const auto kept_for_ever =
       static_cast<double>(train.keep_every > 0 ? train.steps / train.keep_every : 0);
   result.disk_bytes =
@@ -109,12 +149,13 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
           (1 + kCheckpointSize * static_cast<double>(experiment.router_train.keep_last + 1)) +
       corpus * 10 * 2 + rounds * n * 18 +  // shard files
       corpus * experts * 4 *               // the score store
-          static_cast<double>(kept_prefixes(experiment.mixture.prefix_tokens).size()) +
+          static_cast<double>(kept_prefixes(mixture.prefix_tokens).size()) +
       evaluation_bytes(run, units.size());
   const double given = experiment.device.flops_per_second;
-  result.flops_per_second = given > 0 ? given : kAssumedFlopsPerSecond;
-  result.seconds = (result.flops.total() + result.baseline_flops) /
-                   (result.flops_per_second * static_cast<double>(plan.ranks.size()));
+  const bool cuda = experiment.device.device == "cuda";
+  result.flops_per_second =
+      given > 0 ? given : (cuda ? kAssumedGpuFlopsPerSecond : kAssumedFlopsPerSecond);
+  result.seconds = busiest_flops(result, plan) / result.flops_per_second;
   return result;
 }
 
@@ -124,9 +165,11 @@ std::string describe(const Estimate& e) {
     text += fmt::format("  {:<34} {}\n", what, value);
   };
   text += "estimate\n";
-  line("training sequences",
-       fmt::format("{}{}", e.num_sequences,
-                   e.sequences_known ? "" : " (guessed from the text's size)"));
+  const char* origin = "";
+  if (e.corpus == CorpusSize::guessed) origin = " (guessed from the text's size)";
+  if (e.corpus == CorpusSize::assumed)
+    origin = " (assumed: each trained on once; no text is there)";
+  line("training sequences", fmt::format("{}{}", e.num_sequences, origin));
   line("FLOPs, routers (training)", human_count(e.flops.router_train_upper));
   line("FLOPs, routers (scoring)", human_count(e.flops.router_scoring));
   line("FLOPs, sharding", human_count(e.flops.sharding));
@@ -149,8 +192,8 @@ std::string describe(const Estimate& e) {
   return text;
 }
 
-void require_disk_space(const Run& run, const RankPlan& plan) {
-  const double needed = estimate(run, plan).disk_bytes;
+void require_disk_space(const Run& run, const Estimate& estimate) {
+  const double needed = estimate.disk_bytes;
   const fs::path where = existing_parent(run.layout.root);
   const auto free = static_cast<double>(fs::space(where).available);
   if (free < needed) {

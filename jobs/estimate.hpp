@@ -10,6 +10,13 @@
 
 namespace smalltalk {
 
+// How large the training corpus is.
+enum class CorpusSize {
+  counted,  // its tokens are there
+  guessed,  // from the size of the text
+  assumed,  // there is no text: as much as the experts train on, or a round takes
+};
+
 struct Estimate {
   MixtureFlops flops;
   double baseline_flops = 0;
@@ -17,14 +24,14 @@ struct Estimate {
   double disk_bytes = 0;             // tokens, checkpoints, models, shards, scores
   double score_bytes = 0;            // sent by each rank, over all rounds of the EM
   double flops_per_second = 0;       // per device: device.flops_per_second, or an assumption
-  double seconds = 0;                // at that rate on every rank
+  double seconds = 0;                // of the busiest rank, at that rate
   int64_t num_sequences = 0;         // of the training corpus
-  bool sequences_known = false;      // else guessed from the size of the text
+  CorpusSize corpus = CorpusSize::counted;
 };
 
 Estimate estimate(const Run& run, const RankPlan& plan);
 std::string describe(const Estimate& estimate);
 // Error if the file system of the run folder has not that much room.
-void require_disk_space(const Run& run, const RankPlan& plan);
+void require_disk_space(const Run& run, const Estimate& estimate);
 
 }  // namespace smalltalk

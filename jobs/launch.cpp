@@ -8,6 +8,7 @@
 #include "run_job.hpp"
 #include "run_stages.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/mixture/run/changes.hpp"
@@ -18,23 +19,47 @@ namespace smalltalk {
 
 namespace {
 
-int launch(const RunOptions& options, bool dry_run, Session& session, const std::string& start) {
+struct LaunchJob {
+  RunOptions run;
+  bool dry_run = false;
+  int world = 0;  // ranks to plan for; 0: those that were started
+  int nodes = 1;  // that they lie on
+};
+
+// On a login node, too, which may have no GPU, no text, and one process only.
+int plan_only(const LaunchJob& job, const Run& run, Session& session) {
+  const bool as_started = job.world == 0;
+  const RankPlan plan =
+      plan_of(run, as_started ? session.node_of_rank() : nodes_in_blocks(job.world, job.nodes));
+  if (as_started) {
+    try {
+      configure_runtime(run.experiment.device, session.local_rank());
+    } catch (const Error& error) {
+      log_warning(error.what());
+    }
+  }
+  const Estimate expected = estimate(run, plan);
+  if (session.world().rank() == 0) {
+    std::cout << to_string(plan) << describe(expected) << std::flush;
+  }
+  require_compatible(run);
+  if (!tokens_stage(run.layout).complete()) require_text(run.experiment.data);
+  require_disk_space(run, expected);
+  return kExitDone;
+}
+
+int launch(const LaunchJob& job, Session& session, const std::string& start) {
   Communicator& world = session.world();
   const int rank = world.rank();
   set_ledger_phase(Phase::start);
-  Run run = read_run(options);
+  Run run = read_run(job.run);
+  if (job.dry_run) return plan_only(job, run, session);
   const RankPlan plan = plan_of(run, session.node_of_rank());
   configure_runtime(run.experiment.device, session.local_rank());
   if (!tokens_stage(run.layout).complete()) require_text(run.experiment.data);
-  if (dry_run) {
-    require_compatible(run);
-    if (rank == 0) std::cout << to_string(plan) << describe(estimate(run, plan)) << std::flush;
-    require_disk_space(run, plan);
-    return kExitDone;
-  }
   const HostCollectives ranks = host_collectives(world);
   const auto lock = claim_run_folder(run, ranks, true);
-  require_disk_space(run, plan);
+  require_disk_space(run, estimate(run, plan));
   if (rank == 0) std::cerr << to_string(plan) << std::flush;
 
   count_in_ledger(run.layout.ledger_folder(), start, rank,
@@ -45,22 +70,38 @@ int launch(const RunOptions& options, bool dry_run, Session& session, const std:
 }  // namespace
 
 void add_launch_job(CLI::App& app, JobRun& run) {
-  auto* job = app.add_subcommand(
+  auto* sub = app.add_subcommand(
       "launch", "The whole run: tokens, routers, shards, experts, baselines, evaluation, report");
-  auto options = std::make_shared<RunOptions>();
-  auto dry_run = std::make_shared<bool>(false);
-  add_run_options(*job, *options);
-  job->add_flag("--dry-run", *dry_run,
-                "Print who does what, FLOPs, memory, disk, traffic and time; compute nothing");
-  job->footer(
+  auto job = std::make_shared<LaunchJob>();
+  add_run_options(*sub, job->run);
+  auto* dry_run = sub->add_flag(
+      "--dry-run", job->dry_run,
+      "Print who does what, FLOPs, memory, disk, traffic and time; then say what would fail. "
+      "Computes nothing, and needs no GPU");
+  auto* world = sub->add_option("--world", job->world,
+                                "With --dry-run: plan for so many ranks, not for those started")
+                    ->check(CLI::PositiveNumber)
+                    ->needs(dry_run);
+  sub->add_option("--nodes", job->nodes,
+                  "On so many nodes; if they do not divide the ranks, the first ones have one more")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->needs(world);
+  sub->footer(
       "Start it under mpirun or srun; with the same --out it goes on where it was.\n"
-      "  mpirun -n 4 smalltalk launch jobs/tiny.toml --out runs/tiny");
-  job->callback([&run, options, dry_run] {
-    run = [options, dry_run] {
-      return run_watched(options->stop, "launch", *dry_run ? "" : options->out,
-                         [&](Session& session, const auto& start) {
-                           return launch(*options, *dry_run, session, start);
-                         });
+      "  mpirun -n 4 smalltalk launch jobs/tiny.toml --out runs/tiny\n"
+      "A plan for a cluster, from its login node:\n"
+      "  smalltalk launch jobs/smalltalk-335m-x4.toml --out RUN --dry-run --world 32 --nodes 4");
+  sub->callback([&run, job] {
+    if (job->world > 0 && job->nodes > job->world) {
+      throw CLI::ValidationError(
+          "--nodes",
+          fmt::format("{} nodes are more than the {} ranks of --world", job->nodes, job->world));
+    }
+    run = [job] {
+      return run_watched(
+          job->run.stop, "launch", job->dry_run ? "" : job->run.out,
+          [&](Session& session, const auto& start) { return launch(*job, session, start); });
     };
   });
 }

@@ -116,4 +116,17 @@ RankPlan plan_ranks(std::span<const int> node_of_rank, int num_experts, int grou
   return plan;
 }
 
+std::vector<int> nodes_in_blocks(int world, int nodes) {
+  if (nodes < 1 || nodes > world) {
+    throw Error("a world of " + std::to_string(world) + " ranks cannot lie on " +
+                std::to_string(nodes) + " nodes");
+  }
+  std::vector<int> node_of_rank;
+  for (int node = 0; node < nodes; ++node) {
+    const int ranks = world / nodes + (node < world % nodes ? 1 : 0);
+    node_of_rank.insert(node_of_rank.end(), static_cast<size_t>(ranks), node);
+  }
+  return node_of_rank;
+}
+
 }  // namespace smalltalk

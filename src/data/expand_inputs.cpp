@@ -114,6 +114,8 @@ FileKind kind_of(const fs::path& path) {
   return FileKind::unknown;
 }
 
+bool is_compressed(const fs::path& path) { return compression_of(path) != Compression::none; }
+
 std::string describe(const Counts& counts) {
   std::string text;
   for (const auto& [name, count] : counts) {

@@ -10,9 +10,6 @@
 
 namespace smalltalk {
 
-enum class FileKind { json_lines, plain_text, unknown };
-FileKind kind_of(const std::filesystem::path& path);  // by its name, compression aside
-
 // The lines of `file` that begin in bytes [begin, end). Only lines without compression are ever
 // cut; all else is one part.
 struct InputPart {

@@ -195,6 +195,17 @@ TEST(RankPlan, Properties) {
   }
 }
 
+TEST(RankPlan, ANodeInBlocks) {
+  using Nodes = std::vector<int>;
+  EXPECT_EQ(nodes_in_blocks(1, 1), Nodes({0}));
+  EXPECT_EQ(nodes_in_blocks(6, 2), Nodes({0, 0, 0, 1, 1, 1}));
+  EXPECT_EQ(nodes_in_blocks(10, 4), Nodes({0, 0, 0, 1, 1, 1, 2, 2, 3, 3}));  // srun -n 10 -N 4
+  EXPECT_EQ(nodes_in_blocks(3, 3), Nodes({0, 1, 2}));
+  EXPECT_THROW(nodes_in_blocks(3, 4), Error);
+  EXPECT_THROW(nodes_in_blocks(3, 0), Error);
+  EXPECT_THROW(nodes_in_blocks(0, 1), Error);
+}
+
 TEST(RankPlan, TextIsReadable) {
   EXPECT_EQ(to_string(plan_ranks(nodes(5, 4), 2, 0, 8)),
             "2 experts, 5 ranks on 2 nodes: 2 groups of 2 ranks, 1 spare\n"

@@ -42,6 +42,10 @@ struct RankPlan {
 // node_of_rank [W]. Error: group_size that does not divide batch_size or exceeds the world.
 RankPlan plan_ranks(std::span<const int> node_of_rank, int num_experts, int group_size,
                     int64_t batch_size);
+// node_of_rank of a world that is not there, as Slurm's block distribution makes it: contiguous
+// ranks, and if `nodes` does not divide `world`, one more on each of the first nodes. Error: not
+// 1 <= nodes <= world.
+std::vector<int> nodes_in_blocks(int world, int nodes);
 // A table for people, one line per rank (ranks with equal roles folded together beyond 32).
 std::string to_string(const RankPlan& plan);
 

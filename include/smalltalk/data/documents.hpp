@@ -21,6 +21,11 @@ namespace smalltalk {
 using Counts = std::map<std::string, int64_t>;  // of things by what they are called
 std::string describe(const Counts& counts);     // "3 .md, 1 .parquet"
 
+// By its name.
+enum class FileKind { json_lines, plain_text, unknown };
+FileKind kind_of(const std::filesystem::path& path);  // compression aside
+bool is_compressed(const std::filesystem::path& path);
+
 struct Document {
   std::string_view text;
   std::string_view domain;  // empty if the input names none

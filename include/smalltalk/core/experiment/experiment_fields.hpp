@@ -122,7 +122,7 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("device.threads"), e.device.threads, "compute threads per rank on the CPU");
   f(std::string("device.flops_per_second"), e.device.flops_per_second,
     "rate per device, for the MFU and for the estimates of --dry-run; 0: the rate of a large "
-    "product, measured (MFU), 5e10 (estimates)");
+    "product, measured (MFU), 5e10 or on a GPU 4e14 (estimates)");
   f(std::string("device.trace_steps"), e.device.trace_steps,
     "\"10:20\": write steps 10 to 19 of each model to its trace.json, for Perfetto; empty: none");
 }
