@@ -6,6 +6,8 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <string>
@@ -15,30 +17,50 @@
 
 namespace smalltalk {
 
-double measure_gemm_rate(double seconds, const DeviceConfig& device) {
-  const bool cuda = device.device == "cuda";
-  const int64_t size = cuda ? 8192 : 1024;
-  const auto type = device.precision == "bf16-mixed" ? at::kBFloat16 : at::kFloat;
-  const auto options = at::device(cuda ? at::kCUDA : at::kCPU).dtype(type);
-  const int threads_before = at::get_num_threads();
-  at::set_num_threads(cuda ? 1 : static_cast<int>(device.threads));
+namespace {
+
+// Of the products of one size that fit into `seconds`, at least one, the fastest. The mean would
+// be the rate of a core that is shared: other ranks measure at the same time, or wait for this one.
+double best_seconds(int64_t size, double seconds, const at::TensorOptions& options) {
   const at::Tensor a = at::ones({size, size}, options), b = at::ones({size, size}, options);
   at::Tensor c = at::empty({size, size}, options);
   const auto product = [&] {
     at::mm_out(c, a, b);
-    if (cuda) c[0][0].item();  // waits for the device
+    if (c.is_cuda()) c[0][0].item();  // waits for the device
   };
   product();
-  const auto extent = static_cast<double>(size);
-  const double start = now_seconds();
-  double products = 0;
+  double best = std::numeric_limits<double>::infinity();
+  const double end = now_seconds() + seconds;
   do {
+    const double start = now_seconds();
     product();
-    ++products;
-  } while (now_seconds() - start < seconds);
-  const double elapsed = now_seconds() - start;
+    best = std::min(best, now_seconds() - start);
+  } while (now_seconds() < end);
+  return best;
+}
+
+}  // namespace
+
+double measure_gemm_rate(double seconds, const DeviceConfig& device) {
+  const bool cuda = device.device == "cuda";
+  const auto type = device.precision == "bf16-mixed" ? at::kBFloat16 : at::kFloat;
+  const auto options = at::device(cuda ? at::kCUDA : at::kCPU).dtype(type);
+  const int threads_before = at::get_num_threads();
+  at::set_num_threads(cuda ? 1 : static_cast<int>(device.threads));
+  // On the CPU so small that a product is done before the scheduler gives the core to another
+  // process, which is after some milliseconds, and no smaller: many threads need more to do.
+  constexpr double kSlice = 2e-3;
+  double best_rate = 0, left = seconds;
+  for (int64_t size = cuda ? 8192 : 512;; size *= 2) {
+    const double start = now_seconds();
+    const double best = best_seconds(size, left / 2, options);
+    const auto extent = static_cast<double>(size);
+    best_rate = std::max(best_rate, 2 * extent * extent * extent / best);
+    left -= now_seconds() - start;
+    if (cuda || 8 * best > kSlice || left <= 0) break;
+  }
   at::set_num_threads(threads_before);
-  return 2 * extent * extent * extent * products / elapsed;
+  return best_rate;
 }
 
 double device_flops_per_second(const DeviceConfig& device) {

@@ -5,8 +5,8 @@
 
 namespace smalltalk {
 
-// FLOPs per second of a large product through LibTorch, measured for about `seconds`, in the
-// precision of the device; on the CPU on device.threads threads.
+// FLOPs per second of a large product through LibTorch, the fastest of those that fit into about
+// `seconds`, in the precision of the device; on the CPU on device.threads threads.
 double measure_gemm_rate(double seconds, const DeviceConfig& device);
 
 // device.flops_per_second, or, if that is 0, the rate measured when first asked for.

@@ -60,7 +60,9 @@ void TrainingLog::write(const LogRow& row) {
   const double device_seconds = std::max(row.seconds, 1e-9) * options_.group_size;
   const double tokens_per_second = static_cast<double>(row.interval_tokens) / device_seconds;
   const double flops_per_second = row.interval_flops / device_seconds;
-  // MFU: the share of the rate that the device is given, or was measured to reach.
+  // MFU: the share of the rate that the device is given, or was measured to reach. What the model
+  // reaches the device can do.
+  options_.flops_per_second = std::max(options_.flops_per_second, flops_per_second);
   const double mfu = 100 * flops_per_second / options_.flops_per_second;
   const auto interval_steps = static_cast<double>(std::max<int64_t>(row.interval_steps, 1));
   const double eta = row.seconds / interval_steps * static_cast<double>(row.num_steps - row.step);

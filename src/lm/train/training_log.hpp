@@ -46,7 +46,7 @@ class TrainingLog {
     bool print = true;
     int group_size = 1;
     bool cuda = false;
-    double flops_per_second = 0;  // of one device, for the MFU
+    double flops_per_second = 0;  // of one device, for the MFU; more, once more was reached
   };
   explicit TrainingLog(Options options) : options_(std::move(options)) {}
 
