@@ -94,6 +94,7 @@ AssignOptions assign_options(const AssignJob& job, Session& session) {
   options.method = assignment_method(job.method);
   options.epsilon = job.epsilon;
   options.certify = job.certificate;
+  if (!job.compare) require_acting(options.method, options.epsilon, job.shares);
   options.threads = job.threads > 0 ? job.threads : threads_per_rank(session);
   return options;
 }
@@ -291,11 +292,14 @@ void add_assign_job(CLI::App& app, JobRun& run) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   add_stop_options(*sub, job->stop);
-  sub->add_flag("!--no-certificate", job->certificate,
-                "Do not work out how far the assignment is from the best balanced one");
+  auto* no_certificate =
+      sub->add_flag("!--no-certificate", job->certificate,
+                    "Do not work out how far the assignment is from the best balanced one");
   sub->add_flag("--compare", job->compare,
                 "Print what argmax, greedy, margin, optimal and random make of these scores, and "
-                "what 16-bit scores cost; write nothing");
+                "what 16-bit scores cost; write nothing")
+      ->excludes("--method")
+      ->excludes(no_certificate);
   sub->add_flag("--json", job->json, "Print the figures as one JSON line");
   sub->footer(
       "Every rank reads its own rows only. greedy and margin send no scores; optimal and the\n"

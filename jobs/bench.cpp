@@ -92,6 +92,13 @@ void add_bench_job(CLI::App& app, JobRun& run) {
   shape("--seq-length", options->shape.seq_length, "tokens of a sequence");
   job->add_flag("--json", options->json, "print the figures as one JSON line");
   job->callback([options, &run] {
+    const bool cuda = options->device.device == "cuda";
+    if (!cuda && options->device.precision != "float32") {
+      throw CLI::ValidationError("--precision", "bf16-mixed needs --device cuda");
+    }
+    if (cuda && options->device.threads != 1) {
+      throw CLI::ValidationError("--threads", "has no effect with --device cuda");
+    }
     run = [options] { return run_alone("bench", [&] { bench(*options); }); };
   });
 }

@@ -139,11 +139,12 @@ void add_explain_job(CLI::App& app, JobRun& run) {
   sub->add_option("run", job->run, "Run folder: its shards and routers");
   sub->add_option("--scores", job->scores, "Instead of a run: the score file given to assign")
       ->excludes("run");
-  sub->add_option("--shards", job->shards, "Shard file (default: RUN/shards.h5)");
+  auto* shards = sub->add_option("--shards", job->shards, "Shard file (default: RUN/shards.h5)");
   auto* sequence = sub->add_option("--sequence", job->sequence, "Id of a training sequence, from 0")
                        ->check(CLI::NonNegativeNumber);
   sub->add_option("--text", job->text, "A text: which expert would take it at inference")
       ->excludes(sequence)
+      ->excludes(shards)
       ->excludes("--scores");
   sub->add_flag("--json", job->json, "Print it as one JSON line");
   sub->footer(

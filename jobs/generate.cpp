@@ -123,7 +123,18 @@ void add_generate_job(CLI::App& app, JobRun& run) {
       "The routers read the beginning of each text and choose the expert that writes on. If it is\n"
       "shorter than the prefix, they choose by what there is, and again when it is long enough.\n"
       "  smalltalk generate runs/quickstart \"The whale\" --temperature 0.8 --top-p 0.95");
-  job->callback([&run, settings] {
+  job->callback([&run, settings, job] {
+    const auto refuse = [job](const char* option, const char* why) {
+      if (job->count(option) > 0) throw CLI::ValidationError(option, why);
+    };
+    if (settings->options.sampling.temperature == 0) {
+      for (const char* option : {"--top-k", "--top-p"}) {
+        refuse(option, "has no effect with --temperature 0, which draws nothing");
+      }
+    }
+    if (!settings->options.model.empty()) {
+      refuse("--prefix-tokens", "has no effect with --model, which does not route");
+    }
     run = [settings] { return run_alone("generate", [&] { generate_texts(*settings); }); };
   });
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "smalltalk/core/assignment/assign_sequences.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/stop.hpp"
 
@@ -66,6 +67,16 @@ void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
       ->capture_default_str();
   job.add_option("--shares", shares, "Relative sizes of the shards, one per expert: 2,1,1")
       ->delimiter(',');
+}
+
+void require_acting(AssignmentMethod method, double epsilon, const std::vector<double>& shares) {
+  if (method != AssignmentMethod::optimal && epsilon != AssignOptions().epsilon) {
+    throw Error(fmt::format("--epsilon has no effect on the method {}, only on optimal",
+                            to_string(method)));
+  }
+  if (method == AssignmentMethod::argmax && !shares.empty()) {
+    throw Error("--shares has no effect on argmax, which is not balanced");
+  }
 }
 
 }  // namespace smalltalk

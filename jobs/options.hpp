@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "smalltalk/core/assignment/balanced_assignment.hpp"
 #include "smalltalk/mixture/run/work_queue.hpp"
 
 namespace smalltalk {
@@ -33,5 +34,7 @@ void require_part(const WorkPart& part);  // Error if there is no such part
 // --method, --epsilon and --shares of the jobs that assign.
 void add_assignment_options(CLI::App& job, std::string& method, double& epsilon,
                             std::vector<double>& shares);
+// Error if one of them was set that has no effect with this method.
+void require_acting(AssignmentMethod method, double epsilon, const std::vector<double>& shares);
 
 }  // namespace smalltalk

@@ -17,6 +17,7 @@ struct ShardFlags {
     const AssignOptions experiment = shard_options(run).assign;
     all.assign.method = method.empty() ? experiment.method : assignment_method(method);
     all.assign.threads = experiment.threads;
+    require_acting(all.assign.method, all.assign.epsilon, all.shares);
     return all;
   }
 };

@@ -188,10 +188,12 @@ void add_status_job(CLI::App& app, JobRun& run) {
   auto* sub = app.add_subcommand("status", "Where a run stands: stages, models, jobs in Slurm");
   auto job = std::make_shared<StatusJob>();
   sub->add_option("run", job->run, "Run folder")->required();
-  sub->add_option("--experiment", job->experiment,
-                  "Experiment file, for a run that has not begun; default: RUN/experiment.toml");
+  auto* experiment = sub->add_option(
+      "--experiment", job->experiment,
+      "Experiment file, for a run that has not begun; default: RUN/experiment.toml");
   sub->add_option("--set", job->overrides, "Override a key of the experiment (repeatable)")
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->needs(experiment);
   auto* json = sub->add_flag("--json", job->json, "Print one JSON line");
   auto* tsv = sub->add_flag("--tsv", job->tsv,
                             "Print a line a Slurm job: stage, index, name, state, job id, and a "
@@ -202,8 +204,8 @@ void add_status_job(CLI::App& app, JobRun& run) {
                   "--noheader --array --format='%i|%K|%T|%r|%k'");
   sub->add_option("--parts", job->parts, "--tsv: the evaluation is to be in so many parts")
       ->check(CLI::PositiveNumber);
-  sub->add_option("--stage", job->stage, "--tsv: lines of this stage only");
-  sub->add_option("--index", job->index, "--tsv: the line of this index only");
+  sub->add_option("--stage", job->stage, "--tsv: lines of this stage only")->needs(tsv);
+  sub->add_option("--index", job->index, "--tsv: the line of this index only")->needs(tsv);
   sub->footer("  smalltalk status runs/x4");
   sub->callback(
       [&run, job] { run = [job] { return run_alone("status", [&] { print_status(*job); }); }; });

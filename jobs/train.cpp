@@ -38,15 +38,17 @@ void add_train_job(CLI::App& app, JobRun& run) {
   add_run_options(*job, *options);
   auto* expert_option = job->add_option("--expert", which->expert, "Index of the expert, from 0")
                             ->check(CLI::NonNegativeNumber);
-  job->add_option("--model", which->model,
-                  "Any model of the run by its folder: experts/0, baselines/dense, "
-                  "baselines/random_shards/0, ...")
-      ->excludes(expert_option);
+  auto* model_option =
+      job->add_option("--model", which->model,
+                      "Any model of the run by its folder: experts/0, baselines/dense, "
+                      "baselines/random_shards/0, ...")
+          ->excludes(expert_option);
   job->add_option("--unit", which->unit,
                   "Any model of the run by its number: the experts, then the baselines; the index "
                   "of a Slurm array")
       ->check(CLI::NonNegativeNumber)
-      ->excludes(expert_option);
+      ->excludes(expert_option)
+      ->excludes(model_option);
   job->footer(
       "All ranks of the job train this one model together; from its checkpoint, if there\n"
       "is one. Reads RUN/tokens/ and RUN/shards.h5.\n"

@@ -488,5 +488,43 @@ TEST(ExperimentValidate, AcceptsTheEdges) {
   EXPECT_NO_THROW(Experiment{}.validate());
 }
 
+// Beside other keys some cannot act: what somebody set is refused then, a default never.
+TEST_F(ExperimentFile, AKeyThatCannotActIsRefused) {
+  const std::string no_dense = "[baselines]\ndense = false\n";
+  struct Case {
+    std::string idle, acting;
+    std::vector<std::string> parts;
+  };
+  const Case cases[] = {
+      {"[data]\ntokenizer = \"a.model\"\ntokenizer_sample_bytes = 5\n",
+       "[data]\ntokenizer_sample_bytes = 5\n",
+       {"data.tokenizer_sample_bytes = 5", "data.tokenizer"}},
+      {"[expert]\nlr_decay = \"constant\"\nmin_lr = 1e-4\n",
+       "[expert]\nlr_decay = \"linear\"\nmin_lr = 1e-4\n",
+       {"expert.min_lr = 0.0001", "expert.lr_decay is constant"}},
+      {"[router]\nlr_decay = \"constant\"\nmin_lr = 1e-4\n",
+       "[router]\nmin_lr = 1e-4\n[expert]\nlr_decay = \"constant\"\n",
+       {"router.min_lr", "router.lr_decay"}},
+      {"[expert]\noutlier_skip = true\noutlier_zscore = 0\n",
+       "[expert]\noutlier_skip = true\n[router]\noutlier_zscore = 0\n",
+       {"expert.outlier_skip = true", "expert.outlier_zscore = 0"}},
+      {no_dense + "[device]\ntrace_steps = \"128:130\"\n",  // routers make 8 x 16 steps
+       no_dense + "[device]\ntrace_steps = \"127:130\"\n",
+       {"device.trace_steps", "no model"}},
+      {no_dense + "[device]\ntrace_steps = \"200:201\"\n",
+       "[device]\ntrace_steps = \"200:201\"\n",  // a dense model has more
+       {"device.trace_steps"}},
+  };
+  const std::string router = "[mixture]\nrounds = 8\nsequences_per_round = 2048\n";
+  for (const auto& [idle, acting, parts] : cases) {
+    const bool traced = idle.find("trace") != std::string::npos;
+    refuses((traced ? router : "") + idle, parts);
+    EXPECT_NO_THROW(load((traced ? router : "") + acting)) << acting;
+  }
+  // Written out, a default is no wish.
+  EXPECT_NO_THROW(load("[expert]\nlr_decay = \"constant\"\nmin_lr = 0\n"));
+  EXPECT_NO_THROW(load(to_toml(load("[expert]\nlr_decay = \"constant\"\n"))));
+}
+
 }  // namespace
 }  // namespace smalltalk

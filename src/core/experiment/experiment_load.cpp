@@ -8,6 +8,7 @@
 #include <sstream>
 #include <string_view>
 
+#include "core/experiment/idle_keys.hpp"
 #include "core/experiment/toml_file.hpp"
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/error.hpp"
@@ -259,6 +260,7 @@ Experiment load_experiment(const std::filesystem::path& file,
   reader.set_all(read_toml(file), "", file.string());
   for (const std::string& argument : overrides) apply_override(reader, argument);
   experiment.validate();
+  refuse_idle_keys(experiment);
   return experiment;
 }
 

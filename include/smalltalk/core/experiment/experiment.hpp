@@ -171,7 +171,8 @@ void visit_fields(Experiment& experiment, F&& f);
 
 // Reads a TOML file, then applies overrides "section.key=value" (value in TOML; a bare word counts
 // as a string). Relative data paths are relative to the working directory.
-// Errors: file not readable, TOML syntax (line named), unknown key, wrong type, impossible values.
+// Errors: file not readable, TOML syntax (line named), unknown key, wrong type, impossible values,
+// a value other than the default that has no effect beside the others.
 Experiment load_experiment(const std::filesystem::path& file,
                            const std::vector<std::string>& overrides);
 

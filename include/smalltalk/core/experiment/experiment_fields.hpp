@@ -119,7 +119,8 @@ void visit_fields(Experiment& e, F&& f) {
 
   f(std::string("device.device"), e.device.device, "cpu or cuda");
   f(std::string("device.precision"), e.device.precision, "float32 or bf16-mixed (cuda only)");
-  f(std::string("device.threads"), e.device.threads, "compute threads per rank on the CPU");
+  f(std::string("device.threads"), e.device.threads,
+    "compute threads per rank on the CPU; on a GPU those of the assignment");
   f(std::string("device.flops_per_second"), e.device.flops_per_second,
     "rate per device, for the MFU and for the estimates of --dry-run; 0: the rate of a large "
     "product, measured (MFU), 5e10 or on a GPU 4e14 (estimates)");
