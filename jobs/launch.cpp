@@ -5,15 +5,13 @@
 
 #include "estimate.hpp"
 #include "jobs.hpp"
+#include "preflight.hpp"
 #include "run_job.hpp"
 #include "run_stages.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/mixture/run/changes.hpp"
-#include "smalltalk/mixture/run/run_tokens.hpp"
-#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -43,7 +41,8 @@ int plan_only(const LaunchJob& job, const Run& run, Session& session) {
     std::cout << to_string(plan) << describe(expected) << std::flush;
   }
   require_compatible(run);
-  if (!tokens_stage(run.layout).complete()) require_text(run.experiment.data);
+  require_batches(run.experiment, plan);
+  require_runnable(run);
   require_disk_space(run, expected);
   return kExitDone;
 }
@@ -56,7 +55,8 @@ int launch(const LaunchJob& job, Session& session, const std::string& start) {
   if (job.dry_run) return plan_only(job, run, session);
   const RankPlan plan = plan_of(run, session.node_of_rank());
   configure_runtime(run.experiment.device, session.local_rank());
-  if (!tokens_stage(run.layout).complete()) require_text(run.experiment.data);
+  require_batches(run.experiment, plan);
+  require_runnable(run);
   const HostCollectives ranks = host_collectives(world);
   const auto lock = claim_run_folder(run, ranks, true);
   require_disk_space(run, estimate(run, plan));

@@ -6,6 +6,7 @@
 #include "jobs.hpp"
 #include "smalltalk/core/experiment/experiment.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "version.hpp"
 
 namespace smalltalk {
 namespace {
@@ -25,6 +26,7 @@ int run_command_line(int argc, char** argv) {
       "  mpirun -n 4 smalltalk launch jobs/tiny.toml --out runs/tiny\n");
   app.require_subcommand(0, 1);
   bool experiment_keys = false;
+  app.set_version_flag("--version", version(), "Print which smalltalk this is");
   app.add_flag("--help-experiment", experiment_keys, "Print all keys of an experiment file");
   JobRun run;
   add_launch_job(app, run);

@@ -9,13 +9,16 @@
 #include <optional>
 
 #include "jobs.hpp"
+#include "preflight.hpp"
 #include "run_job.hpp"
+#include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -34,6 +37,46 @@ struct PrepareJob {
   bool verify = false;
   bool json = false;
 };
+
+nlohmann::ordered_json figures_of(const PrepareReport& report) {
+  return {{"documents", report.info.num_documents},
+          {"tokens", report.info.num_tokens},
+          {"text_bytes", report.info.text_bytes},
+          {"bad_utf8", report.bad.bad_utf8},
+          {"empty", report.bad.empty},
+          {"broken_json", report.bad.broken_json},
+          {"bent", report.bad.bent},
+          {"files_left_out", report.left_out}};
+}
+
+nlohmann::ordered_json with_speed(nlohmann::ordered_json figures, int64_t tokens, double seconds,
+                                  bool already_complete) {
+  figures["seconds"] = seconds;
+  figures["tokens_per_second"] = static_cast<double>(tokens) / seconds;
+  figures["already_complete"] = already_complete;
+  return figures;
+}
+
+// The tokenizer and the token files of a run folder.
+void prepare_run(const PrepareJob& job, OpenedRun& opened) {
+  Run& run = opened.run;
+  const HostCollectives ranks = host_collectives(opened.world);
+  const double start = now_seconds();
+  const bool complete = first_rank_says(tokens_stage(run.layout).complete(), ranks);
+  require_runnable(run);
+  prepare_tokens_of(run, ranks, job.verify);
+  const double seconds = now_seconds() - start;
+  open_tokens(run);
+  if (!job.json || opened.world.rank() != 0) return;
+  nlohmann::ordered_json figures;
+  int64_t tokens = 0;
+  for (const char* split : kSplits) {
+    const PrepareReport report = report_of(run.layout.tokens(split));
+    figures[split] = figures_of(report);
+    tokens += report.info.num_tokens;
+  }
+  std::cout << with_speed(figures, tokens, seconds, complete).dump() << std::endl;
+}
 
 // One token file from the files named on the command line.
 int prepare_inputs(const PrepareJob& job, Session& session) {
@@ -54,6 +97,16 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
                     job.tokenizer));
   }
   run_together(ranks, [&] {
+    if (!missing && job.vocab_size > 0) {
+      const int64_t size = Tokenizer(job.tokenizer).vocab_size();
+      if (size != job.vocab_size) {
+        throw Error(fmt::format("--vocab-size is {}, but {} is there and has {} pieces",
+                                job.vocab_size, job.tokenizer, size));
+      }
+    }
+    if (!fs::exists(out)) require_used(job.fields, job.inputs, "--");
+  });
+  run_together(ranks, [&] {
     if (missing && world.rank() == 0) {
       refuse_left_out(expand_inputs(job.inputs), job.max_bad_fraction);
       train_tokenizer(job.inputs, job.vocab_size, job.sample_bytes, job.tokenizer, job.fields);
@@ -71,17 +124,8 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
   const double rate = static_cast<double>(report.info.num_tokens) / report.seconds;
   if (world.rank() == 0) {
     if (job.json) {
-      std::cout << nlohmann::json{{"documents", report.info.num_documents},
-                                  {"tokens", report.info.num_tokens},
-                                  {"text_bytes", report.info.text_bytes},
-                                  {"bad_utf8", report.bad.bad_utf8},
-                                  {"empty", report.bad.empty},
-                                  {"broken_json", report.bad.broken_json},
-                                  {"bent", report.bad.bent},
-                                  {"files_left_out", report.left_out},
-                                  {"seconds", report.seconds},
-                                  {"tokens_per_second", rate},
-                                  {"already_complete", report.already_complete}}
+      std::cout << with_speed(figures_of(report), report.info.num_tokens, report.seconds,
+                              report.already_complete)
                        .dump()
                 << std::endl;
     }
@@ -106,27 +150,35 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
   sub->add_option("--out", job->run.out, "Run folder, or with --input the token file to write")
       ->required();
   sub->add_option("--set", job->run.overrides, "Override a key of the experiment (repeatable)")
-      ->allow_extra_args(false);
-  sub->add_option("--input", job->inputs,
-                  "Text without an experiment: .jsonl, .txt, also .gz and .zst; files, folders, "
-                  "globs, @FILE for a list of them")
-      ->excludes(experiment);
-  sub->add_option("--tokenizer", job->tokenizer, "SentencePiece model to use (or to train)");
-  sub->add_option("--vocab-size", job->vocab_size, "Train the tokenizer with so many pieces");
+      ->allow_extra_args(false)
+      ->needs(experiment);
+  auto* input =
+      sub->add_option("--input", job->inputs,
+                      "Text without an experiment: .jsonl, .txt, also .gz and .zst; files, "
+                      "folders, globs, @FILE for a list of them")
+          ->excludes(experiment);
+  sub->add_option("--tokenizer", job->tokenizer, "SentencePiece model to use (or to train)")
+      ->needs(input);
+  sub->add_option("--vocab-size", job->vocab_size, "Train the tokenizer with so many pieces")
+      ->needs(input);
   sub->add_option("--sample-bytes", job->sample_bytes, "Text that the tokenizer is trained on")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->needs(input);
   sub->add_option("--text-key", job->fields.text, "Field of a JSON line that is the text")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->needs(input);
   sub->add_option("--domain-key", job->fields.domain, "Field that is its domain; empty: none")
-      ->capture_default_str();
-  sub->add_flag("--lines", job->fields.lines, "Each line of a .txt is a document");
+      ->capture_default_str()
+      ->needs(input);
+  sub->add_flag("--lines", job->fields.lines, "Each line of a .txt is a document")->needs(input);
   sub->add_option("--max-bad-fraction", job->max_bad_fraction,
                   "Tolerated share of broken or empty documents, and of files that are not read")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->needs(input);
   sub->add_flag("--verify", job->verify,
                 "Read the text of complete tokens again, though it looks as it did");
   add_stop_options(*sub, job->run.stop);
-  sub->add_flag("--json", job->json, "Print the figures as one JSON line");
+  sub->add_flag("--json", job->json, "Print the figures as one JSON line, those of a run by split");
   sub->footer(
       "  mpirun -n 4 smalltalk prepare jobs/tiny.toml --out RUN\n"
       "  smalltalk prepare --input 'text/*.jsonl.zst' --tokenizer t.model "
@@ -142,11 +194,8 @@ void add_prepare_job(CLI::App& app, JobRun& run) {
           return prepare_inputs(*job, session);
         });
       }
-      return run_stage(job->run, Phase::prepare, false, [job](OpenedRun& opened) {
-        const HostCollectives ranks = host_collectives(opened.world);
-        prepare_tokens_of(opened.run, ranks, job->verify);
-        open_tokens(opened.run);
-      });
+      return run_stage(job->run, Phase::prepare, false,
+                       [job](OpenedRun& opened) { prepare_run(*job, opened); });
     };
   });
 }

@@ -5,6 +5,7 @@
 #include "mapped_dataset.hpp"
 #include "provenance.hpp"
 #include "shard_format.hpp"
+#include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "token_format.hpp"
@@ -27,14 +28,25 @@ Json describe_tokens(const std::filesystem::path& path) {
   for (size_t i = 0; i < documents.size(); ++i) {
     if (i > 0 || documents[i] > 0) of_domains[domains.names[i]] = documents[i];
   }
-  return {{"kind", "tokens"},
-          {"num_tokens", info.num_tokens},
-          {"num_documents", info.num_documents},
-          {"vocab_size", info.vocab_size},
-          {"token_bytes", info.token_bytes},
-          {"end_token", info.end_token},
-          {"text_bytes", info.text_bytes},
-          {"documents_by_domain", of_domains}};
+  Json description = {{"kind", "tokens"},
+                      {"num_tokens", info.num_tokens},
+                      {"num_documents", info.num_documents},
+                      {"vocab_size", info.vocab_size},
+                      {"token_bytes", info.token_bytes},
+                      {"end_token", info.end_token},
+                      {"text_bytes", info.text_bytes},
+                      {"documents_by_domain", of_domains}};
+  const Hdf5File hdf5 = Hdf5File::open(path);
+  if (!hdf5.has_dataset("sources")) return description;  // not made by prepare
+  const PrepareReport made = report_of(path);
+  description.update(Json{{"files_read", hdf5.read_list("sources").size()},
+                          {"files_left_out", made.left_out},
+                          {"documents_read", made.bad.documents},
+                          {"bad_utf8", made.bad.bad_utf8},
+                          {"empty", made.bad.empty},
+                          {"broken_json", made.bad.broken_json},
+                          {"bent", made.bad.bent}});
+  return description;
 }
 
 Json describe_rule(const AssignmentRule& rule) {

@@ -247,6 +247,28 @@ BadDocuments read_part(const std::filesystem::path& file, const InputPart& part,
   return fields.lines ? read_text_lines(file, part, take) : read_plain_text(file, take);
 }
 
+bool looks_like_lines(const std::filesystem::path& file) {
+  constexpr int64_t kLargest = 4'000'000;  // the longest novels
+  constexpr size_t kLongestLine = 2000, kLeastLines = 500;
+  const bool compressed = is_compressed(file);
+  if (size_of(file) < (compressed ? kLargest / 4 : kLargest)) return false;
+  std::string text(kLongestLine * kLeastLines, ' ');
+  const ByteReader bytes = open_bytes(file);
+  size_t size = 0;
+  for (size_t got = 1; got > 0 && size < text.size(); size += got) {
+    got = bytes(std::span(text).subspan(size));
+  }
+  text.resize(size);
+  size_t lines = 0, blank = 0;
+  for (size_t begin = 0; begin < size; ++lines) {
+    const size_t end = std::min(text.find('\n', begin), size);
+    if (is_blank(std::string_view(text).substr(begin, end - begin))) ++blank;
+    begin = end + 1;
+  }
+  // Books have blank lines between their paragraphs.
+  return lines >= kLeastLines && blank * 20 < lines;
+}
+
 BadDocuments read_documents(const std::filesystem::path& file,
                             const std::function<void(const Document&)>& take,
                             const DocumentFields& fields) {

@@ -43,6 +43,4 @@ Counts counts_of(const std::vector<std::string>& lines);
 
 void refuse_bad_documents(const BadDocuments& bad, double max_bad_fraction);
 
-PrepareReport report_of(const std::filesystem::path& out);  // as `out` tells it
-
 }  // namespace smalltalk

@@ -16,10 +16,11 @@ namespace smalltalk {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using Processor = sentencepiece::SentencePieceProcessor;
 
 constexpr const char* kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's sign for a space
 
-Json special_token(const sentencepiece::SentencePieceProcessor& processor, int id) {
+Json special_token(const Processor& processor, int id) {
   return {{"id", id},
           {"content", processor.IdToPiece(id)},
           {"single_word", false},
@@ -29,27 +30,48 @@ Json special_token(const sentencepiece::SentencePieceProcessor& processor, int i
           {"special", true}};
 }
 
-}  // namespace
-
-std::string tokenizer_json(const std::filesystem::path& model) {
-  sentencepiece::SentencePieceProcessor processor;
+void load(Processor& processor, const std::filesystem::path& model) {
   if (!processor.LoadFromSerializedProto(read_text(model)).ok()) {
     throw Error(model.string() + ": not a SentencePiece model");
   }
+}
+
+bool is_text(const Processor& processor, int id) {
+  return !processor.IsControl(id) && !processor.IsUnknown(id) && !processor.IsByte(id);
+}
+
+bool is_repeatable(const Processor& processor) {
+  int64_t place = 0;
+  for (int id = 0; id < processor.GetPieceSize(); ++id) {
+    // Scores of BPE are places in the list of merges.
+    if (!is_text(processor, id)) continue;
+    if (processor.GetScore(id) != -static_cast<float>(place++)) return false;
+  }
+  return WordCache::is_exact_for(processor);
+}
+
+}  // namespace
+
+bool can_be_exported(const std::filesystem::path& model) {
+  Processor processor;
+  load(processor, model);
+  return is_repeatable(processor);
+}
+
+std::string tokenizer_json(const std::filesystem::path& model) {
+  Processor processor;
+  load(processor, model);
   Json vocabulary = Json::object(), specials = Json::array(), merges = Json::array();
   std::vector<std::string> pieces;  // made of text
-  bool repeatable = WordCache::is_exact_for(processor);
   for (int id = 0; id < processor.GetPieceSize(); ++id) {
     vocabulary[processor.IdToPiece(id)] = id;
     if (processor.IsControl(id) || processor.IsUnknown(id)) {
       specials.push_back(special_token(processor, id));
-    } else if (!processor.IsByte(id)) {
-      // Scores of BPE are places in the list of merges.
-      repeatable = repeatable && processor.GetScore(id) == -static_cast<float>(pieces.size());
+    } else if (is_text(processor, id)) {
       pieces.push_back(processor.IdToPiece(id));
     }
   }
-  if (!repeatable) {
+  if (!is_repeatable(processor)) {
     throw Error(model.string() +
                 ": not a tokenizer whose ids transformers can repeat (BPE with byte fallback, "
                 "identity normalisation and no dummy prefix, as prepare trains it)");

@@ -187,6 +187,7 @@ TEST_F(TokenizerTest, AVeryLongWordDoesNotEndTheTrainer) {
 // That it is the same tokenizer there is told by test_peer_tokenizer.py.
 TEST_F(TokenizerTest, LeavesOnlyIfItIsOfTheRecipe) {
   EXPECT_NE(tokenizer_json(model()), "");
+  EXPECT_TRUE(can_be_exported(model()));
   for (const std::string recipe :
        {"--model_type=bpe", "--model_type=bpe --normalization_rule_name=identity",
         "--model_type=unigram --normalization_rule_name=identity --add_dummy_prefix=false "
@@ -196,6 +197,7 @@ TEST_F(TokenizerTest, LeavesOnlyIfItIsOfTheRecipe) {
                     "--minloglevel=2 --byte_fallback --vocab_size=330 --eos_id=2 --input=" +
                     inputs() + " --model_prefix=" + other.string() + " " + recipe)
                     .ok());
+    EXPECT_FALSE(can_be_exported(other.string() + ".model"));
     const std::string complaint = complaint_of([&] { tokenizer_json(other.string() + ".model"); });
     EXPECT_TRUE(mentions(complaint, "other.model: not a tokenizer whose ids")) << recipe;
   }

@@ -31,6 +31,10 @@ struct Document {
   std::string_view domain;  // empty if the input names none
 };
 
+// Of a file of plain text: whether it is too large for one document, and begins with many short
+// lines, so that each of them may be meant as one. Error: the file cannot be read.
+bool looks_like_lines(const std::filesystem::path& file);
+
 // Where a document lies in a file.
 struct DocumentFields {
   // Of a JSON object, the field with this name; without one, "a.b" is b of the object a.

@@ -42,4 +42,7 @@ struct PrepareReport {
 // is told by its content, wherever it lies; a complete `out` does not need it any more.
 PrepareReport prepare_tokens(const PrepareOptions& options);
 
+// As a complete token file tells it: without `seconds` and `already_complete`.
+PrepareReport report_of(const std::filesystem::path& tokens);
+
 }  // namespace smalltalk

@@ -32,8 +32,11 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
+// Whether transformers can be made to give the same ids: the tokenizer is of the recipe, or as good
+// as it. Error: missing or not a model.
+bool can_be_exported(const std::filesystem::path& model);
 // The texts of tokenizer.json and tokenizer_config.json, with which Hugging Face's transformers
-// gives the same ids and needs no SentencePiece. Error: a tokenizer of another recipe.
+// gives the same ids and needs no SentencePiece. Error: a tokenizer that cannot be exported.
 std::string tokenizer_json(const std::filesystem::path& model);
 std::string tokenizer_config_json(int64_t seq_length);
 

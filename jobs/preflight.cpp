@@ -1,0 +1,144 @@
+#include "preflight.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
+#include "smalltalk/data/tokenizer.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
+
+namespace smalltalk {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// At most so many come of a text by a tokenizer of our recipe: a token has at least one byte, and
+// what ends a document takes the place of a line end, or of more in JSON. Nothing if that is not
+// known before it is unpacked.
+std::optional<int64_t> most_tokens(const std::vector<std::string>& inputs) {
+  int64_t tokens = 0;
+  for (const fs::path& file : expand_inputs(inputs).files) {
+    if (is_compressed(file)) return std::nullopt;
+    tokens += static_cast<int64_t>(fs::file_size(file)) + 1;
+  }
+  return tokens;
+}
+
+// How many sequences a split has, or can have at most.
+struct SplitSize {
+  int64_t sequences = 0;
+  bool counted = false;
+};
+
+std::optional<SplitSize> size_of(const Run& run, const std::string& split,
+                                 const std::vector<std::string>& inputs, bool bounded) {
+  const int64_t length = run.experiment.data.seq_length;
+  const fs::path file = run.layout.tokens(split);
+  if (fs::exists(file)) return SplitSize{TokenFile(file).num_sequences(length), true};
+  const auto tokens = bounded ? most_tokens(inputs) : std::nullopt;
+  if (!tokens) return std::nullopt;
+  return SplitSize{(*tokens - 1) / length, false};
+}
+
+void require_size(const Run& run, const std::string& split, const std::vector<std::string>& inputs,
+                  bool bounded, int64_t least, const std::string& why) {
+  const auto size = size_of(run, split, inputs, bounded);
+  if (!size) return;
+  const int64_t length = run.experiment.data.seq_length;
+  if (size->sequences < least) {
+    throw Error(fmt::format(
+        "data.{} holds {}{} sequences of data.seq_length = {} tokens, and {}: add text, or lower "
+        "one of them",
+        split, size->counted ? "" : "at most ", size->sequences, length, why));
+  }
+  // A token is seldom as short as half of what is usual.
+  if (!size->counted && size->sequences / 2 < least) {
+    log_warning(fmt::format(
+        "data.{} holds probably less than {} sequences of data.seq_length = {} tokens, and {}",
+        split, least, length, why));
+  }
+}
+
+void check_tokenizer(const fs::path& file, int64_t vocab_size) {
+  const int64_t size = Tokenizer(file).vocab_size();
+  if (vocab_size != DataConfig().vocab_size && vocab_size != size) {
+    throw Error(
+        fmt::format("data.vocab_size = {}, but data.tokenizer ({}) has {} pieces: leave one of "
+                    "the keys out",
+                    vocab_size, file.string(), size));
+  }
+  if (!can_be_exported(file)) {
+    log_warning(
+        fmt::format("data.tokenizer: {} is of a kind whose ids transformers cannot repeat: all but "
+                    "`export` will work",
+                    file.string()));
+  }
+}
+
+}  // namespace
+
+void require_used(const DocumentFields& fields, const std::vector<std::string>& inputs,
+                  const std::string& prefix) {
+  const std::vector<fs::path> files = expand_inputs(inputs).files;
+  const auto has = [&](FileKind kind) {
+    return std::ranges::any_of(files, [&](const fs::path& file) { return kind_of(file) == kind; });
+  };
+  const std::string dash = prefix == "--" ? "-" : "_";
+  const auto refuse_if = [&](bool idle, const std::string& field, const char* needed) {
+    if (idle) throw Error(fmt::format("{}{} is set, but no file {}", prefix, field, needed));
+  };
+  const DocumentFields defaults;
+  const bool no_json = !has(FileKind::json_lines);
+  refuse_if(fields.lines && !has(FileKind::plain_text), "lines", "is a .txt");
+  refuse_if(no_json && fields.text != defaults.text, "text" + dash + "key", "has JSON lines");
+  // Without JSON there is no domain, which is what an empty key asks for.
+  refuse_if(no_json && fields.domain != defaults.domain && !fields.domain.empty(),
+            "domain" + dash + "key", "has JSON lines");
+  if (fields.lines) return;
+  for (const fs::path& file : files) {
+    if (kind_of(file) != FileKind::plain_text || !looks_like_lines(file)) continue;
+    log_info(fmt::format("{} is read as one document; if each of its lines is one, set {}lines",
+                         file.string(), prefix));
+    break;
+  }
+}
+
+void require_runnable(const Run& run) {
+  const DataConfig& data = run.experiment.data;
+  if (!tokens_stage(run.layout).complete()) {
+    require_text(data);
+    std::vector<std::string> inputs = data.train;
+    inputs.insert(inputs.end(), data.validation.begin(), data.validation.end());
+    inputs.insert(inputs.end(), data.test.begin(), data.test.end());
+    require_used({data.text_key, data.domain_key, data.lines}, inputs, "data.");
+  }
+  const fs::path made = run.layout.tokenizer();
+  const fs::path tokenizer = fs::exists(made) ? made : fs::path(data.tokenizer);
+  if (!data.tokenizer.empty()) check_tokenizer(tokenizer, data.vocab_size);
+
+  const bool bounded = tokenizer.empty() || can_be_exported(tokenizer);
+  const MixtureConfig& mixture = run.experiment.mixture;
+  require_size(run, "train", data.train, bounded, mixture.sequences_per_round,
+               fmt::format("mixture.sequences_per_round is {} for mixture.experts = {}",
+                           mixture.sequences_per_round, mixture.experts));
+  require_size(run, "validation", data.validation, bounded, 1, "one is needed");
+  require_size(run, "test", data.test, bounded, 1, "one is needed");
+}
+
+void require_batches(const Experiment& experiment, const RankPlan& plan) {
+  const TrainConfig& train = experiment.expert_train;
+  const int64_t share = train.batch_size / plan.group_size;
+  if (train.micro_batch_size > 0 && share % train.micro_batch_size != 0) {
+    throw Error(fmt::format(
+        "expert.micro_batch_size ({}) must divide a rank's share of the batch, expert.batch_size "
+        "({}) / {} ranks of a group = {}: set mixture.group_size, or start another number of ranks",
+        train.micro_batch_size, train.batch_size, plan.group_size, share));
+  }
+}
+
+}  // namespace smalltalk
