@@ -116,9 +116,7 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
     result.corpus = CorpusSize::assumed;
   }
   experiment.data.vocab_size = vocab_size_of(run);
-  for (ModelConfig* model : {&experiment.router_model, &experiment.expert_model}) {
-    if (model->vocab_size == 0) model->vocab_size = experiment.data.vocab_size;
-  }
+  experiment.adopt_tokens(experiment.data.vocab_size, kEndToken);
   result.num_sequences = std::max<int64_t>(1, (tokens - 1) / experiment.data.seq_length);
   result.flops = mixture_flops(experiment, result.num_sequences);
   const std::vector<TrainUnit> units = train_units(experiment, result.num_sequences);
@@ -138,8 +136,9 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
   const auto corpus = static_cast<double>(result.num_sequences);
   const auto ranks = static_cast<double>(plan.ranks.size());
   result.score_bytes = 2 * experts * n * (rounds - 1) / ranks;
-  const auto kept_for_ever =
-      static_cast<double>(train.keep_every > 0 ? train.steps / train.keep_every : 0);
+  const int64_t of_stable_phase = train.schedule().end_of_stable_phase() > 0 ? 1 : 0;
+  const auto kept_for_ever = static_cast<double>(
+      of_stable_phase + (train.keep_every > 0 ? train.steps / train.keep_every : 0));
   result.disk_bytes =
       static_cast<double>(tokens) * 2 * 1.1 +
       static_cast<double>(units.size()) * expert * 4 * (1 + kCheckpointSize * kept_for_ever) +

@@ -53,10 +53,12 @@ void print_runs(const Sweep& sweep, const std::vector<PlannedRun>& runs) {
 
 // All that tokens are made of.
 std::string token_key(const DataConfig& data) {
-  return hash_text(fmt::format("{} | {} | {} | {} {} {} {} {} {}", fmt::join(data.train, " "),
+  const std::string packing =
+      data.packing == Packing::documents ? fmt::format(" packed into {}", data.seq_length) : "";
+  return hash_text(fmt::format("{} | {} | {} | {} {} {} {} {} {}{}", fmt::join(data.train, " "),
                                fmt::join(data.validation, " "), fmt::join(data.test, " "),
                                data.tokenizer, data.vocab_size, data.tokenizer_sample_bytes,
-                               data.text_key, data.domain_key, data.lines));
+                               data.text_key, data.domain_key, data.lines, packing));
 }
 
 // Makes the tokens of all runs, those of the same text once, and links them into the runs' folders.

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "job_runner.hpp"
+#include "smalltalk/data/token_file.hpp"
 
 namespace smalltalk {
 namespace {
@@ -52,6 +53,28 @@ class SweepJob : public JobTest {
     return nlohmann::json::parse(read_text(folder_ / "a/runs" / run / "results.json"));
   }
 };
+
+// Tokens are shared by runs of the same text only as far as they are laid out alike.
+TEST_F(SweepJob, RunsMayPackDocuments) {
+  std::ofstream(folder_ / "sweep.toml")
+      << "experiment = \"" << experiment().string() << "\"\n"
+      << "set = [\"expert.train_steps=4\", \"baselines.dense_large_batch=false\", "
+         "\"baselines.random_shards=false\"]\nseeds = [1]\n"
+         "[[run]]\nname = \"plain\"\n"
+         "[[run]]\nname = \"packed\"\nset = [\"data.packing=documents\"]\n"
+         "[[table]]\nname = \"all\"\ntitle = \"Which?\"\n"
+         "rows = [{ run = [\"plain\", \"packed\"], model = \"mixture\" }]\n"
+         "reference = { run = [\"plain\", \"packed\"], model = \"dense\" }\n";
+  const Outcome outcome = run_job(2, sweep("a"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto tokens = [&](const std::string& run) {
+    return TokenFile(folder_ / "a/runs" / run / "tokens/test.h5").info();
+  };
+  EXPECT_EQ(tokens("plain-seed-1").padding, 0);
+  EXPECT_EQ(tokens("packed-seed-1").num_tokens,
+            tokens("plain-seed-1").num_tokens + tokens("packed-seed-1").padding);
+  EXPECT_EQ(tokens("packed-seed-1").packed_length, 32);
+}
 
 TEST_F(SweepJob, IsTheSameForAnyRanksAndParts) {
   Outcome outcome = run_job(1, sweep("a"));
