@@ -77,6 +77,11 @@ TEST_F(Plan, EveryExperimentOfTheProject) {
         const double flops = number(value(outcome.output, "FLOPs, experts"));
         EXPECT_NEAR(flops / std::stod(said[1]), 1, 0.01) << command << outcome.output;
       }
+      if (std::regex_search(text, said, std::regex("# Memory: +([0-9]+) GiB per device"))) {
+        const std::string memory = value(outcome.output, "memory per device, an expert");
+        EXPECT_NEAR(std::stod(memory), std::stod(said[1]), 0.5) << command << outcome.output;
+        EXPECT_TRUE(memory.ends_with(" GiB")) << command << outcome.output;
+      }
     }
   }
   EXPECT_GE(planned, 12);
