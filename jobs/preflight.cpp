@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <span>
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
@@ -17,12 +19,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
+using Files = std::vector<fs::path>;
+
 // At most so many come of a text by a tokenizer of our recipe: a token has at least one byte, and
 // what ends a document takes the place of a line end, or of more in JSON. Nothing if that is not
 // known before it is unpacked.
-std::optional<int64_t> most_tokens(const std::vector<std::string>& inputs) {
+std::optional<int64_t> most_tokens(const Files& files) {
   int64_t tokens = 0;
-  for (const fs::path& file : expand_inputs(inputs).files) {
+  for (const fs::path& file : files) {
     if (is_compressed(file)) return std::nullopt;
     tokens += static_cast<int64_t>(fs::file_size(file)) + 1;
   }
@@ -35,19 +39,19 @@ struct SplitSize {
   bool counted = false;
 };
 
-std::optional<SplitSize> size_of(const Run& run, const std::string& split,
-                                 const std::vector<std::string>& inputs, bool bounded) {
+// `files` are those of a split without tokens; none are given if they tell nothing.
+std::optional<SplitSize> size_of(const Run& run, const std::string& split, const Files& files) {
   const int64_t length = run.experiment.data.seq_length;
   const fs::path file = run.layout.tokens(split);
   if (fs::exists(file)) return SplitSize{TokenFile(file).num_sequences(length), true};
-  const auto tokens = bounded ? most_tokens(inputs) : std::nullopt;
+  const auto tokens = files.empty() ? std::nullopt : most_tokens(files);
   if (!tokens) return std::nullopt;
   return SplitSize{(*tokens - 1) / length, false};
 }
 
-void require_size(const Run& run, const std::string& split, const std::vector<std::string>& inputs,
-                  bool bounded, int64_t least, const std::string& why) {
-  const auto size = size_of(run, split, inputs, bounded);
+void require_size(const Run& run, const std::string& split, const Files& files, int64_t least,
+                  const std::string& why) {
+  const auto size = size_of(run, split, files);
   if (!size) return;
   const int64_t length = run.experiment.data.seq_length;
   if (size->sequences < least) {
@@ -56,7 +60,7 @@ void require_size(const Run& run, const std::string& split, const std::vector<st
         "one of them",
         split, size->counted ? "" : "at most ", size->sequences, length, why));
   }
-  // A token is seldom as short as half of what is usual.
+  // Text seldom takes more than a token for two of its bytes.
   if (!size->counted && size->sequences / 2 < least) {
     log_warning(fmt::format(
         "data.{} holds probably less than {} sequences of data.seq_length = {} tokens, and {}",
@@ -82,9 +86,7 @@ void check_tokenizer(const fs::path& file, int64_t vocab_size) {
 
 }  // namespace
 
-void require_used(const DocumentFields& fields, const std::vector<std::string>& inputs,
-                  const std::string& prefix) {
-  const std::vector<fs::path> files = expand_inputs(inputs).files;
+void require_used(const DocumentFields& fields, const Files& files, const std::string& prefix) {
   const auto has = [&](FileKind kind) {
     return std::ranges::any_of(files, [&](const fs::path& file) { return kind_of(file) == kind; });
   };
@@ -100,7 +102,8 @@ void require_used(const DocumentFields& fields, const std::vector<std::string>& 
   refuse_if(no_json && fields.domain != defaults.domain && !fields.domain.empty(),
             "domain" + dash + "key", "has JSON lines");
   if (fields.lines) return;
-  for (const fs::path& file : files) {
+  constexpr size_t kLookedAt = 20;  // of a corpus of many files some tell enough
+  for (const fs::path& file : std::span(files).first(std::min(files.size(), kLookedAt))) {
     if (kind_of(file) != FileKind::plain_text || !looks_like_lines(file)) continue;
     log_info(fmt::format("{} is read as one document; if each of its lines is one, set {}lines",
                          file.string(), prefix));
@@ -110,24 +113,30 @@ void require_used(const DocumentFields& fields, const std::vector<std::string>& 
 
 void require_runnable(const Run& run) {
   const DataConfig& data = run.experiment.data;
+  std::array<Files, kSplits.size()> files;  // of the splits that have no tokens yet
   if (!tokens_stage(run.layout).complete()) {
     require_text(data);
-    std::vector<std::string> inputs = data.train;
-    inputs.insert(inputs.end(), data.validation.begin(), data.validation.end());
-    inputs.insert(inputs.end(), data.test.begin(), data.test.end());
-    require_used({data.text_key, data.domain_key, data.lines}, inputs, "data.");
+    const std::array inputs = {&data.train, &data.validation, &data.test};
+    Files all;
+    for (size_t i = 0; i < kSplits.size(); ++i) {
+      files[i] = expand_inputs(*inputs[i]).files;
+      all.insert(all.end(), files[i].begin(), files[i].end());
+    }
+    require_used({data.text_key, data.domain_key, data.lines}, all, "data.");
   }
   const fs::path made = run.layout.tokenizer();
   const fs::path tokenizer = fs::exists(made) ? made : fs::path(data.tokenizer);
   if (!data.tokenizer.empty()) check_tokenizer(tokenizer, data.vocab_size);
+  // Others may make more tokens of a text than it has bytes.
+  if (!tokenizer.empty() && !can_be_exported(tokenizer)) files.fill(Files());
 
-  const bool bounded = tokenizer.empty() || can_be_exported(tokenizer);
   const MixtureConfig& mixture = run.experiment.mixture;
-  require_size(run, "train", data.train, bounded, mixture.sequences_per_round,
+  require_size(run, kSplits[0], files[0], mixture.sequences_per_round,
                fmt::format("mixture.sequences_per_round is {} for mixture.experts = {}",
                            mixture.sequences_per_round, mixture.experts));
-  require_size(run, "validation", data.validation, bounded, 1, "one is needed");
-  require_size(run, "test", data.test, bounded, 1, "one is needed");
+  for (const size_t held_out : {1, 2}) {
+    require_size(run, kSplits[held_out], files[held_out], 1, "one is needed");
+  }
 }
 
 void require_batches(const Experiment& experiment, const RankPlan& plan) {

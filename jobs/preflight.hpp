@@ -2,6 +2,7 @@
 // and by `prepare`.
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ void require_batches(const Experiment& experiment, const RankPlan& plan);
 // Error naming `prefix` ("data." or "--") and the field: one that was set, but that no file has a
 // use for, as "lines" without any .txt. A line of log if the lines of a .txt may be meant as
 // documents.
-void require_used(const DocumentFields& fields, const std::vector<std::string>& inputs,
+void require_used(const DocumentFields& fields, const std::vector<std::filesystem::path>& files,
                   const std::string& prefix);
 
 }  // namespace smalltalk

@@ -104,7 +104,7 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
                                 job.vocab_size, job.tokenizer, size));
       }
     }
-    if (!fs::exists(out)) require_used(job.fields, job.inputs, "--");
+    if (!fs::exists(out)) require_used(job.fields, expand_inputs(job.inputs).files, "--");
   });
   run_together(ranks, [&] {
     if (missing && world.rank() == 0) {
