@@ -82,7 +82,7 @@ std::vector<uint64_t> read_ends(const std::filesystem::path& path, const PartInf
   return ends;
 }
 
-std::vector<uint16_t> read_domains(const std::filesystem::path& path, const PartInfo& part,
+std::vector<uint16_t> domains_of_part(const std::filesystem::path& path, const PartInfo& part,
                                    const std::map<std::string, uint16_t>& domains) {
   std::vector<uint32_t> labels(static_cast<size_t>(part.num_documents));
   read_part_values<uint32_t>(path, part.num_tokens * part.token_bytes + part.num_documents * 8,
@@ -104,7 +104,7 @@ void copy_documents(const std::filesystem::path& path, const PartInfo& part, uin
                     const std::map<std::string, uint16_t>& domains, TokenWriter& writer) {
   std::vector<uint64_t> ends = read_ends(path, part);
   for (uint64_t& end : ends) end += first_token;
-  writer.add_documents(ends, read_domains(path, part, domains));
+  writer.add_documents(ends, domains_of_part(path, part, domains));
 }
 
 // ---- Packed -------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ uint64_t pack_part(const std::filesystem::path& path, const PartInfo& part, int6
                    uint64_t first_token, const std::map<std::string, uint16_t>& domains,
                    TokenWriter& writer) {
   const std::vector<uint64_t> ends = read_ends(path, part);
-  const std::vector<uint16_t> domain = read_domains(path, part, domains);
+  const std::vector<uint16_t> domain = domains_of_part(path, part, domains);
   const std::vector<PackedDocument> order = packing_of(ends, seq_length);
   if (part.token_bytes == 2) {
     copy_packed<uint16_t>(path, ends, order, writer);

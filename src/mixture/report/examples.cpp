@@ -84,7 +84,8 @@ class TestText {
     for (auto first = tokens.begin(); first != tokens.end();) {
       const auto end = std::find(first, tokens.end(), tokens_.info().end_token);
       text += tokenizer_.decode({first, end});
-      if (end != tokens.end()) text += " ¶ ";
+      const bool padding = end == first && first != tokens.begin();
+      if (end != tokens.end() && !padding) text += " ¶ ";
       first = end == tokens.end() ? end : end + 1;
     }
     const auto control = [](unsigned char c) { return c < ' ' || c == 127; };
