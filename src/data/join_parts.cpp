@@ -83,7 +83,7 @@ std::vector<uint64_t> read_ends(const std::filesystem::path& path, const PartInf
 }
 
 std::vector<uint16_t> domains_of_part(const std::filesystem::path& path, const PartInfo& part,
-                                   const std::map<std::string, uint16_t>& domains) {
+                                      const std::map<std::string, uint16_t>& domains) {
   std::vector<uint32_t> labels(static_cast<size_t>(part.num_documents));
   read_part_values<uint32_t>(path, part.num_tokens * part.token_bytes + part.num_documents * 8,
                              labels);
