@@ -24,6 +24,8 @@ struct LaunchJob {
   int nodes = 1;  // that they lie on
 };
 
+constexpr int kMostRanks = 1 << 20;  // of a plan
+
 // On a login node, too, which may have no GPU, no text, and one process only.
 int plan_only(const LaunchJob& job, const Run& run, Session& session) {
   const bool as_started = job.world == 0;
@@ -41,6 +43,10 @@ int plan_only(const LaunchJob& job, const Run& run, Session& session) {
     std::cout << to_string(plan) << describe(expected) << std::flush;
   }
   require_compatible(run);
+  const Changes changes = changes_of(run);
+  if (session.world().rank() == 0 && !changes.none()) {
+    std::cout << "what is there\n" << describe(changes) << std::flush;
+  }
   require_batches(run.experiment, plan);
   require_runnable(run);
   require_disk_space(run, expected);
@@ -58,7 +64,7 @@ int launch(const LaunchJob& job, Session& session, const std::string& start) {
   require_batches(run.experiment, plan);
   require_runnable(run);
   const HostCollectives ranks = host_collectives(world);
-  const auto lock = claim_run_folder(run, ranks, true);
+  const auto lock = claim_run_folder(run, ranks, Claim::makes_stages);
   require_disk_space(run, estimate(run, plan));
   if (rank == 0) std::cerr << to_string(plan) << std::flush;
 
@@ -80,11 +86,11 @@ void add_launch_job(CLI::App& app, JobRun& run) {
       "Computes nothing, and needs no GPU");
   auto* world = sub->add_option("--world", job->world,
                                 "With --dry-run: plan for so many ranks, not for those started")
-                    ->check(CLI::PositiveNumber)
+                    ->check(CLI::Range(1, kMostRanks))
                     ->needs(dry_run);
   sub->add_option("--nodes", job->nodes,
                   "On so many nodes; if they do not divide the ranks, the first ones have one more")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, kMostRanks))
       ->capture_default_str()
       ->needs(world);
   sub->footer(

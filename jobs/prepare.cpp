@@ -39,13 +39,10 @@ struct PrepareJob {
 };
 
 nlohmann::ordered_json figures_of(const PrepareReport& report) {
-  return {{"documents", report.info.num_documents},
-          {"tokens", report.info.num_tokens},
-          {"text_bytes", report.info.text_bytes},
-          {"bad_utf8", report.bad.bad_utf8},
-          {"empty", report.bad.empty},
-          {"broken_json", report.bad.broken_json},
-          {"bent", report.bad.bent},
+  return {{"documents", report.info.num_documents}, {"tokens", report.info.num_tokens},
+          {"padding", report.info.padding},         {"text_bytes", report.info.text_bytes},
+          {"bad_utf8", report.bad.bad_utf8},        {"empty", report.bad.empty},
+          {"broken_json", report.bad.broken_json},  {"bent", report.bad.bent},
           {"files_left_out", report.left_out}};
 }
 

@@ -92,7 +92,10 @@ int run_stage(const RunOptions& options, Phase phase, bool needs_tokens,
     configure_runtime(run.experiment.device, session.local_rank());
     const bool makes_stages =
         phase == Phase::prepare || phase == Phase::route || phase == Phase::shard;
-    const auto lock = claim_run_folder(run, host_collectives(world), makes_stages);
+    const Claim claim = makes_stages            ? Claim::makes_stages
+                        : phase == Phase::train ? Claim::trains
+                                                : Claim::reads;
+    const auto lock = claim_run_folder(run, host_collectives(world), claim);
     if (needs_tokens) open_tokens(run);
     set_ledger_phase(phase);
     if (phase == Phase::train) set_ledger_group(world.name());

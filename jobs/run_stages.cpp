@@ -59,7 +59,7 @@ void train_all(const Run& run, const RankRole& role, int rank, Communicator& gro
     if (unit.kind->role == Role::mixture) continue;
     // The group's first rank decides for the group: another group may complete the unit meanwhile,
     // and each rank would see that at another moment.
-    const bool mine = group.rank() == 0 && !unit_stage(run.layout, unit.name).complete() &&
+    const bool mine = group.rank() == 0 && !unit_stage(run.layout, unit).complete() &&
                       claim(run.layout.queue(start, unit.name), fmt::format("rank {}", rank));
     if (first_rank_says(mine, collectives)) train(unit);
   }

@@ -116,7 +116,7 @@ void complete_run(const Sweep& sweep, const PlannedRun& planned, Session& sessio
   Run run = planned.run;
   configure_runtime(run.experiment.device, session.local_rank());
   const HostCollectives ranks = host_collectives(alone);
-  const auto lock = claim_run_folder(run, ranks, true);
+  const auto lock = claim_run_folder(run, ranks, Claim::makes_stages);
   count_in_ledger(run.layout.ledger_folder(), start, 0, [&] {
     run_stages(run, plan_of(run, {0}), alone, start);
     set_ledger_phase(Phase::compare);

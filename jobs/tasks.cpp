@@ -90,6 +90,7 @@ void add_tasks_job(CLI::App& app, JobRun& run) {
       ->needs(examples);
   sub->add_option("--fewshot-seed", job->few_shot.seed, "Which examples are drawn")
       ->needs(examples)
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   add_part_options(*sub, job->part, "table");
   sub->footer(

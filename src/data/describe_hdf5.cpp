@@ -35,6 +35,8 @@ Json describe_tokens(const std::filesystem::path& path) {
                       {"token_bytes", info.token_bytes},
                       {"end_token", info.end_token},
                       {"text_bytes", info.text_bytes},
+                      {"packed_length", info.packed_length},
+                      {"padding", info.padding},
                       {"documents_by_domain", of_domains}};
   const Hdf5File hdf5 = Hdf5File::open(path);
   if (!hdf5.has_dataset("sources")) return description;  // not made by prepare

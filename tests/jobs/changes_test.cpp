@@ -86,7 +86,7 @@ TEST_F(Changes, WhatIsThereIsKeptOrTheChangeIsRefused) {
   }
   outcome = run_job(2, launch("run", allowed));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
-  EXPECT_EQ(count_of(outcome.output, "goes on with these keys changed"), 1) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "goes on with these changes"), 1) << outcome.output;
   EXPECT_TRUE(made() == before);
   EXPECT_EQ(diff(allowed).output, "no key differs\n");
 
@@ -141,7 +141,7 @@ TEST_F(Changes, AStoppedRunGoesOnWithOtherTolerances) {
   // It skips ten in a row and ends again, but it went on.
   outcome = run_job(2, launch("run", tolerant + "--set expert.lr=1e18 --set expert.grad_clip=0 "
                                                 "--set expert.skip_nonfinite=true"));
-  EXPECT_EQ(count_of(outcome.output, "goes on with these keys changed"), 1) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "goes on with these changes"), 1) << outcome.output;
   EXPECT_EQ(made().at("routers/0/model.safetensors"), before.at("routers/0/model.safetensors"));
 }
 
@@ -232,6 +232,65 @@ TEST_F(Changes, MoreStepsTrainOn) {
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_EQ(count_of(refused.output, "kept for expert.lr_decay constant, wsd and wsd_sqrt"), 1)
       << refused.output;
+}
+
+// Whoever looks at a run, and whatever is in the way of more steps, what is there stays.
+TEST_F(Changes, NothingIsLostBeforeAModelIsTrainedOn) {
+  const std::string set =
+      "--set baselines.random_shards=false --set baselines.dense_large_batch="
+      "false --set expert.lr_decay=constant --set "
+      "baselines.dense_warmup_steps=8 --set expert.train_steps=";
+  const std::string tail = " " + experiment().string() + " --out " + run().string() + " " + set;
+  ASSERT_EQ(run_job(2, launch("run", set + "20")).exit_code, 0);
+  const Bytes before = made();
+  const std::string page = read_text(run() / "results.json");
+  std::ofstream(folder_ / "task.jsonl") << R"({"good": "abc", "bad": "xyz"})"
+                                        << "\n";
+  const std::string task = " --task " + (folder_ / "task.jsonl").string();
+  for (const auto& [job, more] :
+       std::map<std::string, std::string>{{"compare", ""}, {"evaluate", ""}, {"tasks", task}}) {
+    const Outcome outcome = run_job(1, job + tail + "30" + more);
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+    EXPECT_EQ(count_of(outcome.output, "must be trained on first"), 1) << outcome.output;
+  }
+  // A checkpoint that is damaged where only its hash tells.
+  const fs::path checkpoint = run() / "experts/1/checkpoints/step-00000020.safetensors";
+  std::string damaged = read_text(checkpoint);
+  damaged[damaged.size() - 9] ^= 1;
+  std::ofstream(checkpoint) << damaged;
+  Outcome outcome = run_job(1, "train --model experts/1" + tail + "30");
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+  std::ofstream(checkpoint) << before.at("experts/1/checkpoints/step-00000020.safetensors");
+  outcome = run_job(2, launch("run", set + "20"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_TRUE(made() == before);
+  EXPECT_EQ(nlohmann::json::parse(page).at("models"), results("run").at("models"));
+
+  // A baseline that was left out meanwhile catches up.
+  ASSERT_EQ(run_job(2, launch("run", "--set baselines.dense=false " + set + "30")).exit_code, 0);
+  outcome = run_job(2, launch("run", set + "30"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "baselines/dense is trained on from step "), 1)
+      << outcome.output;
+  ASSERT_EQ(run_job(2, launch("planned", set + "30")).exit_code, 0);
+  EXPECT_EQ(results("run").at("models"), results("planned").at("models"));
+
+  // The text has grown: experts go on with their shards, a dense model would be another one.
+  std::ofstream more(folder_ / "train.jsonl", std::ios::app);
+  more << read_text(folder_ / "heldout.jsonl");
+  more.close();
+  fs::remove(run() / "tokens/train.h5");
+  ASSERT_EQ(run_job(2, "prepare" + tail + "30").exit_code, 0);
+  ASSERT_EQ(run_job(2, "shard --append" + tail + "30").exit_code, 0);
+  outcome = run_job(2, launch("run", set + "40"));
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, " baselines/dense\n"), 1) << outcome.output;
+  outcome = run_job(2, launch("run", "--set baselines.dense=false " + set + "40"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  ASSERT_EQ(run_job(2, launch("planned", "--set baselines.dense=false " + set + "40")).exit_code,
+            1);
+  EXPECT_NE(read_text(run() / "experts/0/model.safetensors"),
+            before.at("experts/0/model.safetensors"));
 }
 
 // Of another text the models are evaluated anew.

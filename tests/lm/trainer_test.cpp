@@ -200,5 +200,49 @@ TEST(TrainerTest, StopsAtALossThatIsNotFinite) {
   }
 }
 
+// Padding dilutes neither the loss nor the gradient: with a row of nothing else beside it, a row is
+// trained on as if alone, by one rank or by two of which one has nothing that counts.
+TEST(TrainerTest, PaddingCountsForNothing) {
+  ModelConfig config = tiny_model();
+  config.document_end = 5;
+  const auto row = random_tokens(13, 37, 11);
+  const RowSource alone{13, [&](int64_t, int64_t count, std::span<int64_t> tokens) {
+                          for (int64_t i = 0; i < count; ++i) {
+                            std::ranges::copy(row, tokens.begin() + i * 13);
+                          }
+                        }};
+  const RowSource padded{13, [&](int64_t first, int64_t count, std::span<int64_t> tokens) {
+                           std::ranges::fill(tokens, 5);
+                           for (int64_t i = first % 2; i < count; i += 2) {
+                             std::ranges::copy(row, tokens.begin() + i * 13);
+                           }
+                         }};
+  const auto train = [&](const RowSource& rows, int64_t batch, int ranks) {
+    TrainConfig training = small_training(5);
+    training.batch_size = batch;
+    training.grad_clip = 0.5;  // norms count
+    std::pair<std::map<std::string, std::vector<float>>, double> result;
+    run_thread_ranks(ranks, [&](const HostCollectives& group) {
+      Transformer model(config, DeviceConfig(), 1);
+      TrainOptions options = quiet();
+      options.group = group;
+      Trainer trainer(model, training, options);
+      const double loss = trainer.run(rows, 5).last_loss;
+      if (group.rank == 0) result = {weights(model), loss};
+    });
+    return result;
+  };
+  const auto expected = train(alone, 1, 1);
+  for (const int ranks : {1, 2}) {
+    const auto [found, loss] = train(padded, 2, ranks);
+    EXPECT_NEAR(loss, expected.second, 1e-6) << ranks;
+    for (const auto& [name, values] : expected.first) {
+      for (size_t i = 0; i < values.size(); ++i) {
+        ASSERT_NEAR(found.at(name)[i], values[i], 1e-6) << name << " " << ranks;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace smalltalk

@@ -101,7 +101,7 @@ void ShardedAdamW::wait_for_pending(const char* what) {
   group_->pending.clear();
 }
 
-ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, bool stop) {
+ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, double counted, bool stop) {
   if (size_ > 1) {
     while (!buckets_.all_popped()) reduce_next_bucket();
     wait_for_pending("wait for reduce-scatter");
@@ -121,22 +121,24 @@ ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, bool stop) {
     }
     square += on_device.item<double>();
   }
-  if (size_ == 1) return {std::sqrt(square), {loss}, stop};
+  if (size_ == 1) return {std::sqrt(square), {loss}, stop, counted};
 
   // One small all-reduce for all: the square sum, a slot per rank for the losses, who was asked to
-  // stop.
+  // stop, what counts.
   const PhaseClock::Scope scope(clock_, "all-reduce", &PhaseSeconds::communication);
-  at::Tensor numbers = at::zeros({2 + size_}, at::kFloat);
+  at::Tensor numbers = at::zeros({3 + size_}, at::kFloat);
   numbers[0] = square;
   numbers[1 + rank_] = loss;
   numbers[1 + size_] = stop ? 1.0 : 0.0;
+  numbers[2 + size_] = counted;
   std::vector<at::Tensor> list = {numbers.to(model_.gradients.device())};
   group_->backend->allreduce(list, c10d::AllreduceOptions())->wait();
   const at::Tensor summed = list[0].to(at::kCPU);
   const float* values = summed.const_data_ptr<float>();
   return {std::sqrt(static_cast<double>(values[0])),
           {values + 1, values + 1 + size_},
-          values[1 + size_] > 0};
+          values[1 + size_] > 0,
+          static_cast<double>(values[2 + size_]) / size_};
 }
 
 void ShardedAdamW::update(const GradientBucket& bucket, AdamStep step) {
@@ -164,7 +166,7 @@ void ShardedAdamW::update(const GradientBucket& bucket, AdamStep step) {
   range(decaying, bucket.piece, 0);
 }
 
-void ShardedAdamW::update_all(int64_t t, double lr, double gradient_norm) {
+void ShardedAdamW::update_all(int64_t t, double lr, const StepResult& result) {
   const auto time = static_cast<double>(t + 1);
   AdamStep step{};
   step.lr = static_cast<float>(lr);
@@ -173,10 +175,11 @@ void ShardedAdamW::update_all(int64_t t, double lr, double gradient_norm) {
   step.eps = static_cast<float>(config_.adam_eps);
   step.correction1 = static_cast<float>(1 - std::pow(config_.adam_beta1, time));
   step.correction2_root = static_cast<float>(std::sqrt(1 - std::pow(config_.adam_beta2, time)));
-  step.gradient_scale = 1;
-  if (config_.grad_clip > 0 && gradient_norm > config_.grad_clip) {
-    step.gradient_scale = static_cast<float>(config_.grad_clip / gradient_norm);
+  double scale = 1 / result.counted;
+  if (config_.grad_clip > 0 && result.gradient_norm > config_.grad_clip) {
+    scale *= config_.grad_clip / result.gradient_norm;
   }
+  step.gradient_scale = static_cast<float>(scale);
   {
     const PhaseClock::Scope scope(clock_, "AdamW", &PhaseSeconds::optimizer);
     for (const GradientBucket& bucket : buckets_.all()) {
@@ -201,11 +204,15 @@ double ShardedAdamW::StepResult::mean_loss() const {
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
 }
 
-ShardedAdamW::StepResult ShardedAdamW::step(int64_t t, double lr, double loss, bool stop,
+ShardedAdamW::StepResult ShardedAdamW::step(int64_t t, double lr, double loss, double counted,
+                                            bool stop,
                                             const std::function<bool(const StepResult&)>& accept) {
-  const StepResult result = reduce(loss, stop);
+  StepResult result = reduce(loss, counted, stop);
+  if (result.counted <= 0) result.counted = 1;  // nothing counts, and all is zero
+  result.gradient_norm /= result.counted;
+  for (double& each : result.losses) each /= result.counted;
   const bool accepted = std::isfinite(result.gradient_norm) && (!accept || accept(result));
-  if (accepted) update_all(t, lr, result.gradient_norm);
+  if (accepted) update_all(t, lr, result);
   // On the CPU AdamW leaves zeros behind; the other ranks' pieces hold what was sent.
   if (!accepted || size_ > 1 || !first_.is_cpu()) model_.gradients.zero_();
   return result;

@@ -32,15 +32,18 @@ class ShardedAdamW {
 
   struct StepResult {
     double gradient_norm = 0;    // before clipping, of the whole group
-    std::vector<double> losses;  // what each rank passed as `loss`
+    std::vector<double> losses;  // what each rank passed as `loss`, over the mean of `counted`
     bool stop = false;           // some rank passed `stop`
+    double counted = 1;          // the mean over the group
     bool finite() const;         // norm and losses
     double mean_loss() const;
   };
   // Applies update t (from 0) with the gradients that this rank has accumulated, and zeroes them.
-  // `loss` is any number the caller wants to know of all ranks. Parameters and moments are left
+  // `loss` is any number the caller wants to know of all ranks. Both are means over so many targets
+  // of which only the share `counted` counts, of this rank: they are divided by that of the group.
+  // Parameters and moments are left
   // untouched if the norm is not finite or `accept`, asked with what all ranks know, says no.
-  StepResult step(int64_t t, double lr, double loss, bool stop = false,
+  StepResult step(int64_t t, double lr, double loss, double counted = 1, bool stop = false,
                   const std::function<bool(const StepResult&)>& accept = {});
   // Waiting for the group and computing, since it was made; what goes on behind the backward pass
   // is in neither. Waits for the device.
@@ -58,9 +61,9 @@ class ShardedAdamW {
   void reduce_next_bucket();
   void wait_for_pending(const char* what);
   at::Tensor gather(const at::Tensor& shard);
-  StepResult reduce(double loss, bool stop);
+  StepResult reduce(double loss, double counted, bool stop);
   void update(const GradientBucket& bucket, AdamStep step);  // this rank's piece
-  void update_all(int64_t t, double lr, double gradient_norm);
+  void update_all(int64_t t, double lr, const StepResult& result);
 
   Transformer::Impl& model_;
   TrainConfig config_;

@@ -97,7 +97,7 @@ void Trainer::Impl::train(Transformer::Impl& models, std::span<Impl* const> trai
     }
     bool stop = false;
     for (size_t i = 0; i < losses.size(); ++i) {
-      stop |= runs[i].end_step(losses[i] * group.size / targets);
+      stop |= runs[i].end_step(losses[i] * group.size / targets, share * (row_tokens - 1));
     }
     if (stop) save_and_stop(trainers);
   }

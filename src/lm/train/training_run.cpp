@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/clock.hpp"
@@ -48,16 +49,23 @@ void Trainer::Impl::Run::begin_step() {
 
 std::span<const int64_t> Trainer::Impl::Run::next_tokens() {
   const TraceSpan span("wait for tokens", data_seconds_);
-  return loader_.next();
+  const std::span<const int64_t> tokens = loader_.next();
+  const int64_t end = trainer_.model.config.document_end;
+  for (size_t i = 1; end >= 0 && i < tokens.size(); ++i) {
+    const bool same_row = i % static_cast<size_t>(rows_.row_tokens) != 0;
+    if (same_row && tokens[i] == end && tokens[i - 1] == end) ++padding_;
+  }
+  return tokens;
 }
 
-bool Trainer::Impl::Run::end_step(double loss) {
+bool Trainer::Impl::Run::end_step(double loss, int64_t targets) {
   const TrainConfig& config = trainer_.config;
   const double lr = learning_rate(schedule_, progress_.step);
   // Adam's bias corrections go by the number of updates.
-  const ShardedAdamW::StepResult result =
-      trainer_.optimizer.step(progress_.step - progress_.skipped_steps, lr, loss, stop_requested(),
-                              [this](const auto& reduced) { return accept(reduced); });
+  const ShardedAdamW::StepResult result = trainer_.optimizer.step(
+      progress_.step - progress_.skipped_steps, lr, loss,
+      1 - static_cast<double>(std::exchange(padding_, 0)) / static_cast<double>(targets),
+      stop_requested(), [this](const auto& reduced) { return accept(reduced); });
   span_.reset();
   result.finite() ? add_loss(result) : report_nonfinite(result);
   ++progress_.step;

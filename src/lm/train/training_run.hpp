@@ -19,10 +19,11 @@ class Trainer::Impl::Run {
   void begin_step();
   // This rank's next micro-batch.
   std::span<const int64_t> next_tokens();
-  // All gradients of the step have been added up; `loss` is the mean over this rank's targets.
+  // All gradients of the step have been added up; `loss` is the mean over this rank's `targets`,
+  // padding among them.
   // Updates the weights, logs and saves what is due. Returns whether some rank of the group was
   // asked to stop and steps are left: the same on all of them.
-  bool end_step(double loss);
+  bool end_step(double loss, int64_t targets);
 
  private:
   // Whether the update of this step is to be made. Reports outliers. The same on all ranks.
@@ -45,6 +46,7 @@ class Trainer::Impl::Run {
   bool tracing_ = false;
   std::optional<TraceSpan> span_;  // of the step
   double data_seconds_ = 0;        // waited for tokens so far
+  int64_t padding_ = 0;            // targets of this rank's step so far that do not count
 
   // Of this process since the last logged step.
   double interval_start_;

@@ -134,14 +134,17 @@ void evaluate_cell(const Run& run, const EvalCell& cell) {
 
 bool compute_cells(const Run& run, const std::string& start, const std::vector<EvalCell>& cells,
                    WorkPart part) {
+  const std::vector<TrainUnit> units = units_of(run);
   std::vector<Work> pieces;
   for (const EvalCell& cell : cells) {
-    pieces.push_back(
-        {cell.name(), [&] { return cell_complete(run.layout, cell); },
-         [&] { evaluate_cell(run, cell); },
-         // A model that is still in training is left to the group that trains it,
-         // which comes here next: nobody waits for anybody.
-         [&] { return cell.of_routers() || unit_stage(run.layout, cell.unit).complete(); }});
+    // A model that is still in training, or to be trained on, is left to the group that trains it,
+    // which comes here next: nobody waits for anybody.
+    const auto trained = [&] {
+      return cell.of_routers() || unit_stage(run.layout, find_unit(units, cell.unit)).complete();
+    };
+    pieces.push_back({cell.name(),
+                      [&, trained] { return trained() && cell_complete(run.layout, cell); },
+                      [&] { evaluate_cell(run, cell); }, trained});
   }
   return work_off(run.layout, start, pieces, part);
 }

@@ -5,7 +5,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/mixture/evaluation/comparison.hpp"
-#include "smalltalk/mixture/run/changes.hpp"
+#include "smalltalk/mixture/evaluation/evaluation.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
@@ -33,9 +33,9 @@ PlannedRun plan_run(const Sweep& sweep, const SweepRun& run, uint64_t seed,
 }  // namespace
 
 bool PlannedRun::complete() const {
-  if (!changes_of(run).trained_on.empty()) return false;
-  for (const TrainUnit& unit : units) {
-    if (!unit_stage(run.layout, unit.name).complete()) return false;
+  if (!fs::exists(run.layout.tokens("train"))) return false;
+  for (const TrainUnit& unit : units_of(run)) {  // `units` do not know how long dense models train
+    if (!unit_stage(run.layout, unit).complete()) return false;
   }
   for (const auto& [data, steps] : needs.data) {
     // Comparisons are written last; one of before lacks the cells of a model that came later.
@@ -44,7 +44,7 @@ bool PlannedRun::complete() const {
     options.split = data;
     options.steps = steps;
     for (const EvalCell& cell : compare_cells(run.experiment, units, options)) {
-      if (!fs::exists(cell.file(run.layout))) return false;
+      if (!cell_complete(run.layout, cell)) return false;
     }
   }
   return true;

@@ -110,8 +110,14 @@ TaskEvaluation::TaskEvaluation(const Run& run, std::vector<TrainUnit> units,
   const Tokenizer tokenizer(layout_.tokenizer());
   std::set<std::string> names;
   for (const Task& task : tasks_) {
-    if (!names.insert(task.name).second) {
-      throw Error(fmt::format("two tasks are called {}", task.name));
+    std::set<std::string> its = {task.name};
+    for (const TaskItem& item : task.items) {
+      if (!item.phenomenon.empty()) its.insert(task.name + "_" + item.phenomenon);
+    }
+    for (const std::string& name : its) {
+      if (!names.insert(name).second) {
+        throw Error(fmt::format("two tasks, or a task and a phenomenon, are called {}", name));
+      }
     }
     asked_.push_back(ask(task, tokenizer, parts.prefix_tokens));
   }

@@ -4,8 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <optional>
 
+#include "mixture/run/text_or_nothing.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
@@ -20,11 +22,20 @@ namespace fs = std::filesystem;
 
 namespace {
 
+// The steps behind a unit that is complete, by its own mark.
+int64_t steps_of_mark(const RunLayout& layout, const TrainUnit& unit) {
+  const std::string text = text_or_nothing(layout.trained_mark(unit.name));
+  const auto mark = nlohmann::json::parse(text, nullptr, false);
+  return mark.is_object() ? mark.value("steps", unit.train.steps) : unit.train.steps;
+}
+
 // Adds the stage to each change whose key counts for it.
 template <typename Counts>
 void spoil(Changes& changes, const std::string& stage, Counts counts) {
   for (Change& change : changes.keys) {
-    if (counts(change.key.key)) change.spoils.push_back(stage);
+    if (counts(change.key.key) && std::ranges::count(change.spoils, stage) == 0) {
+      change.spoils.push_back(stage);
+    }
   }
 }
 
@@ -32,20 +43,26 @@ void spoil_part(Changes& changes, const Stage& stage, bool begun, Part part) {
   if (begun) spoil(changes, stage.name, [part](const auto& key) { return decides(key, part); });
 }
 
-// The step from which what is there of a unit can be trained on by another schedule, without losing
-// more than the end of a stable phase is made to lose; 0: nothing is there. None: it cannot.
-std::optional<int64_t> trained_on_from(const RunLayout& layout, const TrainUnit& there,
-                                       const Schedule& here) {
-  const fs::path folder = layout.model(there.name);
-  int64_t newest = unit_stage(layout, there.name).complete() ? there.train.steps : 0;
+// The step from which what is there of a unit can be trained by this schedule, without losing more
+// than the end of a stable phase is made to lose; 0: nothing is there. None: it cannot.
+std::optional<int64_t> trained_on_from(const Run& run, const TrainUnit& unit, int64_t complete) {
+  const fs::path folder = run.layout.model(unit.name);
+  const Schedule here = unit.train.schedule();
+  int64_t newest = complete;
   for (const int64_t step : checkpoint_steps(folder)) {
-    newest = std::max(newest, step);
-    std::string line;
+    Provenance metadata;
     try {
-      line = value_of(read_safetensors_metadata(weights_file(folder, step)), "schedule");
-    } catch (const Error&) {  // damaged
+      metadata = read_safetensors_metadata(weights_file(folder, step));
+    } catch (const Error&) {  // damaged: training passes it over, too
+      continue;
     }
-    if (line.empty()) continue;
+    newest = std::max(newest, step);
+    const std::string line = value_of(metadata, "schedule");
+    // A dense model's order of training is that of all of the text.
+    const bool other_text = unit.kind->rows == Rows::all &&
+                            value_of(metadata, "provenance.tokens") !=
+                                TokenFile(run.layout.tokens("train")).info().content_hash;
+    if (line.empty() || other_text) continue;
     const Schedule own = parse_schedule(line);
     if (!begin_alike(own, here, step)) continue;
     const bool longer = step == own.end_of_stable_phase() && here.steps > own.steps;
@@ -54,39 +71,61 @@ std::optional<int64_t> trained_on_from(const RunLayout& layout, const TrainUnit&
   return newest == 0 ? std::optional<int64_t>(0) : std::nullopt;
 }
 
-// Units by what they are trained with, and by what their shards are made with. How long a dense
-// model trains follows from other keys, too.
+// Units by their schedules, whatever the folder's experiment says: a baseline may have been left
+// out for a while.
+void look_at_schedules(Changes& changes, const Run& here, const std::vector<TrainUnit>& before,
+                       const std::vector<TrainUnit>& wanted) {
+  for (const TrainUnit& unit : wanted) {
+    const Stage stage = unit_stage(here.layout, unit);
+    if (!stage.begun() || stage.complete()) continue;
+    const auto old = std::ranges::find(before, unit.name, &TrainUnit::name);
+    const bool other_schedule =
+        old == before.end() || to_string(old->train.schedule()) != to_string(unit.train.schedule());
+    const bool marked = stage.marks_there() > 0;
+    if (!marked && !other_schedule) continue;  // goes on as it was
+    const auto from = trained_on_from(here, unit, marked ? steps_of_mark(here.layout, unit) : 0);
+    if (from) {
+      if (*from > 0) changes.trained_on.push_back({unit.name, *from, unit.train.steps});
+      continue;
+    }
+    spoil(changes, unit.name, [&](const std::string& key) {
+      return decides(key, Part::schedule) ||
+             (unit.kind->rows == Rows::all && decides(key, Part::routing));
+    });
+    if (!changes.spoils(unit.name)) changes.stuck.push_back(unit.name);
+  }
+}
+
+// Units by what they are trained with, and by what their shards are made with.
 void look_at_units(Changes& changes, const Run& there, const Run& here) {
   if (!fs::exists(here.layout.tokens("train"))) return;
-  const std::vector<TrainUnit> wanted = units_of(here);
-  for (const TrainUnit& unit : units_of(there)) {
+  const std::vector<TrainUnit> before = units_of(there), wanted = units_of(here);
+  for (const TrainUnit& unit : before) {
     const bool asked_for = std::ranges::count(wanted, unit.kind, &TrainUnit::kind) > 0;
-    if (!asked_for || !unit_stage(here.layout, unit.name).begun()) continue;
+    if (!asked_for || !unit_stage(here.layout, unit).begun()) continue;
     const auto same = std::ranges::find(wanted, unit.name, &TrainUnit::name);
-    const bool none = same == wanted.end();
-    const bool other_training =
-        none || training_hash(there.experiment, unit) != training_hash(here.experiment, *same);
-    const bool other_schedule =
-        none || to_string(unit.train.schedule()) != to_string(same->train.schedule());
-    const auto from = other_schedule && !none
-                          ? trained_on_from(here.layout, unit, same->train.schedule())
-                          : std::nullopt;
+    const bool other = same == wanted.end() || training_hash(there.experiment, unit) !=
+                                                   training_hash(here.experiment, *same);
     spoil(changes, unit.name, [&](const std::string& key) {
       const bool by_shards = unit.kind->rows == Rows::shard
                                  ? decides(key, Part::routing)
                                  : unit.kind->rows != Rows::all && key == "mixture.experts";
-      const bool by_steps = unit.kind->rows == Rows::all && decides(key, Part::routing);
-      return by_shards || (other_training && decides(key, Part::expert)) ||
-             (other_schedule && !from && (decides(key, Part::schedule) || by_steps));
+      return by_shards || (other && decides(key, Part::expert));
     });
-    if (from) changes.trained_on.push_back({unit.name, *from, same->train.steps});
   }
+  look_at_schedules(changes, here, before, wanted);
 }
 
 }  // namespace
 
 bool Changes::spoil() const {
-  return std::ranges::any_of(keys, [](const Change& change) { return !change.spoils.empty(); });
+  return !stuck.empty() ||
+         std::ranges::any_of(keys, [](const Change& change) { return !change.spoils.empty(); });
+}
+
+bool Changes::spoils(const std::string& stage) const {
+  return std::ranges::any_of(
+      keys, [&](const Change& change) { return std::ranges::count(change.spoils, stage) > 0; });
 }
 
 Changes changes_of(const Run& run) {
@@ -98,7 +137,6 @@ Changes changes_of(const Run& run) {
   for (KeyDifference& key : differences(there.experiment, run.experiment)) {
     changes.keys.push_back({std::move(key), {}});
   }
-  if (changes.none()) return changes;
   spoil_part(changes, tokens_stage(layout), true, Part::tokens);
   if (there.experiment.data.packing == Packing::documents) {
     spoil(changes, tokens_stage(layout).name,
@@ -112,13 +150,19 @@ Changes changes_of(const Run& run) {
 }
 
 std::string describe(const Changes& changes) {
-  std::string text = fmt::format("{:<30} {:<24} {:<24} {}\n", "key", "there", "here", "spoils");
+  std::string text;
+  if (!changes.keys.empty()) {
+    text = fmt::format("{:<30} {:<24} {:<24} {}\n", "key", "there", "here", "spoils");
+  }
   for (const auto& [key, spoils] : changes.keys) {
     text += fmt::format("{:<30} {:<24} {:<24} {}\n", key.key, key.there, key.here,
                         spoils.empty() ? "nothing" : fmt::format("{}", fmt::join(spoils, ", ")));
   }
   for (const auto& [unit, from, to] : changes.trained_on) {
     text += fmt::format("{} is trained on from step {} to step {}\n", unit, from, to);
+  }
+  for (const std::string& unit : changes.stuck) {
+    text += fmt::format("{} was trained by another schedule, from which it cannot go on\n", unit);
   }
   return text;
 }
@@ -148,22 +192,14 @@ void refuse_spoiling(const Run& run, Changes changes) {
                   run.layout.root.string(), describe(changes), advice(changes)));
 }
 
-void make_room_to_train_on(const RunLayout& layout, const Changes& changes) {
-  if (changes.trained_on.empty()) return;
-  for (const auto& [unit, from, to] : changes.trained_on) {
-    fs::remove(layout.trained_mark(unit));
-    for (const char* split : {"validation", "test"}) fs::remove(EvalCell{split, unit}.file(layout));
-  }
-  for (const fs::path& mark : results_stage(layout).marks) fs::remove(mark);
-}
-
 }  // namespace
 
 void require_compatible(const Run& run) { refuse_spoiling(run, changes_of(run)); }
 
 std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollectives& ranks,
-                                            bool makes_stages) {
+                                            Claim claim) {
   const RunLayout& layout = run.layout;
+  const bool makes_stages = claim == Claim::makes_stages;
   if (makes_stages) {
     require_writable(layout.root);
   } else if (!fs::exists(layout.experiment())) {
@@ -180,12 +216,17 @@ std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollective
     if (ranks.rank != 0) return;
     const Changes changes = changes_of(run);
     refuse_spoiling(run, changes);
+    if (claim == Claim::reads && !changes.trained_on.empty()) {
+      throw Error(
+          fmt::format("{} must be trained on first, by launch or train; or leave the keys "
+                      "as they are there:\n{}",
+                      layout.root.string(), describe(changes)));
+    }
     remove_stale_temporaries(layout.root);
     if (!changes.none()) {
-      log_info(fmt::format("{} goes on with these keys changed:\n{}", layout.root.string(),
+      log_info(fmt::format("{} goes on with these changes:\n{}", layout.root.string(),
                            describe(changes)));
     }
-    make_room_to_train_on(layout, changes);
     write_text_atomically(layout.experiment(), text);
   });
   if (!makes_stages) lock.reset();

@@ -10,7 +10,6 @@
 #include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
-#include "smalltalk/mixture/run/changes.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
 
 namespace smalltalk {
@@ -36,21 +35,14 @@ bool has_failed(const RunLayout& layout, const Stage& stage) {
   return record.find(" exit ") != std::string::npos;
 }
 
-// Of a model that is trained on, and of all that is made of it, the marks are still those of
-// before.
-bool outdated(const Stage& stage, const std::vector<TrainedOn>& trained_on) {
-  if (stage.job != "train") {
-    const bool of_models =
-        stage.job == "evaluate" || stage.job == "report" || stage.job == "launch";
-    return of_models && !trained_on.empty();
-  }
-  return std::ranges::count(trained_on, stage.name, &TrainedOn::unit) > 0;
+bool is_of_models(const Stage& stage) {
+  return stage.job == "evaluate" || stage.job == "report" || stage.job == "launch";
 }
 
+// While some model is to be trained (on), what is there of all of them is of before.
 StageStatus status_of(const RunLayout& layout, const Stage& stage,
-                      const std::vector<QueuedJob>& queue,
-                      const std::vector<TrainedOn>& trained_on) {
-  if (stage.complete() && !outdated(stage, trained_on)) return {stage, StageState::done, {}};
+                      const std::vector<QueuedJob>& queue, bool trained) {
+  if (stage.complete() && (trained || !is_of_models(stage))) return {stage, StageState::done, {}};
   for (const QueuedJob& job : queue) {
     // The one job of `launch` does all stages; and while a stage is queued, so is `launch`.
     const bool own = job.stage == stage.job && job.index == stage.index;
@@ -112,10 +104,11 @@ RunStatus run_status(Run run, const std::vector<QueuedJob>& queue, int64_t evalu
   }
   RunStatus status;
   const std::vector<TrainUnit> units = units_as_known(run);
-  const std::vector<TrainedOn> trained_on = changes_of(run).trained_on;
+  const bool trained = std::ranges::all_of(
+      units, [&](const TrainUnit& unit) { return unit_stage(run.layout, unit).complete(); });
   int64_t cells = 0, evaluated = 0;
   for (const Stage& stage : stages_and_launch(run, units, evaluation_parts)) {
-    status.stages.push_back(status_of(run.layout, stage, queue, trained_on));
+    status.stages.push_back(status_of(run.layout, stage, queue, trained));
     if (stage.job != "evaluate") continue;
     cells += std::ssize(stage.marks);
     evaluated += stage.marks_there();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "mixture/run/text_or_nothing.hpp"
 #include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
@@ -27,7 +28,17 @@ bool is_there(const fs::path& path) {
 
 int64_t Stage::marks_there() const { return std::ranges::count_if(marks, is_there); }
 
-bool Stage::complete() const { return std::ranges::all_of(marks, is_there); }
+bool Stage::complete() const {
+  if (!std::ranges::all_of(marks, is_there)) return false;
+  if (!schedule) return true;
+  const auto mark = nlohmann::json::parse(text_or_nothing(marks[0]), nullptr, false);
+  const std::string line = mark.is_object() ? mark.value("schedule", "") : "";
+  // One of an older version says no more than the steps.
+  if (line.empty())
+    return !mark.is_object() || mark.value("steps", schedule->steps) == schedule->steps;
+  const Schedule own = parse_schedule(line);
+  return own.steps == schedule->steps && begin_alike(own, *schedule, own.steps);
+}
 
 bool Stage::begun() const { return std::ranges::any_of(files, is_there); }
 
@@ -57,8 +68,10 @@ Stage shards_stage(const Run& run) {
   return stage;
 }
 
-Stage unit_stage(const RunLayout& layout, const std::string& unit) {
-  return {"train", 0, unit, {layout.trained_mark(unit)}, {layout.model(unit)}};
+Stage unit_stage(const RunLayout& layout, const TrainUnit& unit) {
+  Stage stage{"train", 0, unit.name, {layout.trained_mark(unit.name)}, {layout.model(unit.name)}};
+  if (unit.train.steps > 0) stage.schedule = unit.train.schedule();
+  return stage;
 }
 
 Stage evaluation_stage(const RunLayout& layout, const std::vector<EvalCell>& cells, WorkPart part) {
@@ -83,7 +96,7 @@ std::vector<Stage> stages_of(const Run& run, const std::vector<TrainUnit>& units
   std::vector<Stage> stages = {tokens_stage(layout), routers_stage(run), shards_stage(run)};
   int64_t index = 0;
   for (const TrainUnit& unit : units) {
-    stages.push_back(unit_stage(layout, unit.name));
+    stages.push_back(unit_stage(layout, unit));
     stages.back().index = index++;
   }
   const std::vector<EvalCell> cells = eval_cells(units);
@@ -96,9 +109,14 @@ std::vector<Stage> stages_of(const Run& run, const std::vector<TrainUnit>& units
 
 void require_trained(const RunLayout& layout, const std::vector<TrainUnit>& units) {
   for (const TrainUnit& unit : units) {
-    if (unit_stage(layout, unit.name).complete()) continue;
-    throw Error(fmt::format("{} is not trained yet: run train --model {} first",
-                            layout.model(unit.name).string(), unit.name));
+    const Stage stage = unit_stage(layout, unit);
+    if (stage.complete()) continue;
+    throw Error(fmt::format(
+        "{} is not trained {}: run train --model {} first", layout.model(unit.name).string(),
+        stage.marks_there() > 0
+            ? fmt::format("for the {} steps that are asked for", unit.train.steps)
+            : "yet",
+        unit.name));
   }
 }
 

@@ -168,13 +168,39 @@ void require_same_origin(const Run& run, const fs::path& path, const ShardInfo& 
   }
 }
 
+// A model that was complete is about to be trained on, from a checkpoint that was found to be whole
+// and its own: what was made of it as it was goes.
+void forget_shorter_training(const RunLayout& layout, const std::string& unit, int64_t from) {
+  if (!fs::exists(layout.trained_mark(unit))) return;
+  if (from == 0) {
+    throw Error(
+        fmt::format("{} is trained, by another schedule, and has no checkpoint to be trained "
+                    "on from: delete it to train it anew",
+                    layout.model(unit).string()));
+  }
+  fs::remove(layout.trained_mark(unit));
+  std::error_code none;
+  for (const auto& split : fs::directory_iterator(layout.evaluation_folder(), none)) {
+    const std::string name = split.path().filename().string();
+    const std::string stem = layout.evaluation(name, unit).stem().string();
+    for (const auto& cell : fs::directory_iterator(split.path(), none)) {
+      const std::string its = cell.path().stem().string();
+      if (its == stem || its.starts_with(stem + "-step-")) fs::remove(cell.path());
+    }
+    fs::remove(layout.comparison(name));
+  }
+  for (const fs::path& file : {layout.results(), layout.report(), layout.task_results()}) {
+    fs::remove(file);
+  }
+}
+
 }  // namespace
 
 void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& group,
                 const std::function<void()>& before_complete) {
   const Experiment& experiment = run.experiment;
   const RunLayout& layout = run.layout;
-  if (first_rank_says(unit_stage(layout, unit.name).complete(), group)) {
+  if (first_rank_says(unit_stage(layout, unit).complete(), group)) {
     log_info(fmt::format("{} is complete", unit.name));
     return;
   }
@@ -195,6 +221,8 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
     require_same_origin(run, path, shards);
     sequences = read_shard(path, unit.expert);
     metadata["shards"] = shards.content_hash;
+    // The text may have grown since: it is still the same training.
+    metadata["tokens"] = value_of(shards.provenance, "tokens");
   }
 
   Transformer model(experiment.expert_model, experiment.device,
@@ -209,6 +237,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   Trainer trainer(model, unit.train, options);
   const int64_t resumed = trainer.resume();
   if (resumed > 0) log_info(fmt::format("{} goes on from step {}", unit.name, resumed));
+  if (group.rank == 0) forget_shorter_training(layout, unit.name, resumed);
   const RowSource rows = shuffled_rows(run.tokens, std::move(sequences), seq_length, seq_length + 1,
                                        derive_seed(experiment.seed, "expert order", index));
   const TrainSummary summary = trainer.run(rows, unit.train.steps);
@@ -219,6 +248,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
     if (before_complete) before_complete();
     const nlohmann::json done = {{"unit", unit.name},
                                  {"steps", summary.steps},
+                                 {"schedule", to_string(unit.train.schedule())},
                                  {"tokens", summary.tokens},
                                  {"batch_size", unit.train.batch_size},
                                  {"lr", unit.train.lr},

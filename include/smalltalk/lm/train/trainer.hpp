@@ -3,8 +3,8 @@
 // decay on matrices, not on norms), gradient clipping by global norm, warm-up and decay as in
 // core/experiment/learning_rate.hpp, gradient accumulation over micro-batches, optimiser state
 // sharded over the group (ZeRO-1: reduce-scatter of gradients, AdamW on the own part, all-gather of
-// parameters). The loss is the mean over all tokens of the global batch, whatever the number of
-// ranks and micro-batches.
+// parameters). The loss is the mean over all tokens of the global batch but padding, whatever the
+// number of ranks and micro-batches.
 #pragma once
 
 #include <cstdint>

@@ -28,9 +28,11 @@ struct TrainedOn {
 struct Changes {
   std::vector<Change> keys;
   std::vector<TrainedOn> trained_on;
+  std::vector<std::string> stuck;  // models that cannot be trained on, though no key says so
 
-  bool none() const { return keys.empty(); }
+  bool none() const { return keys.empty() && trained_on.empty() && stuck.empty(); }
   bool spoil() const;
+  bool spoils(const std::string& stage) const;
 };
 
 // Of `run` against the experiment that its folder holds; none if it holds none.
@@ -41,11 +43,11 @@ std::string describe(const Changes& changes);
 // Error: a change would spoil something; names each key and all that it spoils.
 void require_compatible(const Run& run);
 // Proves that the run folder can be written to and that nothing in it is spoilt; says what is kept,
-// takes the mark of completeness from models that are trained on and removes what was evaluated of
-// them, and writes experiment.toml. Of jobs that make tokens, routers or shards (`makes_stages`)
-// one at a time has the right to, which is returned; the others need a folder that one of them has
-// claimed. Collective.
+// and writes experiment.toml. Of jobs that make tokens, routers or shards one at a time has the
+// right to, which is returned; the others need a folder that one of them has claimed. Error: a job
+// that only reads models would need them trained on. Collective.
+enum class Claim { makes_stages, trains, reads };
 std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollectives& ranks,
-                                            bool makes_stages);
+                                            Claim claim);
 
 }  // namespace smalltalk

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct Stage {
   std::string name;   // "routers", "experts/2", "part 0 of 4"
   std::vector<std::filesystem::path> marks = {};  // files: all there, it is complete
   std::vector<std::filesystem::path> files = {};  // files and folders of what it can go on from
+  // Of a model: its mark must name a training of this length and these rates. None: not known.
+  std::optional<Schedule> schedule = {};
 
   int64_t marks_there() const;
   bool complete() const;
@@ -32,7 +35,7 @@ struct Stage {
 Stage tokens_stage(const RunLayout& layout);
 Stage routers_stage(const Run& run);
 Stage shards_stage(const Run& run);
-Stage unit_stage(const RunLayout& layout, const std::string& unit);
+Stage unit_stage(const RunLayout& layout, const TrainUnit& unit);
 // Of the cells of a run's own evaluation.
 Stage evaluation_stage(const RunLayout& layout, const std::vector<EvalCell>& cells, WorkPart part);
 Stage results_stage(const RunLayout& layout);
