@@ -17,6 +17,7 @@
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/mixture/run/run_status.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
@@ -120,8 +121,8 @@ Json describe_experiment(const fs::path& path) {
 
 // Which stages are complete, by the files that mark them; the units of a model are one.
 Json describe_run(const fs::path& path) {
-  const Run run = open_run(path);
-  const std::vector<TrainUnit> units = train_units(run.experiment, 1);  // only the names count here
+  Run run = open_run(path);
+  const std::vector<TrainUnit> units = units_as_known(run);
   Json stages = Json::array();
   for (const Stage& stage : stages_of(run, units)) {
     std::string name = stage.name;

@@ -161,7 +161,7 @@ TEST_F(Changes, MoreStepsTrainOn) {
   EXPECT_EQ(refused.exit_code, 1) << refused.output;
   EXPECT_EQ(count_of(refused.output, "baselines/dense, baselines/dense_large_batch\n"), 1)
       << refused.output;
-  EXPECT_EQ(count_of(refused.output, "baselines.dense_warmup_steps fixes"), 1);
+  EXPECT_EQ(count_of(refused.output, ": baselines.dense_warmup_steps = "), 1);
   fs::remove_all(run());
 
   ASSERT_EQ(run_job(2, launch("run", schedule + fixed)).exit_code, 0);

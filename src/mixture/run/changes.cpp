@@ -83,14 +83,16 @@ void look_at_schedules(Changes& changes, const Run& here, const std::vector<Trai
         old == before.end() || to_string(old->train.schedule()) != to_string(unit.train.schedule());
     const bool marked = stage.marks_there() > 0;
     if (!marked && !other_schedule) continue;  // goes on as it was
+    if (changes.spoils(unit.name)) continue;
     const auto from = trained_on_from(here, unit, marked ? steps_of_mark(here.layout, unit) : 0);
     if (from) {
       if (*from > 0) changes.trained_on.push_back({unit.name, *from, unit.train.steps});
       continue;
     }
+    const bool dense = unit.kind->rows == Rows::all;
     spoil(changes, unit.name, [&](const std::string& key) {
-      return decides(key, Part::schedule) ||
-             (unit.kind->rows == Rows::all && decides(key, Part::routing));
+      if (decides(key, Part::schedule)) return dense || key.starts_with("expert.");
+      return dense && decides(key, Part::routing);
     });
     if (!changes.spoils(unit.name)) changes.stuck.push_back(unit.name);
   }
@@ -170,15 +172,21 @@ std::string describe(const Changes& changes) {
 namespace {
 
 // What to do about a schedule that cannot go on.
-std::string advice(const Changes& changes) {
+std::string advice(const Run& run, const Changes& changes) {
   const bool schedule = std::ranges::any_of(changes.keys, [](const Change& change) {
     return !change.spoils.empty() && decides(change.key.key, Part::schedule);
   });
   if (!schedule) return "";
-  return ". A model can be trained on from a checkpoint whose steps had the same learning rates: "
-         "such a one is kept for expert.lr_decay constant, wsd and wsd_sqrt, and of dense models "
-         "if baselines.dense_warmup_steps fixes their warm-up, which is else a share of their "
-         "steps";
+  std::string text =
+      ". A model can be trained on from a checkpoint whose steps had the same learning rates: such "
+      "a one is kept for expert.lr_decay constant, wsd and wsd_sqrt, and of dense models if their "
+      "warm-up, which is else a share of their steps, stays what it was";
+  for (const TrainUnit& unit : units_of(open_run(run.layout.root))) {
+    if (unit.kind->warmup_steps == nullptr || !changes.spoils(unit.name)) continue;
+    text +=
+        fmt::format(": baselines.{}_warmup_steps = {}", unit.kind->name, unit.train.warmup_steps);
+  }
+  return text;
 }
 
 void refuse_spoiling(const Run& run, Changes changes) {
@@ -189,7 +197,7 @@ void refuse_spoiling(const Run& run, Changes changes) {
       fmt::format("{} holds what another experiment made, and these keys would have to make "
                   "anew:\n{}Choose another run folder, put the keys back, or delete what is "
                   "spoilt and all that was made from it{}",
-                  run.layout.root.string(), describe(changes), advice(changes)));
+                  run.layout.root.string(), describe(changes), advice(run, changes)));
 }
 
 }  // namespace

@@ -54,8 +54,8 @@ StageStatus status_of(const RunLayout& layout, const Stage& stage,
   return {stage, stage.begun() ? StageState::begun : StageState::missing, {}};
 }
 
-// Opens the tokens if they are there. How long the dense models train depends on them: without,
-// those have 0 steps.
+}  // namespace
+
 std::vector<TrainUnit> units_as_known(Run& run) {
   try {
     if (tokens_stage(run.layout).complete()) {
@@ -72,8 +72,6 @@ std::vector<TrainUnit> units_as_known(Run& run) {
   }
   return units;
 }
-
-}  // namespace
 
 std::string to_string(StageState state) {
   switch (state) {

@@ -50,7 +50,10 @@ TrainingProgress progress_of(const Run& run, const TrainUnit& unit) {
   progress.tokens_per_second = number<double>(row, "throughput(tps)");
   const json done =
       json::parse(text_or_nothing(run.layout.trained_mark(unit.name)), nullptr, false);
-  if (const auto steps = number<int64_t>(done, "steps")) progress.step = progress.steps = steps;
+  if (const auto steps = number<int64_t>(done, "steps")) {
+    progress.step = steps;
+    if (!progress.steps) progress.steps = steps;
+  }
   if (progress.steps && progress.tokens_per_second > 0.0) {
     const int64_t steps = std::max<int64_t>(0, *progress.steps - progress.step.value_or(0));
     progress.device_hours_left =

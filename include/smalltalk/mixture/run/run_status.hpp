@@ -47,6 +47,10 @@ struct RunStatus {
   std::map<std::string, std::string> progress;     // in words, by Stage::job
 };
 
+// The units of a run of which not all need be there. Opens the tokens if they are: how long the
+// dense models train depends on them, and without them these have 0 steps.
+std::vector<TrainUnit> units_as_known(Run& run);
+
 // `queue` holds the run's own jobs. While an evaluation is queued, it is in as many parts as that
 // job says, else in `evaluation_parts`.
 RunStatus run_status(Run run, const std::vector<QueuedJob>& queue, int64_t evaluation_parts);
