@@ -42,8 +42,7 @@ int plan_only(const LaunchJob& job, const Run& run, Session& session) {
   if (session.world().rank() == 0) {
     std::cout << to_string(plan) << describe(expected) << std::flush;
   }
-  require_compatible(run);
-  const Changes changes = changes_of(run);
+  const Changes changes = require_compatible(run);
   if (session.world().rank() == 0 && !changes.none()) {
     std::cout << "what is there\n" << describe(changes) << std::flush;
   }

@@ -41,8 +41,8 @@ class ShardedAdamW {
   // Applies update t (from 0) with the gradients that this rank has accumulated, and zeroes them.
   // `loss` is any number the caller wants to know of all ranks. Both are means over so many targets
   // of which only the share `counted` counts, of this rank: they are divided by that of the group.
-  // Parameters and moments are left
-  // untouched if the norm is not finite or `accept`, asked with what all ranks know, says no.
+  // Parameters and moments are left untouched if the norm is not finite or `accept`, asked with
+  // what all ranks know, says no.
   StepResult step(int64_t t, double lr, double loss, double counted = 1, bool stop = false,
                   const std::function<bool(const StepResult&)>& accept = {});
   // Waiting for the group and computing, since it was made; what goes on behind the backward pass

@@ -20,9 +20,8 @@ class Trainer::Impl::Run {
   // This rank's next micro-batch.
   std::span<const int64_t> next_tokens();
   // All gradients of the step have been added up; `loss` is the mean over this rank's `targets`,
-  // padding among them.
-  // Updates the weights, logs and saves what is due. Returns whether some rank of the group was
-  // asked to stop and steps are left: the same on all of them.
+  // padding among them. Updates the weights, logs and saves what is due. Returns whether some rank
+  // of the group was asked to stop and steps are left: the same on all of them.
   bool end_step(double loss, int64_t targets);
 
  private:

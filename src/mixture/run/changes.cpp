@@ -4,10 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 
-#include "mixture/run/text_or_nothing.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
@@ -21,13 +19,6 @@ namespace smalltalk {
 namespace fs = std::filesystem;
 
 namespace {
-
-// The steps behind a unit that is complete, by its own mark.
-int64_t steps_of_mark(const RunLayout& layout, const TrainUnit& unit) {
-  const std::string text = text_or_nothing(layout.trained_mark(unit.name));
-  const auto mark = nlohmann::json::parse(text, nullptr, false);
-  return mark.is_object() ? mark.value("steps", unit.train.steps) : unit.train.steps;
-}
 
 // Adds the stage to each change whose key counts for it.
 template <typename Counts>
@@ -48,6 +39,9 @@ void spoil_part(Changes& changes, const Stage& stage, bool begun, Part part) {
 std::optional<int64_t> trained_on_from(const Run& run, const TrainUnit& unit, int64_t complete) {
   const fs::path folder = run.layout.model(unit.name);
   const Schedule here = unit.train.schedule();
+  // A dense model's order of training is that of all of the text.
+  const std::string text =
+      unit.kind->rows == Rows::all ? TokenFile(run.layout.tokens("train")).info().content_hash : "";
   int64_t newest = complete;
   for (const int64_t step : checkpoint_steps(folder)) {
     Provenance metadata;
@@ -58,10 +52,7 @@ std::optional<int64_t> trained_on_from(const Run& run, const TrainUnit& unit, in
     }
     newest = std::max(newest, step);
     const std::string line = value_of(metadata, "schedule");
-    // A dense model's order of training is that of all of the text.
-    const bool other_text = unit.kind->rows == Rows::all &&
-                            value_of(metadata, "provenance.tokens") !=
-                                TokenFile(run.layout.tokens("train")).info().content_hash;
+    const bool other_text = !text.empty() && value_of(metadata, "provenance.tokens") != text;
     if (line.empty() || other_text) continue;
     const Schedule own = parse_schedule(line);
     if (!begin_alike(own, here, step)) continue;
@@ -84,7 +75,9 @@ void look_at_schedules(Changes& changes, const Run& here, const std::vector<Trai
     const bool marked = stage.marks_there() > 0;
     if (!marked && !other_schedule) continue;  // goes on as it was
     if (changes.spoils(unit.name)) continue;
-    const auto from = trained_on_from(here, unit, marked ? steps_of_mark(here.layout, unit) : 0);
+    const TrainedMark mark = read_trained_mark(here.layout.trained_mark(unit.name));
+    const auto from =
+        trained_on_from(here, unit, marked ? mark.steps.value_or(unit.train.steps) : 0);
     if (from) {
       if (*from > 0) changes.trained_on.push_back({unit.name, *from, unit.train.steps});
       continue;
@@ -202,7 +195,11 @@ void refuse_spoiling(const Run& run, Changes changes) {
 
 }  // namespace
 
-void require_compatible(const Run& run) { refuse_spoiling(run, changes_of(run)); }
+Changes require_compatible(const Run& run) {
+  Changes changes = changes_of(run);
+  refuse_spoiling(run, changes);
+  return changes;
+}
 
 std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollectives& ranks,
                                             Claim claim) {
@@ -222,8 +219,7 @@ std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollective
   auto lock = lock_stages(run, ranks);
   run_together(ranks, [&] {
     if (ranks.rank != 0) return;
-    const Changes changes = changes_of(run);
-    refuse_spoiling(run, changes);
+    const Changes changes = require_compatible(run);
     if (claim == Claim::reads && !changes.trained_on.empty()) {
       throw Error(
           fmt::format("{} must be trained on first, by launch or train; or leave the keys "

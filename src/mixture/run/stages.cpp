@@ -28,15 +28,22 @@ bool is_there(const fs::path& path) {
 
 int64_t Stage::marks_there() const { return std::ranges::count_if(marks, is_there); }
 
+TrainedMark read_trained_mark(const fs::path& file) {
+  const auto mark = nlohmann::json::parse(text_or_nothing(file), nullptr, false);
+  if (!mark.is_object()) return {};
+  const auto steps = mark.find("steps"), schedule = mark.find("schedule");
+  TrainedMark said;
+  if (steps != mark.end() && steps->is_number()) said.steps = steps->get<int64_t>();
+  if (schedule != mark.end() && schedule->is_string()) said.schedule = *schedule;
+  return said;
+}
+
 bool Stage::complete() const {
   if (!std::ranges::all_of(marks, is_there)) return false;
   if (!schedule) return true;
-  const auto mark = nlohmann::json::parse(text_or_nothing(marks[0]), nullptr, false);
-  const std::string line = mark.is_object() ? mark.value("schedule", "") : "";
-  // One of an older version says no more than the steps.
-  if (line.empty())
-    return !mark.is_object() || mark.value("steps", schedule->steps) == schedule->steps;
-  const Schedule own = parse_schedule(line);
+  const TrainedMark mark = read_trained_mark(marks[0]);
+  if (mark.schedule.empty()) return mark.steps.value_or(schedule->steps) == schedule->steps;
+  const Schedule own = parse_schedule(mark.schedule);
   return own.steps == schedule->steps && begin_alike(own, *schedule, own.steps);
 }
 

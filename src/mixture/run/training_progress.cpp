@@ -4,7 +4,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "mixture/run/text_or_nothing.hpp"
+#include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
 
@@ -48,11 +48,10 @@ TrainingProgress progress_of(const Run& run, const TrainUnit& unit) {
   progress.step = number<int64_t>(row, "step");
   progress.loss = number<double>(row, "loss_metrics/global_avg_loss");
   progress.tokens_per_second = number<double>(row, "throughput(tps)");
-  const json done =
-      json::parse(text_or_nothing(run.layout.trained_mark(unit.name)), nullptr, false);
-  if (const auto steps = number<int64_t>(done, "steps")) {
-    progress.step = steps;
-    if (!progress.steps) progress.steps = steps;
+  const TrainedMark mark = read_trained_mark(run.layout.trained_mark(unit.name));
+  if (mark.steps) {
+    progress.step = mark.steps;
+    if (!progress.steps) progress.steps = mark.steps;
   }
   if (progress.steps && progress.tokens_per_second > 0.0) {
     const int64_t steps = std::max<int64_t>(0, *progress.steps - progress.step.value_or(0));

@@ -40,8 +40,8 @@ Changes changes_of(const Run& run);
 // As a table of key, value there, value here and what comes of it; and who is trained on.
 std::string describe(const Changes& changes);
 
-// Error: a change would spoil something; names each key and all that it spoils.
-void require_compatible(const Run& run);
+// The changes. Error: one would spoil something; names each key and all that it spoils.
+Changes require_compatible(const Run& run);
 // Proves that the run folder can be written to and that nothing in it is spoilt; says what is kept,
 // and writes experiment.toml. Of jobs that make tokens, routers or shards one at a time has the
 // right to, which is returned; the others need a folder that one of them has claimed. Error: a job

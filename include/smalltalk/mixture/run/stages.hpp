@@ -32,6 +32,13 @@ struct Stage {
   bool begun() const;  // something is there that it can go on from
 };
 
+// What the mark of a model says of its training; nothing where it is not there or cannot be read.
+struct TrainedMark {
+  std::optional<int64_t> steps;
+  std::string schedule;  // empty: of an older version
+};
+TrainedMark read_trained_mark(const std::filesystem::path& file);
+
 Stage tokens_stage(const RunLayout& layout);
 Stage routers_stage(const Run& run);
 Stage shards_stage(const Run& run);

@@ -58,10 +58,10 @@ std::filesystem::path find_shards(const RunLayout& layout, const std::filesystem
 // training.json comes last and marks it complete. A complete unit is left alone. A checkpoint of
 // another schedule will do if all steps until it had the rates that they have now, and the one at
 // the end of a stable phase is kept for it. All ranks of the group call. `before_complete` runs on
-// the group's first rank just before the mark is written.
-// A unit keeps the shard file that it began with, even if shards.h5 is made anew. Error: shards
-// made from other tokens (or others than these begin with) or other routers; another job
-// trains the unit at this moment. Throws Stopped as Trainer::run() does.
+// the group's first rank just before the mark is written. A unit keeps the shard file that it began
+// with, even if shards.h5 is made anew. Error: shards made from other tokens (or others than these
+// begin with) or other routers; another job trains the unit at this moment. Throws Stopped as
+// Trainer::run() does.
 void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& group,
                 const std::function<void()>& before_complete = {});
 
