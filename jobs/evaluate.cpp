@@ -1,11 +1,8 @@
 // evaluate: perplexities of all models of a run, and results.json.
-#include <fmt/format.h>
-
 #include "jobs.hpp"
 #include "run_job.hpp"
 #include "run_stages.hpp"
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -28,10 +25,7 @@ void add_evaluate_job(CLI::App& app, JobRun& run) {
         require_part(*part);
         require_trained(trained.layout, units_of(trained));
         require_one_mixture(trained, units_of(trained));
-        if (evaluate_from_queue(trained, opened.start, *part)) {
-          set_log_muted(false);
-          log_info(fmt::format("wrote {}", trained.layout.results().string()));
-        }
+        evaluate_from_queue(trained, opened.start, *part);
       });
     };
   });

@@ -52,7 +52,13 @@ int run_command_line(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return speaks_for_all() ? app.exit(error) : kExitDone;
-    if (speaks_for_all()) app.exit(error);
+    if (speaks_for_all()) {
+      app.exit(error);
+      const bool is_extra = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+      if (is_extra && std::string_view(error.what()).find('=') != std::string_view::npos) {
+        std::cerr << "Each key has a --set of its own: --set seed=1 --set data.seq_length=128\n";
+      }
+    }
     return kExitUsage;
   }
   if (experiment_keys) {

@@ -95,12 +95,12 @@ void require_used(const DocumentFields& fields, const Files& files, const std::s
     if (idle) throw Error(fmt::format("{}{} is set, but no file {}", prefix, field, needed));
   };
   const DocumentFields defaults;
-  const bool no_json = !has(FileKind::json_lines);
+  const bool no_json = !has(FileKind::json);
   refuse_if(fields.lines && !has(FileKind::plain_text), "lines", "is a .txt");
-  refuse_if(no_json && fields.text != defaults.text, "text" + dash + "key", "has JSON lines");
+  refuse_if(no_json && fields.text != defaults.text, "text" + dash + "key", "is JSON");
   // Without JSON there is no domain, which is what an empty key asks for.
   refuse_if(no_json && fields.domain != defaults.domain && !fields.domain.empty(),
-            "domain" + dash + "key", "has JSON lines");
+            "domain" + dash + "key", "is JSON");
   if (fields.lines) return;
   constexpr size_t kLookedAt = 20;  // of a corpus of many files some tell enough
   for (const fs::path& file : std::span(files).first(std::min(files.size(), kLookedAt))) {

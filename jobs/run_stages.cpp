@@ -96,12 +96,14 @@ void shard(const Run& run, Communicator& world, const ShardOptions& options) {
   });
 }
 
-bool evaluate_from_queue(const Run& run, const std::string& start, WorkPart part) {
+void evaluate_from_queue(const Run& run, const std::string& start, WorkPart part) {
   const std::vector<TrainUnit> units = units_of(run);
-  if (!compute_cells(run, start, eval_cells(units), part)) return false;
-  write_results(run, units);
-  write_report(run.layout.root);
-  return true;
+  if (!compute_cells(run, start, eval_cells(units), part)) return;
+  const std::string perplexities = write_results(run, units);
+  const std::filesystem::path report = write_report(run.layout.root);
+  set_log_muted(false);  // whichever rank comes last
+  log_info(fmt::format("wrote {} and {}", run.layout.results().string(), report.string()));
+  log_info(perplexities);
 }
 
 Comparison write_comparison(const Run& run, const std::vector<TrainUnit>& units,
@@ -135,11 +137,7 @@ void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::
   }
   if (!spare) train_all(run, role, rank, group, start);
   set_ledger_phase(Phase::evaluate);
-  const bool last = evaluate_from_queue(run, start);
-  if (last) {
-    log_info(fmt::format("wrote {} and {}", run.layout.results().string(),
-                         run.layout.report().string()));
-  }
+  evaluate_from_queue(run, start);
 }
 
 }  // namespace smalltalk

@@ -22,9 +22,8 @@ ShardOptions shard_options(const Run& run);  // as the experiment has it
 void shard(const Run& run, Communicator& world, const ShardOptions& options);
 
 // Evaluates what is complete and unclaimed, then writes results.json and report.html if nothing is
-// missing and all cells were asked for. Needs no other rank. Returns whether this process wrote
-// them.
-bool evaluate_from_queue(const Run& run, const std::string& start, WorkPart part = {});
+// missing and all cells were asked for. Needs no other rank.
+void evaluate_from_queue(const Run& run, const std::string& start, WorkPart part = {});
 
 // Compares, writes RUN/comparison-SPLIT.json and renews the page. REQUIRES compare_cells() to be
 // complete.

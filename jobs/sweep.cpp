@@ -11,6 +11,7 @@
 #include <set>
 
 #include "jobs.hpp"
+#include "preflight.hpp"
 #include "run_job.hpp"
 #include "run_stages.hpp"
 #include "smalltalk/comm/ledger.hpp"
@@ -158,6 +159,29 @@ void require_known_models(const Sweep& sweep, const std::string& file) {
   }
 }
 
+// What would fail later in one of the runs, found before any begins.
+void require_runs(const Sweep& sweep, const std::vector<PlannedRun>& runs,
+                  const SweepLayout& layout) {
+  std::set<std::string> looked_at;
+  for (const PlannedRun& planned : runs) {
+    Run run = planned.run;
+    try {
+      require_compatible(run);
+      const Experiment& experiment = run.experiment;
+      const std::string tokens = token_key(experiment.data);
+      run.layout.root = layout.tokens_of(tokens);
+      const std::string needs = fmt::format("{} {} {}", tokens, experiment.data.seq_length,
+                                            experiment.mixture.sequences_per_round);
+      if (looked_at.insert(needs).second) require_runnable(run);
+    } catch (const Error& error) {
+      throw Error(fmt::format("run {}: {}", planned.name, error.what()));
+    }
+    for (const SweepData& data : sweep.data) {
+      if (!fs::exists(run.layout.tokens(data.name))) expand_inputs(data.files);
+    }
+  }
+}
+
 int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   require_part(job.part);
   const Sweep sweep = load_sweep(job.file);
@@ -169,8 +193,10 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   Communicator& world = session.world();
   if (job.list) {
     if (world.rank() == 0) print_runs(sweep, runs);
+    require_runs(sweep, runs, layout);
     return kExitDone;
   }
+  require_runs(sweep, runs, layout);
   require_writable(layout.root);
   set_ledger_phase(Phase::prepare);
   share_tokens(sweep, runs, layout, world);
@@ -210,8 +236,10 @@ void add_sweep_job(CLI::App& app, JobRun& run) {
       ->required();
   sub->add_option("--out", job->out, "Folder of the sweep; the same folder again continues it")
       ->required();
-  sub->add_flag("--list", job->list,
-                "Print the runs, which are done, and the launch command of each; compute nothing");
+  sub->add_flag(
+      "--list", job->list,
+      "Print the runs, which are done, and the launch command of each, then say what would "
+      "fail; compute nothing");
   add_part_options(*sub, job->part, "tables");
   add_stop_options(*sub, job->stop);
   sub->footer(

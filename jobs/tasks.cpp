@@ -109,7 +109,8 @@ void add_tasks_job(CLI::App& app, JobRun& run) {
       "the file that they come from is not its own example. Pairs have none.\n"
       "The mixture's routers choose one expert an item, by the beginnings of all that is asked\n"
       "about it, examples included. Prints a table and writes RUN/tasks.json, for each model in\n"
-      "the layout of lm_eval, and renews the report. Any number of ranks share the work\n"
+      "the layout of lm_eval, beside those of earlier calls, so that tasks with other prompts or\n"
+      "examples are other calls, and renews the report. Any number of ranks share the work\n"
       "(model x task); what was scored before is kept in RUN/tasks.\n"
       "  mpirun -n 4 smalltalk tasks jobs/tiny.toml --out RUN --task copa.jsonl blimp/items.jsonl");
   sub->callback([&run, job] {

@@ -8,12 +8,15 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace smalltalk {
 
 // Fills a part of the buffer and returns how much; 0 at the end. Throws Error naming the file if
 // it cannot be read, or if a compressed stream is damaged or ends too early.
 using ByteReader = std::function<size_t(std::span<char>)>;
+
+inline constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 std::string lower_extension(const std::filesystem::path& path);  // ".gz", of a.GZ, too
 

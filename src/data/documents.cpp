@@ -10,6 +10,7 @@
 #include "checksums.hpp"
 #include "input_part.hpp"
 #include "json_document.hpp"
+#include "json_value_reader.hpp"
 #include "line_reader.hpp"
 #include "smalltalk/core/system/error.hpp"
 
@@ -20,7 +21,6 @@ constexpr size_t kMaxExamples = 10;
 constexpr const char* kMark = "byte order mark";
 constexpr const char* kCarriageReturn = "CRLF";
 constexpr const char* kPadding = "zeros behind the compressed stream";
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\n\r\v\f") == std::string_view::npos;
@@ -89,13 +89,29 @@ class BadRecorder {
   std::optional<int64_t> lines_before_;
 };
 
+using TakeLine = std::function<bool(Line&)>;  // false: enough
+
+// Counts a line, and takes it if it is UTF-8.
+bool offer(Line line, BadDocuments& bad, BadRecorder& recorder, const TakeLine& take) {
+  ++bad.documents;
+  if (!simdjson::validate_utf8(line.text.data(), line.text.size())) {
+    recorder.record(bad.bad_utf8, line.place, "not UTF-8");
+    return true;
+  }
+  const bool goes_on = take(line);
+  for (const std::string& rule : std::set<std::string>(line.bent.begin(), line.bent.end())) {
+    ++bad.bent[rule];
+  }
+  return goes_on;
+}
+
 // Calls `take` with each line that begins in the part and is not blank, until it returns false.
 void for_each_line(const std::filesystem::path& file, const InputPart& part, BadDocuments& bad,
-                   BadRecorder& recorder, const std::function<bool(Line&)>& take) {
+                   BadRecorder& recorder, const TakeLine& take) {
   // One byte earlier, so that a part which begins right behind a line end keeps its first line.
   const int64_t start = std::max<int64_t>(part.begin - 1, 0);
   bool padded = false;
-  LineReader lines(open_bytes(file, start, &padded), file, simdjson::SIMDJSON_PADDING);
+  LineReader lines(ReadAhead(open_bytes(file, start, &padded), file, simdjson::SIMDJSON_PADDING));
   int64_t number = 0;
   if (part.begin > 0) {
     lines.next();
@@ -115,26 +131,41 @@ void for_each_line(const std::filesystem::path& file, const InputPart& part, Bad
       line.text.remove_prefix(kByteOrderMark.size());
       line.bent.push_back(kMark);
     }
-    if (is_blank(line.text)) continue;
-    ++bad.documents;
-    if (!simdjson::validate_utf8(line.text.data(), line.text.size())) {
-      recorder.record(bad.bad_utf8, line.place, "not UTF-8");
-      continue;
-    }
-    goes_on = take(line);
-    for (const std::string& rule : std::set<std::string>(line.bent.begin(), line.bent.end())) {
-      ++bad.bent[rule];
-    }
+    if (!is_blank(line.text)) goes_on = offer(std::move(line), bad, recorder, take);
   }
   if (padded) ++bad.bent[kPadding];
 }
 
-BadDocuments read_json_lines(const std::filesystem::path& file, const InputPart& part,
-                             const DocumentFields& fields, const Take& take) {
+// The same with each value of a file that holds_values().
+void for_each_value(const std::filesystem::path& file, BadDocuments& bad, BadRecorder& recorder,
+                    const TakeLine& take) {
+  bool padded = false;
+  JsonValueReader values(ReadAhead(open_bytes(file, 0, &padded), file, simdjson::SIMDJSON_PADDING));
+  for (bool goes_on = true; goes_on;) {
+    const std::optional<std::string_view> value = values.next();
+    if (!value) break;
+    goes_on = offer({*value, {0, values.line()}, {}}, bad, recorder, take);
+  }
+  if (padded) ++bad.bent[kPadding];
+  if (values.marks() > 0) bad.bent[kMark] += values.marks();
+}
+
+// Of a file of JSON.
+void for_each_row(const std::filesystem::path& file, const InputPart& part, BadDocuments& bad,
+                  BadRecorder& recorder, const TakeLine& take) {
+  if (part.begin == 0 && holds_values(file)) {
+    for_each_value(file, bad, recorder, take);
+  } else {
+    for_each_line(file, part, bad, recorder, take);
+  }
+}
+
+BadDocuments read_json(const std::filesystem::path& file, const InputPart& part,
+                       const DocumentFields& fields, const Take& take) {
   BadDocuments bad;
   BadRecorder recorder(file, bad);
   JsonDocument json(fields);
-  for_each_line(file, part, bad, recorder, [&](Line& line) {
+  const TakeLine take_line = [&](Line& line) {
     Document document;
     if (const auto reason = json.read(line.text, document, line.bent)) {
       recorder.record(bad.broken_json, line.place, *reason);
@@ -144,7 +175,8 @@ BadDocuments read_json_lines(const std::filesystem::path& file, const InputPart&
       return take(document);
     }
     return true;
-  });
+  };
+  for_each_row(file, part, bad, recorder, take_line);
   return bad;
 }
 
@@ -189,6 +221,16 @@ BadDocuments read_plain_text(const std::filesystem::path& file, const Take& take
 
 }  // namespace
 
+void read_json_rows(const std::filesystem::path& file, const TakeRow& take) {
+  BadDocuments bad;
+  BadRecorder recorder(file, bad);
+  for_each_row(file, {0, 0, size_of(file)}, bad, recorder, [&](const Line& line) {
+    take(with_plain_numbers(line.text), fmt::format("{}:{}", file.string(), line.place.line));
+    return true;
+  });
+  if (bad.bad() > 0) throw Error(bad.examples.at(0));
+}
+
 void BadDocuments::add(const BadDocuments& other) {
   documents += other.documents;
   bad_utf8 += other.bad_utf8;
@@ -211,8 +253,10 @@ std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& 
   const int64_t part_bytes = bytes_of_part(total);
   std::vector<InputPart> parts;
   for (size_t i = 0; i < files.size(); ++i) {
-    const bool in_lines = kind_of(files[i]) == FileKind::json_lines || fields.lines;
-    const bool can_be_cut = in_lines && compression_of(files[i]) == Compression::none;
+    const bool json = kind_of(files[i]) == FileKind::json;
+    const bool can_be_cut = (json || fields.lines) &&
+                            compression_of(files[i]) == Compression::none &&
+                            sizes[i] > part_bytes && !(json && holds_values(files[i]));
     const int64_t step = can_be_cut ? part_bytes : std::max<int64_t>(sizes[i], 1);
     int64_t begin = 0;
     do {
@@ -243,8 +287,22 @@ std::vector<std::vector<InputPart>> bundle(const std::vector<InputPart>& parts) 
 
 BadDocuments read_part(const std::filesystem::path& file, const InputPart& part, const Take& take,
                        const DocumentFields& fields) {
-  if (kind_of(file) == FileKind::json_lines) return read_json_lines(file, part, fields, take);
+  if (kind_of(file) == FileKind::json) return read_json(file, part, fields, take);
   return fields.lines ? read_text_lines(file, part, take) : read_plain_text(file, take);
+}
+
+bool holds_values(const std::filesystem::path& file) {
+  const auto plain = compression_of(file) == Compression::none ? file : file.stem();
+  if (lower_extension(plain) != ".json") return false;
+  std::string text(4096, ' ');
+  text.resize(open_bytes(file)(text));
+  std::string_view left = text;
+  if (left.starts_with(kByteOrderMark)) left.remove_prefix(kByteOrderMark.size());
+  left.remove_prefix(std::min(left.find_first_not_of(" \t\r\n"), left.size()));
+  if (left.starts_with('[')) return true;
+  const size_t end = left.find('\n');
+  return left.starts_with('{') && end != std::string_view::npos &&
+         is_blank(left.substr(1, end - 1));
 }
 
 bool looks_like_lines(const std::filesystem::path& file) {

@@ -89,10 +89,10 @@ class Expansion {
 // Those of a file that are not empty, with their numbers.
 std::vector<std::pair<int64_t, std::string>> lines_of(const fs::path& file) {
   std::vector<std::pair<int64_t, std::string>> lines;
-  LineReader reader(open_bytes(file), file, 0);
+  LineReader reader(ReadAhead(open_bytes(file), file, 0));
   for (int64_t number = 1; const auto line = reader.next(); ++number) {
     std::string_view text = *line;
-    if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+    if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
     if (text.ends_with('\r')) text.remove_suffix(1);
     if (!text.empty()) lines.emplace_back(number, text);
   }
@@ -106,7 +106,7 @@ FileKind kind_of(const fs::path& path) {
   const std::string extension =
       lower_extension(compression_of(path) == Compression::none ? path : path.stem());
   for (const char* known : {".jsonl", ".ndjson", ".json", ".jsonlines", ".jl"}) {
-    if (extension == known) return FileKind::json_lines;
+    if (extension == known) return FileKind::json;
   }
   for (const char* known : {".txt", ".text"}) {
     if (extension == known) return FileKind::plain_text;

@@ -11,7 +11,7 @@
 namespace smalltalk {
 
 // The lines of `file` that begin in bytes [begin, end). Only lines without compression are ever
-// cut; all else is one part.
+// cut; all else is one part, from 0 to the file's end.
 struct InputPart {
   int64_t file = 0;  // index into the list of files
   int64_t begin = 0;
@@ -19,8 +19,12 @@ struct InputPart {
   int64_t bytes() const { return end - begin; }
 };
 
-// Cuts files into parts, in order. A function of the files' names and sizes alone: what comes of
-// them must not change with the number of ranks.
+// Whether a .json file holds an array, or values over several lines, rather than a value a line:
+// its first line begins with '[' or is but '{', which no line of a document is.
+bool holds_values(const std::filesystem::path& file);
+
+// Cuts files into parts, in order. A function of the files alone: what comes of them must not
+// change with the number of ranks.
 std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& files,
                                       const DocumentFields& fields = {});
 // Neighbouring parts together, until they are worth a file of their own: the unit of resumption.

@@ -66,6 +66,31 @@ size_t end_of_string(std::string_view line, size_t at) {
   return std::min(at + 1, line.size());
 }
 
+bool is_no_number(std::string_view word) {
+  return word == "NaN" || word == "Infinity" || word == "-Infinity";
+}
+
+// Calls visit(place in the line, word) with each number, NaN and Infinity outside of strings.
+template <typename Visit>
+void for_each_number(std::string_view line, const Visit& visit) {
+  for (size_t at = 0; at < line.size();) {
+    if (line[at] == '"') {
+      at = end_of_string(line, at);
+      continue;
+    }
+    if (!is_in_words(line[at])) {
+      ++at;
+      continue;
+    }
+    const auto end = static_cast<size_t>(
+        std::find_if_not(line.begin() + static_cast<std::ptrdiff_t>(at), line.end(), is_in_words) -
+        line.begin());
+    const std::string_view word = line.substr(at, end - at);
+    if (is_no_number(word) || is_number(word)) visit(at, word);
+    at = end;
+  }
+}
+
 // The last field of that name, as Python has it.
 std::optional<simdjson::dom::element> last_field(const simdjson::dom::object& object,
                                                  std::string_view name,
@@ -100,29 +125,27 @@ std::optional<std::string_view> text_at(const simdjson::dom::object& object, std
 
 std::string without_numbers(std::string_view line, std::vector<const char*>& bent) {
   std::string result(line);
-  for (size_t at = 0; at < line.size();) {
-    if (line[at] == '"') {
-      at = end_of_string(line, at);
-      continue;
+  for_each_number(line, [&](size_t at, std::string_view word) {
+    if (is_no_number(word)) {
+      bent.push_back(kNoNumber);
+    } else if (!is_held(word)) {
+      bent.push_back(kLargeNumber);
     }
-    if (!is_in_words(line[at])) {
-      ++at;
-      continue;
-    }
-    const auto end = static_cast<size_t>(
-        std::find_if_not(line.begin() + static_cast<std::ptrdiff_t>(at), line.end(), is_in_words) -
-        line.begin());
-    const std::string_view word = line.substr(at, end - at);
-    const bool no_number = word == "NaN" || word == "Infinity" || word == "-Infinity";
-    if (no_number || is_number(word)) {
-      if (no_number) bent.push_back(kNoNumber);
-      if (!no_number && !is_held(word)) bent.push_back(kLargeNumber);
-      result.replace(at, word.size(), word.size(), ' ');
-      result[at] = '0';
-    }
-    at = end;
-  }
+    result.replace(at, word.size(), word.size(), ' ');
+    result[at] = '0';
+  });
   return result;
+}
+
+std::string with_plain_numbers(std::string_view line) {
+  std::string result;
+  size_t done = 0;
+  for_each_number(line, [&](size_t at, std::string_view word) {
+    if (!is_no_number(word) && is_held(word)) return;
+    result.append(line.substr(done, at - done)).append("null");
+    done = at + word.size();
+  });
+  return result.append(line.substr(done));
 }
 
 std::optional<std::string> JsonDocument::read(std::string_view line, Document& document,

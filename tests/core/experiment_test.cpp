@@ -258,6 +258,8 @@ TEST_F(ExperimentFile, UnknownKeysNameTheNearest) {
   refuses("[expert]\nsteps = 4", {"did you mean 'expert.train_steps'"});
   refuses("[router.model]\nhidden_size = 4", {"unknown key 'router.model'"});
   refuses("[nothing]", {"unknown key 'nothing'"});
+  // One that is far from all is not guessed at.
+  refuses("[expert]\ndropout = 0.1", {"unknown key 'expert.dropout' (--help-experiment"});
 }
 
 TEST_F(ExperimentFile, WrongTypesNameKeyAndLine) {

@@ -131,6 +131,46 @@ class PeerJson(unittest.TestCase):
         self.assertLess(len(wanted), 15000)
         self.assertEqual(found["read"], len(lines))
 
+    def test_values_over_many_lines(self):
+        source = random.Random(5)
+        pieces = ["[", "]", "{", "}", '"', "\\", ",", "\n", "\u00e9", "a", " "]
+
+        def text():
+            return "".join(source.choice(pieces) for _ in range(12)) + "."
+        values = [{"text": text(), "domain": text(), "x": [1, {"y": text()}, [], {}]}
+                  for _ in range(3000)]
+        values[7]["x"] = float("nan")
+        wanted = [[value["text"], value["domain"]] for value in values]
+        array = json.dumps(values, indent=2)
+        one_by_one = "\n".join(json.dumps(value, indent=1, ensure_ascii=False) for value in values)
+        for content in (array, json.dumps(values), " \n\r\n" + array, BOM + array + "\n\n",
+                        one_by_one, BOM + one_by_one, array + "\n" + array):
+            content = content.encode()
+            for name, packed in (("a.json", content), ("a.json.gz", gzip.compress(content))):
+                found = read(packed, name)
+                twice = 2 if content.count(b"NaN") == 2 else 1
+                self.assertEqual(found["documents"], wanted * twice)
+                self.assertEqual(found["read"], len(values) * twice)
+                self.assertEqual(found["bent"].pop("NaN or Infinity"), twice)
+                self.assertEqual(found["bent"], {"byte order mark": 1} if BOM.encode() in content
+                                 else {})
+
+    def test_elements_that_are_no_documents(self):
+        found = read(b'[\n{"text": "a"}, 7, "{", [1, [2]],\n{"text" "b"}, null,\n'
+                     b'{"text": "\xff"}, {"text": "c"}\n]\n', "a.json")
+        self.assertEqual([text for text, _ in found["documents"]], ["a", "c"])
+        self.assertEqual((found["read"], found["bad_utf8"]), (8, 1))
+        self.assertIn("a.json:4: not UTF-8", [example[example.rindex("a.json"):]
+                                              for example in found["examples"]])
+        self.assertEqual(read(b"[]", "a.json")["read"], 0)
+        for content, place in ((b'[\n{"text": "a"},\n{"text": "b"', "3: the file ends in the value"),
+                               (b'\n[{"text": "a"}\n', "2: the file ends in the array"),
+                               (b'[{"text": "a"}]\n]', "2: a ']' that closes nothing"),
+                               (b'{\n"text": "a"}}', "2: a '}' that closes nothing")):
+            with self.assertRaises(subprocess.CalledProcessError) as failed:
+                read(content, "a.json")
+            self.assertIn("a.json:" + place, failed.exception.stderr.decode())
+
     def test_zeros_behind_gzip(self):
         one, two = gzip.compress(b'{"text":"a"}\n'), gzip.compress(b'{"text":"b"}\n')
         for content in (one + bytes(512), one + bytes(3) + two, one + two + bytes(1 << 20)):

@@ -117,10 +117,8 @@ TEST_F(BadInput, OfTwoThatWriteTheSame) {
 }
 
 TEST_F(BadInput, OfTheLauncher) {
-  const Outcome strangers = run_command(
-      "env -u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=4 "
-      "OMPI_MCA_ess_singleton_isolated=1 timeout 60 " +
-      from_environment("SMALLTALK_BINARY") + " " + launch("r"));
+  const Outcome strangers =
+      run_alone(launch("r"), "-u OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS=4");
   EXPECT_EQ(strangers.exit_code, 1) << strangers.output;
   EXPECT_EQ(count_of(strangers.output, "srun started 4 tasks"), 1) << strangers.output;
   EXPECT_FALSE(fs::exists(folder_ / "r"));

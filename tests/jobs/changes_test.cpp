@@ -189,9 +189,18 @@ TEST_F(Changes, MoreStepsTrainOn) {
           status("--experiment " + experiment().string() + " " + schedule + fixed + longer).output,
           "\tdone\t"),
       3);
+  // The first step of expert 0 took long, which is not forgotten.
+  const fs::path expert = run() / "experts/0";
+  const std::string rows = read_text(expert / "metrics.jsonl");
+  auto row = nlohmann::json::parse(rows.substr(0, rows.find('\n')));
+  row["time_metrics/end_to_end(s)"] = 5000;
+  write_text_atomically(expert / "metrics.jsonl", row.dump() + rows.substr(rows.find('\n')));
   Outcome outcome = run_job(2, launch("run", schedule + fixed + longer));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(count_of(outcome.output, " goes on from step 30"), 8) << outcome.output;
+  const auto training = nlohmann::json::parse(read_text(expert / "training.json"));
+  EXPECT_GT(training.at("seconds"), 5000);
+  EXPECT_LT(training.at("seconds"), 6000);
   outcome = run_job(2, launch("planned", schedule + fixed + longer));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   const Bytes grown = made();

@@ -101,11 +101,6 @@ class FaultTest : public JobTest {
     return name + " " + experiment().string() + " --out " + run().string() + settings_ + " " +
            arguments;
   }
-  // One rank without mpirun, which is quicker to start.
-  static Outcome run_alone(const std::string& arguments, const std::string& environment = "") {
-    return run_command("timeout 60 env OMPI_MCA_ess_singleton_isolated=1 " + environment + " " +
-                       from_environment("SMALLTALK_BINARY") + " " + arguments);
-  }
 
   void keep_as(const std::string& state) const { copy(run(), folder_ / state); }
   void go_back_to(const std::string& state) const { copy(folder_ / state, run()); }

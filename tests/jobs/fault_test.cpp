@@ -109,8 +109,7 @@ TEST_F(Fault, ADiskThatIsFullForReal) {
   if (on_small_disk(64, "true").exit_code != 0) {
     GTEST_SKIP() << "this machine lets nobody mount a small disk";
   }
-  const std::string binary =
-      "OMPI_MCA_ess_singleton_isolated=1 " + from_environment("SMALLTALK_BINARY") + " ";
+  const std::string binary = alone() + from_environment("SMALLTALK_BINARY") + " ";
   std::string stages = "true";
   for (const auto& [stage, arguments] : std::vector<std::pair<std::string, std::string>>{
            {"prepare", ""}, {"route", ""}, {"shard", ""}, {"train", "--expert 0"}}) {
@@ -211,7 +210,7 @@ TEST_F(Fault, OfTwoJobsOnOneRunFolderTheSecondRefuses) {
     return std::string();
   };
   const auto try_beside = [&](const std::string& first, const std::vector<std::string>& seconds) {
-    StartedJob started("OMP_NUM_THREADS=1 OMPI_MCA_ess_singleton_isolated=1 exec " +
+    StartedJob started("OMP_NUM_THREADS=1 " + alone() + "exec " +
                            from_environment("SMALLTALK_BINARY") + " " + first,
                        folder_ / "output.txt");
     while (lock_of(started.pid()).empty() && started.running()) brief_pause();

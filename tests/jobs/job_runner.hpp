@@ -69,6 +69,18 @@ class JobTest : public ::testing::Test {
     if (value == nullptr) throw std::runtime_error(std::string(name) + " is not set: run ctest");
     return value;
   }
+  // Environment of a rank that starts without mpirun, which is quicker. Open MPI has one session
+  // folder for all of them, which two that begin or end at once would make and remove under each
+  // other; so each process of tests has its own.
+  static std::string alone() {
+    static const TemporaryFolder sessions;
+    return "OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_orte_tmpdir_base=" +
+           sessions.path().string() + " ";
+  }
+  static Outcome run_alone(const std::string& arguments, const std::string& environment = "") {
+    return run_command("timeout 120 env " + environment + " " + alone() +
+                       from_environment("SMALLTALK_BINARY") + " " + arguments);
+  }
   static Outcome run_job(int ranks, const std::string& arguments) {
     return run_command(command(ranks, arguments));
   }

@@ -18,9 +18,7 @@ class Plan : public JobTest {
   // In a folder without any text.
   Outcome plan(const std::string& arguments) const {
     fs::create_directories(folder_ / "nowhere");
-    return run_command("cd " + (folder_ / "nowhere").string() +
-                       " && OMPI_MCA_ess_singleton_isolated=1 timeout 60 " +
-                       from_environment("SMALLTALK_BINARY") + " " + arguments);
+    return run_alone(arguments, "-C " + (folder_ / "nowhere").string());
   }
   // The value behind a name in the estimate.
   static std::string value(const std::string& output, const std::string& name) {

@@ -10,10 +10,6 @@ namespace fs = std::filesystem;
 
 class Preflight : public JobTest {
  protected:
-  static Outcome run_alone(const std::string& arguments) {
-    return run_command("OMPI_MCA_ess_singleton_isolated=1 timeout 60 " +
-                       from_environment("SMALLTALK_BINARY") + " " + arguments);
-  }
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
   std::string prepare(const std::string& out, const std::string& more) const {
     return "prepare " + experiment().string() + " --out " + path(out) + " " + more;

@@ -38,11 +38,6 @@ class Tasks : public JobTest {
     return "tasks " + experiment().string() + " --out " + run().string() + " --task " +
            quiz_file().string() + " " + more;
   }
-  // Without mpirun, which takes longer to start than the work does.
-  static Outcome run_alone(const std::string& job) {
-    return run_command("timeout 120 env OMPI_MCA_ess_singleton_isolated=1 " +
-                       from_environment("SMALLTALK_BINARY") + " " + job);
-  }
   Outcome tasks(const std::string& more = "") const { return run_alone(arguments(more)); }
   // How many cells a job computed.
   static int computed(const Outcome& outcome) { return count_of(outcome.output, " choices, "); }
@@ -129,7 +124,8 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   EXPECT_EQ(count_of(examples.output, "quiz  200    2       acc "), 1) << examples.output;
   const auto dense = nlohmann::json::parse(written()).at("models").at("dense");
   EXPECT_EQ(dense["n-shot"]["quiz"], 2);
-  EXPECT_EQ(dense["config"]["fewshot_seed"], 5);
+  EXPECT_EQ(dense["fewshot_seed"]["quiz"], 5);
+  EXPECT_EQ(dense["prompt"]["quiz"], "plain");
   EXPECT_EQ(computed(tasks("--fewshot 2 --fewshot-seed 5 --fewshot-file " + quiz_file().string())),
             0);
   EXPECT_EQ(tasks("--fewshot-seed 5").exit_code, kExitUsage);
@@ -150,6 +146,22 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   EXPECT_EQ(computed(kinds), 3 * kModels) << kinds.output;
   EXPECT_EQ(count_of(kinds.output, "words  2      1       perplexity "), 1) << kinds.output;
   EXPECT_EQ(count_of(kinds.output, "pairs  1      0       acc "), 1) << kinds.output;
+  // Each with its own number of examples.
+  const auto shots = nlohmann::json::parse(written()).at("models").at("mixture").at("n-shot");
+  EXPECT_EQ(shots, (nlohmann::json{{"quiz", 1}, {"pairs", 0}, {"words", 1}}));
+  write_text_atomically(run() / "tasks.json", "{}");
+  EXPECT_EQ(computed(run_alone("tasks " + experiment().string() + " --out " + run().string() +
+                               " --task " + pairs.string())),
+            0);
+  EXPECT_EQ(computed(tasks()), 0);
+  const auto two = nlohmann::json::parse(written());
+  EXPECT_EQ(two.at("models").at("dense").at("n-shot"), (nlohmann::json{{"quiz", 0}, {"pairs", 0}}));
+  auto other_weights = two;
+  other_weights["weights"] = "0123456789abcdef";
+  write_text_atomically(run() / "tasks.json", other_weights.dump());
+  EXPECT_EQ(computed(tasks()), 0);
+  EXPECT_EQ(nlohmann::json::parse(written()).at("models").at("dense").at("n-shot"),
+            (nlohmann::json{{"quiz", 0}}));
   fs::path cell;
   for (const auto& entry : fs::recursive_directory_iterator(run() / "tasks")) {
     const fs::path& file = entry.path();

@@ -1,11 +1,12 @@
-// Documents from files: JSON lines, plain text (a document a file, or a line), both also
-// compressed; files, folders, globs and lists of them. Streaming: memory does not grow with the
-// corpus.
+// Documents from files: JSON (a document a line, or in an array), plain text (a document a file, or
+// a line), both also compressed; files, folders, globs and lists of them. Streaming: memory does
+// not grow with the corpus.
 //
 // JSON is read as Python's json and jq read it, beyond what its standard allows: NaN and Infinity,
-// integers of any length, the last of two fields of one name. Byte order marks at the beginning of
-// any line, CRLF, and zeros behind a compressed stream, as tapes have them, are no text. All that
-// is counted.
+// integers of any length, the last of two fields of one name. A .json file that begins with an
+// array, or with an object of several lines, may have line ends anywhere. Byte order marks at the
+// beginning of any line, CRLF, and zeros behind a compressed stream, as tapes have them, are no
+// text. All that is counted.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ using Counts = std::map<std::string, int64_t>;  // of things by what they are ca
 std::string describe(const Counts& counts);     // "3 .md, 1 .parquet"
 
 // By its name.
-enum class FileKind { json_lines, plain_text, unknown };
+enum class FileKind { json, plain_text, unknown };
 FileKind kind_of(const std::filesystem::path& path);  // compression aside
 bool is_compressed(const std::filesystem::path& path);
 
@@ -75,5 +76,11 @@ void refuse_left_out(const InputFiles& inputs, double max_bad_fraction);
 BadDocuments read_documents(const std::filesystem::path& file,
                             const std::function<void(const Document&)>& take,
                             const DocumentFields& fields = {});
+
+// Rows of JSON that are no documents, read in the same way: calls take(row, "file:line") for each,
+// where it begins. NaN, Infinity and numbers beyond 64 bits are null in it. Error:
+// the file cannot be read, or a row is not UTF-8, once the others are taken.
+using TakeRow = std::function<void(const std::string& row, const std::string& place)>;
+void read_json_rows(const std::filesystem::path& file, const TakeRow& take);
 
 }  // namespace smalltalk

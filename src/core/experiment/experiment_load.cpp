@@ -166,7 +166,9 @@ size_t key_distance(std::string_view a, std::string_view b) {
       std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
         return key_distance(key, a) < key_distance(key, b);
       });
-  throw Error(fmt::format("{}: unknown key '{}'; did you mean '{}'?", entry.place, key, *nearest));
+  const bool near = key_distance(key, *nearest) <= std::max<size_t>(3, last_part(key).size() / 3);
+  throw Error(fmt::format("{}: unknown key '{}'{} (--help-experiment lists all keys)", entry.place,
+                          key, near ? fmt::format("; did you mean '{}'?", *nearest) : ""));
 }
 
 // ---- Reading ----------------------------------------------------------------------------------

@@ -129,11 +129,10 @@ int64_t Trainer::resume() {
 }
 
 TrainSummary Trainer::run(const RowSource& rows, int64_t last_step) {
-  const double start = now_seconds();
   Impl* const alone = impl_.get();
   Impl::train(alone->model, {&alone, 1}, {&rows, 1}, last_step);
   const TrainingProgress& progress = alone->progress;
-  return {progress.step, progress.targets, progress.last_loss, now_seconds() - start};
+  return {progress.step, progress.targets, progress.last_loss};
 }
 
 void train_stack(TransformerStack& stack, std::span<Trainer* const> trainers,

@@ -80,8 +80,9 @@ bool Trainer::Impl::Run::end_step(double loss, int64_t targets) {
   if (last || progress_.step == 1 || progress_.step % interval == 0) {
     log_step(result.gradient_norm, lr);
   }
-  const bool due = config.save_interval > 0 && progress_.step % config.save_interval == 0;
-  if (due || progress_.step == trainer_.kept_step) {
+  const auto is_multiple = [&](int64_t of) { return of > 0 && progress_.step % of == 0; };
+  if (is_multiple(config.save_interval) || is_multiple(config.keep_every) ||
+      progress_.step == trainer_.kept_step) {
     trainer_.checkpoint();
   }
   trainer_.checkpoints.check();

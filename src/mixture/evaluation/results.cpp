@@ -1,5 +1,6 @@
 // results.json: arithmetic on cached log-likelihoods, and the accounts of FLOPs, time and traffic.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -224,7 +225,7 @@ json communication(const Run& run) {
 
 }  // namespace
 
-void write_results(const Run& run, const std::vector<TrainUnit>& units) {
+std::string write_results(const Run& run, const std::vector<TrainUnit>& units) {
   const Experiment& experiment = run.experiment;
   const MixtureParts made_of = require_one_mixture(run, units);
   const TokenFile train(run.layout.tokens("train"));
@@ -234,11 +235,16 @@ void write_results(const Run& run, const std::vector<TrainUnit>& units) {
 
   json models = json::object();
   std::map<const ModelKind*, SequenceLikelihoods> on_test;  // of each model as it is used
+  std::vector<std::string> perplexities;
   for (const TrainedModel& model : models_of(units)) {
     const std::vector<SequenceLikelihoods> of_units = under_units(measured, model, measured.test);
     SequenceLikelihoods& own = on_test[model.kind];
     own = under_assignment(of_units, unit_of_sequences(measured, model, measured.test));
-    models[std::string(model.kind->name)] = figures_of(measured, model, own, of_units);
+    json& figures = models[std::string(model.kind->name)];
+    figures = figures_of(measured, model, own, of_units);
+    const json& perplexity = figures.at("perplexity").at("all");
+    if (!perplexity.is_number()) continue;
+    perplexities.push_back(fmt::format("{} {:.3f}", model.kind->name, perplexity.get<double>()));
   }
   const ModelKind& mixture = first_kind(Role::mixture);
   const auto dense = on_test.find(&first_kind(Role::baseline));
@@ -265,6 +271,7 @@ void write_results(const Run& run, const std::vector<TrainUnit>& units) {
       {"provenance", provenance_json(made_of)},
       {"seconds", read_json_or(run.layout.seconds(), json::object())}};
   write_text_atomically(run.layout.results(), results.dump(2) + "\n");
+  return fmt::format("perplexity of the test text: {}", fmt::join(perplexities, ", "));
 }
 
 }  // namespace smalltalk

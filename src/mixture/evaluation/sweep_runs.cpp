@@ -71,13 +71,12 @@ void require_steps(const PlannedRun& planned) {
   for (const auto& [data, steps] : planned.needs.data) {
     for (const int64_t step : steps) {
       const bool reached = !checkpoint_cells(planned.units, data, {step}).empty();
-      const bool kept = step > 0 && train.keep_every > 0 && step % train.keep_every == 0 &&
-                        step % train.save_interval == 0;
+      const bool kept = step > 0 && train.keep_every > 0 && step % train.keep_every == 0;
       if (reached && kept) continue;
       throw Error(fmt::format(
           "run {}: a table shows its step {}, which is no checkpoint: expert.keep_every "
-          "is {}, expert.save_interval {}, and training must go on behind it",
-          planned.name, step, train.keep_every, train.save_interval));
+          "is {}, and training must go on behind it",
+          planned.name, step, train.keep_every));
     }
   }
 }

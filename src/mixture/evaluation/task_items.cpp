@@ -4,11 +4,10 @@
 #include <array>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "smalltalk/core/system/error.hpp"
-#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/data/documents.hpp"
 #include "smalltalk/mixture/evaluation/tasks.hpp"
 
 namespace smalltalk {
@@ -164,14 +163,11 @@ Task read_task(const fs::path& file, const std::string& prompt) {
   const auto& [before, behind] = found->second;
   Task task;
   task.file = file.string();
-  task.name = file.stem().string();
+  task.prompt = prompt;
+  task.name = (is_compressed(file) ? file.stem() : file).stem().string();
   if (task.name == "items") task.name = fs::absolute(file).parent_path().filename().string();
-  std::istringstream lines(read_text(file));
-  std::string line;
-  for (int64_t number = 1; std::getline(lines, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string place = fmt::format("{}:{}", file.string(), number);
-    const json item = parse_json(line, place);
+  read_json_rows(file, [&](const std::string& row, const std::string& place) {
+    const json item = parse_json(row, place);
     if (!item.is_object()) throw Error(place + ": not a JSON object");
     const TaskKind kind = kind_of(item);
     if (task.items.empty()) task.kind = kind;
@@ -189,7 +185,7 @@ Task read_task(const fs::path& file, const std::string& prompt) {
       throw Error(place + ": some items have a \"phenomenon\", some have none");
     }
     task.items.push_back(std::move(read));
-  }
+  });
   if (task.items.empty()) throw Error(file.string() + " holds no items");
   return task;
 }

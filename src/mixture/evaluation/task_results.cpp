@@ -5,9 +5,13 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "mixture/evaluation/python_random.hpp"
+#include "mixture/run/text_or_nothing.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
 #include "smalltalk/core/system/utf8.hpp"
 #include "smalltalk/mixture/evaluation/bootstrap.hpp"
 #include "smalltalk/mixture/evaluation/tasks.hpp"
@@ -103,6 +107,23 @@ class Results {
   }
 };
 
+// What an earlier report says of tasks that this one does not hold.
+void add_other_tasks(const Json& earlier, Json& model) {
+  if (!earlier.is_object()) return;
+  std::set<std::string> renewed;
+  for (const auto& [task, result] : model["results"].items()) renewed.insert(task);
+  const Json groups = earlier.value("group_subtasks", Json::object());
+  for (const auto& [group, tasks] : groups.items()) {
+    if (renewed.contains(group)) renewed.insert(tasks.begin(), tasks.end());
+  }
+  for (const auto& [key, of_tasks] : earlier.items()) {
+    if (!of_tasks.is_object() || key == "config") continue;
+    for (const auto& [task, value] : of_tasks.items()) {
+      if (!renewed.contains(task)) model[key][task] = value;
+    }
+  }
+}
+
 std::string table_of(const Json& models) {
   std::vector<std::vector<std::string>> lines = {{"task", "items", "n-shot", "metric"}};
   for (const auto& [model, of] : models.items()) lines[0].push_back(model);
@@ -171,8 +192,16 @@ TargetPerplexity perplexity_of(std::span<const double> log_likelihoods) {
   return perplexity;
 }
 
+std::string TaskEvaluation::hash_of_weights() const {
+  Hasher hasher;
+  for (size_t i = 0; i < cells_.size() / tasks_.size(); ++i)
+    hasher.update(std::as_bytes(std::span(cells_[i].weights)));
+  return hasher.digest();
+}
+
 TaskReport TaskEvaluation::report() const {
-  Json models = Json::object();
+  Json report = {{"weights", hash_of_weights()}, {"models", Json::object()}};
+  Json& models = report["models"];
   for (const TrainedModel& model : models_of(units_)) {
     const std::string name(model.kind->name);
     Results results;
@@ -189,15 +218,22 @@ TaskReport TaskEvaluation::report() const {
       if (model.kind->role == Role::mixture) json["expert_shares"][task.name] = answers.shares;
       json["cut_to_max_length"][task.name] = {{"requests", asked_[t].requests_cut},
                                               {"choices", asked_[t].choices_cut}};
+      json["prompt"][task.name] = task.prompt;
+      if (task.num_fewshot > 0) json["fewshot_seed"][task.name] = task.fewshot_seed;
     }
     json["config"] = {{"model", "smalltalk"}, {"model_args", name}};
-    for (const Task& task : tasks_) {
-      if (task.num_fewshot > 0) json["config"]["fewshot_seed"] = task.fewshot_seed;
-    }
     json["max_length"] = experiment_.data.seq_length;
     models[name] = json;
   }
-  return {Json{{"models", models}}.dump(2) + "\n", table_of(models)};
+  const std::string table = table_of(models);
+  const auto earlier = parse_json_row<Json>(text_or_nothing(layout_.task_results()));
+  const bool same_weights = earlier && earlier->is_object() && earlier->contains("models") &&
+                            earlier->value("weights", Json()) == report["weights"];
+  for (auto& [name, model] : models.items()) {
+    if (same_weights) add_other_tasks(earlier->at("models").value(name, Json()), model);
+  }
+  constexpr auto kReplace = Json::error_handler_t::replace;  // what is not UTF-8 in a task's name
+  return {report.dump(2, ' ', false, kReplace) + "\n", table};
 }
 
 }  // namespace smalltalk

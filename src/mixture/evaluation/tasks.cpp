@@ -29,6 +29,7 @@ namespace {
 
 constexpr int64_t kLengthStep = 32;  // of rows that are scored together; fixed, so that results are
 constexpr int64_t kPaddingToken = 0;  // behind a row, where no token of it looks
+constexpr auto kReplace = json::error_handler_t::replace;  // what is not UTF-8 in a task's name
 
 std::string hash_of(const std::vector<ChoiceRow>& rows) {
   Hasher hasher;
@@ -142,6 +143,13 @@ TaskEvaluation::Asked TaskEvaluation::ask(const Task& task, const Tokenizer& tok
     asked.requests_cut += size > length + 1 ? 1 : 0;
     asked.choices_cut += size - row.given > length ? 1 : 0;
   }
+  if (asked.requests_cut > 0) {
+    log_info(
+        fmt::format("{}: {} of {} requests are longer than the models' {} tokens; of those, "
+                    "the beginning{} is left out",
+                    task.name, asked.requests_cut, rows.size(), length,
+                    task.num_fewshot > 0 ? ", where the examples are," : ""));
+  }
   if (asked.choices_cut > 0) {
     log_warning(
         fmt::format("{}: {} choices are longer than the models' {} tokens; only the last of "
@@ -196,7 +204,7 @@ void TaskEvaluation::compute(size_t index) const {
                {"weights", cell.weights},
                {"loglikelihoods", scores.log_likelihoods}};
   if (tasks_[cell.task].kind == TaskKind::target) kept["greedy"] = scores.greedy;
-  write_text_atomically(cell.file, kept.dump() + "\n");
+  write_text_atomically(cell.file, kept.dump(-1, ' ', false, kReplace) + "\n");
   notes.remove();
   log_info(fmt::format("{} on {}: {} choices, {}", cell.model, tasks_[cell.task].name,
                        scores.greedy.size(), human_duration(now_seconds() - start)));

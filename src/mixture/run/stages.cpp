@@ -10,6 +10,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
+#include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
 
 namespace smalltalk {
@@ -130,13 +131,21 @@ void require_trained(const RunLayout& layout, const std::vector<TrainUnit>& unit
 void time_stage(const RunLayout& layout, const std::string& name, bool complete,
                 const HostCollectives& ranks, const std::function<void()>& body) {
   const double start = now_seconds();
-  body();
-  if (ranks.rank != 0 || complete) return;
-  const fs::path file = layout.seconds();
-  nlohmann::json all =
-      fs::exists(file) ? parse_json(read_text(file), file.string()) : nlohmann::json::object();
-  all[name] = now_seconds() - start;
-  write_text_atomically(file, all.dump(2) + "\n");
+  const auto note = [&] {
+    if (ranks.rank != 0 || complete) return;
+    const fs::path file = layout.seconds();
+    nlohmann::json all =
+        fs::exists(file) ? parse_json(read_text(file), file.string()) : nlohmann::json::object();
+    all[name] = all.value(name, 0.0) + now_seconds() - start;
+    write_text_atomically(file, all.dump(2) + "\n");
+  };
+  try {
+    body();
+  } catch (const Stopped&) {
+    note();
+    throw;
+  }
+  note();
 }
 
 }  // namespace smalltalk

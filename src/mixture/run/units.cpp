@@ -5,14 +5,18 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 
+#include "mixture/run/text_or_nothing.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
 #include "smalltalk/core/system/provenance.hpp"
 #include "smalltalk/core/system/random.hpp"
 #include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/sampler.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -39,6 +43,23 @@ TrainConfig train_config(const ModelKind& kind, const Experiment& experiment, do
   if (kind.warmup_steps != nullptr && experiment.baselines.*kind.warmup_steps > 0)
     train.warmup_steps = experiment.baselines.*kind.warmup_steps;
   return train;
+}
+
+// Of training, all starts together, as the rows of a model's log tell. What was computed and lost
+// does not count.
+double training_seconds(const fs::path& model) {
+  constexpr const char* kSeconds = "time_metrics/end_to_end(s)";  // of a step since the row before
+  std::istringstream rows(text_or_nothing(metrics_file(model)));
+  double seconds = 0;
+  int64_t step = 0;
+  for (std::string line; std::getline(rows, line);) {
+    const auto row = parse_json_row(line);
+    if (!row || !row->contains(kSeconds)) continue;  // tells of an outlier
+    const int64_t steps = row->at("step").get<int64_t>() - step;
+    seconds += row->at(kSeconds).get<double>() * static_cast<double>(steps);
+    step += steps;
+  }
+  return seconds;
 }
 
 }  // namespace
@@ -254,7 +275,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
                                  {"lr", unit.train.lr},
                                  {"last_loss", summary.last_loss},
                                  {"train_flops", unit_flops(experiment, unit)},
-                                 {"seconds", summary.seconds}};
+                                 {"seconds", training_seconds(folder)}};
     write_text_atomically(layout.trained_mark(unit.name), done.dump(2) + "\n");
     trainer.clear_checkpoints();  // the model is whole; only more steps need one of them
   }

@@ -85,7 +85,7 @@ struct TrainConfig {
   int64_t log_interval = 50;
   int64_t save_interval = 500;  // steps between checkpoints
   int64_t keep_last = 2;        // checkpoints, the newest
-  int64_t keep_every = 0;       // those of such steps are kept for ever; 0: none
+  int64_t keep_every = 0;       // such steps have one that is kept for ever; 0: none
   bool tensorboard = false;     // metrics also as an event file
   double outlier_zscore = 6;    // a step this far above the last ones is reported; 0: none is
   bool outlier_skip = false;    // and its update is left out

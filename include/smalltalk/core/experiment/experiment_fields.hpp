@@ -49,7 +49,7 @@ void visit_train_fields(const std::string& section, TrainConfig& train, F&& f) {
   f(section + ".save_interval", train.save_interval, "steps between checkpoints");
   f(section + ".keep_last", train.keep_last, "newest checkpoints that are kept, 1 at least");
   f(section + ".keep_every", train.keep_every,
-    "checkpoints of steps that are multiples of it are kept for ever; 0: none are");
+    "checkpoints of steps that are multiples of it are made, too, and kept for ever; 0: none are");
   f(section + ".tensorboard", train.tensorboard, "metrics also into tensorboard/ of the model");
   f(section + ".outlier_zscore", train.outlier_zscore,
     "report steps whose loss or gradient norm is this many standard deviations above the mean of "

@@ -41,7 +41,6 @@ struct TrainSummary {
   int64_t steps = 0;     // done in all, resumed ones included
   int64_t tokens = 0;    // targets trained on, in all
   double last_loss = 0;  // mean over the last logged interval, nats per token
-  double seconds = 0;    // of this process
 };
 
 class Trainer {
@@ -57,12 +56,12 @@ class Trainer {
   int64_t resume();
   // Trains from step() up to but without `last_step`; step t consumes rows t B .. t B + B - 1, each
   // rank its share. Appends a JSON line to metrics.jsonl and prints a line every log_interval steps
-  // and at the first and last; saves every save_interval steps, on a thread of its own. Reports
-  // outlier steps, and leaves their updates out if the config says so. rows.read is called from a
-  // thread of the loader. Throws Stopped, on all ranks of the group, with a checkpoint of that
-  // step, if any of them was asked to stop before the last step. Error: a loss or gradient that is
-  // not finite (step and sequences named), unless the config says to skip such steps; what
-  // rows.read or a checkpoint's write throws.
+  // and at the first and last; saves every save_interval (and keep_every) steps, on a thread of its
+  // own. Reports outlier steps, and leaves their updates out if the config says so. rows.read is
+  // called from a thread of the loader. Throws Stopped, on all ranks of the group, with a
+  // checkpoint of that step, if any of them was asked to stop before the last step. Error: a loss
+  // or gradient that is not finite (step and sequences named), unless the config says to skip such
+  // steps; what rows.read or a checkpoint's write throws.
   TrainSummary run(const RowSource& rows, int64_t last_step);
   int64_t step() const;
   // A checkpoint of this step, whole when it returns. Collective, as is save().

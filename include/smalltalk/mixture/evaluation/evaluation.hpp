@@ -33,7 +33,8 @@ bool compute_cells(const Run& run, const std::string& start, const std::vector<E
 double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info);
 
 // Writes results.json (data/README.md) from the cells of `units`, the models of a run as they were
-// trained. REQUIRES the cells to be complete. Error: the mixture does not belong together.
-void write_results(const Run& run, const std::vector<TrainUnit>& units);
+// trained, and returns a line about them. REQUIRES the cells to be complete. Error: the mixture
+// does not belong together.
+std::string write_results(const Run& run, const std::vector<TrainUnit>& units);
 
 }  // namespace smalltalk

@@ -57,6 +57,7 @@ struct Task {
   std::string name;
   std::string file;
   TaskKind kind = TaskKind::choices;
+  std::string prompt;  // its name
   std::vector<TaskItem> items;
   int64_t num_fewshot = 0;  // examples before each context
   uint64_t fewshot_seed = 0;
@@ -128,7 +129,7 @@ TargetPerplexity perplexity_of(std::span<const double> log_likelihoods);  // REQ
 
 struct TaskReport {
   std::string json;   // {"models": {"mixture": results as lm_eval writes them, "dense": ...}}
-  std::string table;  // a line a task and metric, a column a model
+  std::string table;  // of these tasks, a line a task and metric, a column a model
 };
 
 // Models of a run on tasks, as independent cells that any process may compute. A cell's
@@ -144,7 +145,8 @@ class TaskEvaluation {
   std::string name(size_t cell) const;
   bool complete(size_t cell) const { return !read(cell).log_likelihoods.empty(); }
   void compute(size_t cell) const;  // throws Stopped; what it has found by then is kept
-  // REQUIRES all cells to be complete.
+  // With what tasks.json says of other tasks under the same weights. REQUIRES all cells to be
+  // complete.
   TaskReport report() const;
 
  private:
@@ -173,6 +175,7 @@ class TaskEvaluation {
   ChoiceScores read(size_t cell) const;  // empty: not there
   // Of a task under all units, then all routers.
   ChoiceScores scores_of(size_t task, size_t model) const;
+  std::string hash_of_weights() const;           // of all units and routers
   std::vector<size_t> route(size_t task) const;  // the expert of each item
   Answers answers_of(size_t task, const TrainedModel& model) const;
 

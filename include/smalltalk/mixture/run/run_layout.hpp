@@ -29,7 +29,7 @@
 //   locks/                          who writes what at the moment (see WriteLock)
 //   slurm/                          what slurm/submit and its stages note, see slurm/README.md
 //   stop                            made by a person: every job on this run saves and ends
-//   seconds.json                    wall time of the stages
+//   seconds.json                    wall time of the stages, all starts together
 //   results.json  report.html  comparison-<split>.json  tasks.json
 #pragma once
 

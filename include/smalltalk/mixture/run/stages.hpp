@@ -54,8 +54,8 @@ std::vector<Stage> stages_of(const Run& run, const std::vector<TrainUnit>& units
 // Error naming the first of the units that is not trained.
 void require_trained(const RunLayout& layout, const std::vector<TrainUnit>& units);
 
-// Calls `body`, which makes what was `complete` before or was not; if not, rank 0 writes the
-// seconds that it took to seconds.json under this name.
+// Calls `body`, which makes what was `complete` before or was not; if not, rank 0 adds the seconds
+// that it took, until it was done or stopped, to those under this name in seconds.json.
 void time_stage(const RunLayout& layout, const std::string& name, bool complete,
                 const HostCollectives& ranks, const std::function<void()>& body);
 
