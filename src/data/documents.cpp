@@ -18,7 +18,7 @@ namespace smalltalk {
 namespace {
 
 constexpr size_t kMaxExamples = 10;
-constexpr const char* kMark = "byte order mark";
+constexpr const char* kOrderMark = "byte order mark";
 constexpr const char* kCarriageReturn = "CRLF";
 constexpr const char* kPadding = "zeros behind the compressed stream";
 
@@ -129,7 +129,7 @@ void for_each_line(const std::filesystem::path& file, const InputPart& part, Bad
     }
     if (line.text.starts_with(kByteOrderMark)) {
       line.text.remove_prefix(kByteOrderMark.size());
-      line.bent.push_back(kMark);
+      line.bent.push_back(kOrderMark);
     }
     if (!is_blank(line.text)) goes_on = offer(std::move(line), bad, recorder, take);
   }
@@ -147,7 +147,7 @@ void for_each_value(const std::filesystem::path& file, BadDocuments& bad, BadRec
     goes_on = offer({*value, {0, values.line()}, {}}, bad, recorder, take);
   }
   if (padded) ++bad.bent[kPadding];
-  if (values.marks() > 0) bad.bent[kMark] += values.marks();
+  if (values.marks() > 0) bad.bent[kOrderMark] += values.marks();
 }
 
 // Of a file of JSON.
@@ -205,7 +205,7 @@ BadDocuments read_plain_text(const std::filesystem::path& file, const Take& take
   std::string_view view = text;
   if (view.starts_with(kByteOrderMark)) {
     view.remove_prefix(kByteOrderMark.size());
-    ++bad.bent[kMark];
+    ++bad.bent[kOrderMark];
   }
   if (padded) ++bad.bent[kPadding];
   bad.documents = 1;
