@@ -160,7 +160,7 @@ std::vector<std::string> prompt_names() {
 Task read_task(const fs::path& file, const std::string& prompt) {
   const auto found = kPrompts.find(prompt);
   if (found == kPrompts.end()) throw Error(fmt::format("there is no prompt \"{}\"", prompt));
-  const auto& [before, behind] = found->second;
+  const std::string &before = found->second.first, &behind = found->second.second;
   Task task;
   task.file = file.string();
   task.prompt = prompt;
