@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Holds the architecture: which folder may include what, and who may read domain labels.
+"""Holds the architecture: which folder may include what, who may read domain labels, and that no two
+types of one program have one name.
 
 Usage: check_layers.py [ROOT]        prints every violation, exits 1 if there is one
        check_layers.py --self-test   plants one violation of every rule and expects to find it
@@ -47,6 +48,9 @@ DOMAIN_READERS = re.compile(
 DOMAIN_CALL = re.compile(r"\b(read_domains|sequence_domains)\s*\(")
 MACHINE_PATH = re.compile(r"(?<![\w.}$:/-])/(" + "root|home|work|Users" + r")/\w")
 COMMENT = re.compile(r"/\*.*?\*/")
+NAMESPACE = re.compile(r"(?:inline )?namespace\s*([\w:]*)\s*\{")
+TYPE = re.compile(r"(?:struct|class|enum|enum class|union)\s+(?:alignas\(\w+\)\s*)?(\w+)\s*"
+                  r"(?:final\s*)?(?::[^:].*)?\{")
 INCLUDE = re.compile(r'^\s*#\s*(include\w*|import)\s*([<"])([^>"]+)[>"]')
 SOURCE_SUFFIXES = {".cpp", ".hpp", ".cu", ".cuh", ".h", ".cc", ".cxx", ".hh", ".inl", ".in"}
 TEXT_SUFFIXES = SOURCE_SUFFIXES | {".py", ".sh", ".sbatch", ".toml", ".json", ".cmake", ".txt",
@@ -135,6 +139,31 @@ def check_file(root, path):
             yield f"{path}:{number}: {message}"
 
 
+def types_of(text):
+    """(line, name) of the types that a file defines for others to see."""
+    spaces = []
+    for number, line in enumerate(text.splitlines(), 1):
+        opened = NAMESPACE.match(line)
+        if opened:
+            spaces.append(opened[1])
+        elif re.match(r"\}\s*// namespace", line) and spaces:
+            spaces.pop()
+        else:
+            found = TYPE.match(line)
+            if found and "" not in spaces:
+                yield number, "::".join(spaces + [found[1]])
+
+
+def check_types(root, paths):
+    """Two types of one name are one to the linker, which takes the functions of either."""
+    first = {}
+    for path in paths:
+        for number, name in types_of((root / path).read_text(encoding="utf-8", errors="replace")):
+            other = first.setdefault(name, path)
+            if other != path:
+                yield f"{path}:{number}: {name} is also what {other} defines"
+
+
 def check_table():
     above = set()
     for room, allowed in ARROWS.items():
@@ -147,13 +176,16 @@ def check_table():
 
 def check_tree(root):
     violations = list(check_table())
+    sources = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = sorted(set(subfolders) - SKIPPED_FOLDERS)
         for name in sorted(files):
             path = (pathlib.Path(folder) / name).relative_to(root)
             if path.suffix in TEXT_SUFFIXES:
                 violations += check_file(root, path)
-    return violations
+            if path.suffix in SOURCE_SUFFIXES and path.parts[0] in ("include", "jobs", "src"):
+                sources.append(path)
+    return violations + list(check_types(root, sources))
 
 
 def self_test():
@@ -189,6 +221,7 @@ def self_test():
         "src/data/bm.cpp": "#include <openmpi/mpi.h>",
         "src/core/system/bn.inl": "#include /* why */ <hdf5/serial/hdf5.h>",
         "src/core/system/bo.cpp": "#include_next <string>",
+        "src/lm/train/bq.hpp": "namespace smalltalk {\nstruct Twice : Base {\n};\n}  // namespace smalltalk",
     }
     innocent = {
         "src/mixture/run/o.cpp": '#include "smalltalk/lm/train/trainer.hpp"',
@@ -199,6 +232,10 @@ def self_test():
         "tests/mpi_test_main.cpp": "#include <mpi.h>",
         "tests/data/s_test.cpp": "auto labels = read_domains(path);",
         "ci/t.sh": 'cd "$root/srv/here" && ls build/home/x',
+        "include/smalltalk/lm/train/bp.hpp": "namespace smalltalk {\nclass Twice final {\n};\n"
+                                             "struct Alike {\n};\n}  // namespace smalltalk",
+        "src/lm/cpu/w.cpp": "namespace smalltalk {\nnamespace {\nstruct Alike {\n};\n}  // namespace\n"
+                            "struct Alike::Impl {\n};\nclass Alike;\n}  // namespace smalltalk",
         "src/lm/cpu/u.cpp": '#include "lm/model/engine.hpp"',
         "src/mixture/routing/v.cpp": '#include "smalltalk/core/assignment/score_matrix.hpp"',
     }

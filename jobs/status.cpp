@@ -99,7 +99,7 @@ std::string describe(const RunStatus& status, const Queue& queue) {
                       "step of steps", "loss", "tokens/s/device", "device-hours left", "job");
   for (const auto& [stage, state, queued] : status.stages) {
     if (stage.job != "train") continue;
-    const TrainingProgress& model = status.models.at(stage.name);
+    const UnitProgress& model = status.models.at(stage.name);
     text +=
         fmt::format("{:<28} {:<8} {:>15} {:>9} {:>16} {:>17}  {}\n", stage.name, to_string(state),
                     shown("{}", model.step) + " / " + shown("{}", model.steps),
@@ -137,7 +137,7 @@ Json to_json(const RunStatus& status, const std::string& run, const Queue& queue
   Json models = Json::array();
   for (const auto& [stage, state, queued] : status.stages) {
     if (stage.job != "train") continue;
-    const TrainingProgress& model = status.models.at(stage.name);
+    const UnitProgress& model = status.models.at(stage.name);
     models.push_back({{"model", stage.name},
                       {"state", to_string(state)},
                       {"step", or_null(model.step)},

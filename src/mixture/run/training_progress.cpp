@@ -41,8 +41,8 @@ double device_hours(const Experiment& experiment, const TrainUnit& unit, int64_t
   return static_cast<double>(tokens) / tokens_per_second / 3600;
 }
 
-TrainingProgress progress_of(const Run& run, const TrainUnit& unit) {
-  TrainingProgress progress;
+UnitProgress progress_of(const Run& run, const TrainUnit& unit) {
+  UnitProgress progress;
   if (unit.train.steps > 0) progress.steps = unit.train.steps;
   const json row = last_row(run.layout.metrics(unit.name), "throughput(tps)");
   progress.step = number<int64_t>(row, "step");
@@ -63,9 +63,9 @@ TrainingProgress progress_of(const Run& run, const TrainUnit& unit) {
 
 }  // namespace
 
-std::map<std::string, TrainingProgress> training_progress(const Run& run,
+std::map<std::string, UnitProgress> training_progress(const Run& run,
                                                           const std::vector<TrainUnit>& units) {
-  std::map<std::string, TrainingProgress> models;
+  std::map<std::string, UnitProgress> models;
   double sum = 0;
   int64_t known = 0;
   for (const TrainUnit& unit : units) models[unit.name] = progress_of(run, unit);
@@ -74,7 +74,7 @@ std::map<std::string, TrainingProgress> training_progress(const Run& run,
   }
   if (known == 0) return models;
   for (const TrainUnit& unit : units) {
-    TrainingProgress& model = models[unit.name];
+    UnitProgress& model = models[unit.name];
     if (model.device_hours_left || !model.steps) continue;
     model.device_hours_left =
         device_hours(run.experiment, unit, *model.steps, sum / static_cast<double>(known));
@@ -82,7 +82,7 @@ std::map<std::string, TrainingProgress> training_progress(const Run& run,
   return models;
 }
 
-std::optional<double> hours_left(const std::map<std::string, TrainingProgress>& models) {
+std::optional<double> hours_left(const std::map<std::string, UnitProgress>& models) {
   double hours = 0;
   for (const auto& [name, model] : models) {
     if (!model.device_hours_left) return std::nullopt;

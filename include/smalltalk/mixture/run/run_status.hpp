@@ -43,7 +43,7 @@ struct StageStatus {
 
 struct RunStatus {
   std::vector<StageStatus> stages;  // in order; at last "launch", which is all of them
-  std::map<std::string, TrainingProgress> models;  // by unit
+  std::map<std::string, UnitProgress> models;  // by unit
   std::map<std::string, std::string> progress;     // in words, by Stage::job
 };
 
