@@ -33,20 +33,27 @@ std::optional<int64_t> most_tokens(const Files& files) {
   return tokens;
 }
 
-// How many sequences a split has, or can have at most.
+// How many sequences a split has, can have at most, or may have.
 struct SplitSize {
   int64_t sequences = 0;
-  bool counted = false;
+  enum { counted, at_most, guessed } kind = counted;
 };
 
 // `files` are those of a split without tokens; none are given if they tell nothing.
 std::optional<SplitSize> size_of(const Run& run, const std::string& split, const Files& files) {
   const int64_t length = run.experiment.data.seq_length;
   const fs::path file = run.layout.tokens(split);
-  if (fs::exists(file)) return SplitSize{TokenFile(file).num_sequences(length), true};
-  const auto tokens = files.empty() ? std::nullopt : most_tokens(files);
-  if (!tokens) return std::nullopt;
-  return SplitSize{(*tokens - 1) / length, false};
+  if (fs::exists(file)) {
+    return SplitSize{TokenFile(file).num_sequences(length), SplitSize::counted};
+  }
+  if (files.empty()) return std::nullopt;
+  const auto tokens = most_tokens(files);
+  if (tokens) return SplitSize{(*tokens - 1) / length, SplitSize::at_most};
+  int64_t bytes = 0;
+  for (const fs::path& name : files) {
+    bytes += static_cast<int64_t>(fs::file_size(name)) * (is_compressed(name) ? 4 : 1);
+  }
+  return SplitSize{bytes / length, SplitSize::guessed};
 }
 
 void require_size(const Run& run, const std::string& split, const Files& files, int64_t least,
@@ -54,14 +61,14 @@ void require_size(const Run& run, const std::string& split, const Files& files, 
   const auto size = size_of(run, split, files);
   if (!size) return;
   const int64_t length = run.experiment.data.seq_length;
-  if (size->sequences < least) {
+  if (size->sequences < least && size->kind != SplitSize::guessed) {
     throw Error(fmt::format(
         "data.{} holds {}{} sequences of data.seq_length = {} tokens, and {}: add text, or lower "
         "one of them",
-        split, size->counted ? "" : "at most ", size->sequences, length, why));
+        split, size->kind == SplitSize::counted ? "" : "at most ", size->sequences, length, why));
   }
   // Text seldom takes more than a token for two of its bytes.
-  if (!size->counted && size->sequences / 2 < least) {
+  if (size->kind != SplitSize::counted && size->sequences / 2 < least) {
     log_warning(fmt::format(
         "data.{} holds probably less than {} sequences of data.seq_length = {} tokens, and {}",
         split, least, length, why));
@@ -69,7 +76,12 @@ void require_size(const Run& run, const std::string& split, const Files& files, 
 }
 
 void check_tokenizer(const fs::path& file, int64_t vocab_size) {
-  const int64_t size = Tokenizer(file).vocab_size();
+  int64_t size = 0;
+  try {
+    size = Tokenizer(file).vocab_size();
+  } catch (const Error& error) {
+    throw Error(std::string("data.tokenizer: ") + error.what());
+  }
   if (vocab_size != DataConfig().vocab_size && vocab_size != size) {
     throw Error(
         fmt::format("data.vocab_size = {}, but data.tokenizer ({}) has {} pieces: leave one of "
@@ -115,18 +127,29 @@ void require_runnable(const Run& run) {
   const DataConfig& data = run.experiment.data;
   std::array<Files, kSplits.size()> files;  // of the splits that have no tokens yet
   if (!tokens_stage(run.layout).complete()) {
-    require_text(data);
+    require_text(run);
     const std::array inputs = {&data.train, &data.validation, &data.test};
     Files all;
     for (size_t i = 0; i < kSplits.size(); ++i) {
+      if (fs::exists(run.layout.tokens(kSplits[i]))) continue;
       files[i] = expand_inputs(*inputs[i]).files;
+      try {
+        require_good_documents(files[i], {data.text_key, data.domain_key, data.lines});
+      } catch (const Error& error) {
+        throw Error(fmt::format("data.{}: {}", kSplits[i], error.what()));
+      }
       all.insert(all.end(), files[i].begin(), files[i].end());
     }
-    require_used({data.text_key, data.domain_key, data.lines}, all, "data.");
+    if (!all.empty()) require_used({data.text_key, data.domain_key, data.lines}, all, "data.");
   }
   const fs::path made = run.layout.tokenizer();
   const fs::path tokenizer = fs::exists(made) ? made : fs::path(data.tokenizer);
-  if (!data.tokenizer.empty()) check_tokenizer(tokenizer, data.vocab_size);
+  if (!data.tokenizer.empty()) {
+    check_tokenizer(tokenizer, data.vocab_size);
+  } else if (data.vocab_size < kLeastVocabSize) {
+    throw Error(fmt::format("data.vocab_size = {}: a tokenizer needs {} ids at least",
+                            data.vocab_size, kLeastVocabSize));
+  }
   // Others may make more tokens of a text than it has bytes.
   if (!tokenizer.empty() && !can_be_exported(tokenizer)) files.fill(Files());
 

@@ -94,6 +94,9 @@ int prepare_inputs(const PrepareJob& job, Session& session) {
                     job.tokenizer));
   }
   run_together(ranks, [&] {
+    if (!missing && job.sample_bytes != PrepareJob().sample_bytes) {
+      throw Error(fmt::format("--sample-bytes has no effect: {} is there", job.tokenizer));
+    }
     if (!missing && job.vocab_size > 0) {
       const int64_t size = Tokenizer(job.tokenizer).vocab_size();
       if (size != job.vocab_size) {

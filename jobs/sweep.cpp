@@ -211,10 +211,17 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   Communicator alone = world.split(world.rank(), 0, "run");
   set_log_muted(false);
   std::vector<Work> work;
+  std::vector<std::string> failed;
   for (const PlannedRun& planned : runs) {
     const auto complete = [&] {
       set_log_prefix("sweep " + planned.folder());
-      complete_run(sweep, planned, session, alone, start);
+      try {
+        complete_run(sweep, planned, session, alone, start);
+      } catch (const Error& error) {  // which is no reason to end the others
+        log_error(error.what());
+        failed.push_back(planned.folder());
+        return;
+      }
       const auto done = std::ranges::count_if(runs, &PlannedRun::complete);
       log_info(fmt::format("{} of {} runs are complete", done, runs.size()));
     };
@@ -223,7 +230,10 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   const bool last = work_off(RunLayout{layout.root}, start, work, job.part);
   set_log_prefix("sweep");
   if (last) write_tables(sweep, runs, layout);
-  return kExitDone;
+  if (failed.empty()) return kExitDone;
+  log_warning(fmt::format("{} failed: put it right, or take it out of the sweep's file",
+                          fmt::join(failed, ", ")));
+  return kExitFailure;
 }
 
 }  // namespace
@@ -248,7 +258,8 @@ void add_sweep_job(CLI::App& app, JobRun& run) {
       "by one rank; tokens of the same text are made once. A run too large for one rank may be\n"
       "launched before, by the command that --list prints. When all runs are complete the tables\n"
       "are printed and written to OUT/sweep.md, sweep.json and report.html, the same for any\n"
-      "number of ranks and parts.\n"
+      "number of ranks and parts. A run that fails leaves the others alone; the sweep then ends\n"
+      "with an error and without tables, and goes on with that run when it is started again.\n"
       "  mpirun -n 2 smalltalk sweep jobs/sweep-small.toml --out runs/sweep-small");
   sub->callback([&run, job] {
     run = [job] {

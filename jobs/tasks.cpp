@@ -9,6 +9,7 @@
 #include "run_job.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/mixture/report/report.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -33,7 +34,10 @@ std::vector<Task> read_tasks(const TasksJob& job) {
     tasks.push_back(read_task(file, job.prompt));
     if (tasks.back().kind != TaskKind::pairs) with_examples.push_back(tasks.size() - 1);
   }
-  if (job.few_shot.examples == 0) return tasks;
+  if (job.few_shot.examples == 0) {
+    if (!job.example_files.empty()) throw Error("--fewshot-file has no effect with --fewshot 0");
+    return tasks;
+  }
   const std::vector<std::string>& files = job.example_files;
   if (!files.empty() && files.size() != with_examples.size()) {
     throw Error(fmt::format("{} files of examples for {} tasks that take examples", files.size(),
@@ -60,8 +64,12 @@ void score_tasks(const TasksJob& job, const Run& run, const std::string& start) 
                      [&, cell] { evaluation.compute(cell); }});
   }
   if (!work_off(run.layout, start, cells, job.part)) return;
+  // Calls of other tasks, which add theirs, may come to their end at the same time.
+  std::optional<WriteLock> lock(std::in_place, run.layout.lock("tasks"),
+                                run.layout.task_results().string(), 600);
   const TaskReport report = evaluation.report();
   write_text_atomically(run.layout.task_results(), report.json);
+  lock.reset();
   write_report(run.layout.root);
   std::cout << report.table << std::flush;
 }
@@ -109,8 +117,9 @@ void add_tasks_job(CLI::App& app, JobRun& run) {
       "the file that they come from is not its own example. Pairs have none.\n"
       "The mixture's routers choose one expert an item, by the beginnings of all that is asked\n"
       "about it, examples included. Prints a table and writes RUN/tasks.json, for each model in\n"
-      "the layout of lm_eval, beside those of earlier calls, so that tasks with other prompts or\n"
-      "examples are other calls, and renews the report. Any number of ranks share the work\n"
+      "the layout of lm_eval, beside those of other tasks by earlier calls, and renews the "
+      "report.\n"
+      "A task has one result there: that of its last call. Any number of ranks share the work\n"
       "(model x task); what was scored before is kept in RUN/tasks.\n"
       "  mpirun -n 4 smalltalk tasks jobs/tiny.toml --out RUN --task copa.jsonl blimp/items.jsonl");
   sub->callback([&run, job] {

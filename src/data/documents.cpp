@@ -127,7 +127,7 @@ void for_each_line(const std::filesystem::path& file, const InputPart& part, Bad
       line.text.remove_suffix(1);
       line.bent.push_back(kCarriageReturn);
     }
-    if (line.text.starts_with(kByteOrderMark)) {
+    while (line.text.starts_with(kByteOrderMark)) {
       line.text.remove_prefix(kByteOrderMark.size());
       line.bent.push_back(kOrderMark);
     }
@@ -273,9 +273,9 @@ std::vector<std::vector<InputPart>> bundle(const std::vector<InputPart>& parts) 
   for (const InputPart& part : parts) total += part.bytes();
   const int64_t enough = bytes_of_part(total);
   std::vector<std::vector<InputPart>> bundles;
-  int64_t bytes = enough;
+  int64_t bytes = 0;
   for (const InputPart& part : parts) {
-    if (bytes + part.bytes() > enough) {
+    if (bundles.empty() || bytes + part.bytes() > enough) {
       bundles.emplace_back();
       bytes = 0;
     }
@@ -325,6 +325,31 @@ bool looks_like_lines(const std::filesystem::path& file) {
   }
   // Books have blank lines between their paragraphs.
   return lines >= kLeastLines && blank * 20 < lines;
+}
+
+void require_good_documents(const std::vector<std::filesystem::path>& files,
+                            const DocumentFields& fields) {
+  constexpr size_t kFiles = 20;
+  constexpr int64_t kBytes =
+      1 << 20;  // of lines; what cannot be cut is read if it is not much more
+  BadDocuments bad;
+  for (size_t i = 0; i < std::min(files.size(), kFiles); ++i) {
+    const int64_t size = size_of(files[i]);
+    const bool lines = kind_of(files[i]) == FileKind::json || fields.lines;
+    const bool can_be_cut = lines && !is_compressed(files[i]) && !holds_values(files[i]);
+    if (!can_be_cut && size > 16 * kBytes) return;
+    bool good = false;
+    const auto take = [&](const Document&) {
+      good = true;
+      return false;
+    };
+    const int64_t end = can_be_cut ? std::min(size, kBytes) : size;
+    bad.add(read_part(files[i], {static_cast<int64_t>(i), 0, end}, take, fields));
+    if (good) return;
+  }
+  if (bad.bad() == 0) return;
+  throw Error(fmt::format("none of the first {} documents can be read: {}", bad.documents,
+                          bad.examples.at(0)));
 }
 
 BadDocuments read_documents(const std::filesystem::path& file,

@@ -1,8 +1,12 @@
 #include <fmt/format.h>
 #include <glob.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <set>
+#include <utility>
 
 #include "byte_reader.hpp"
 #include "input_part.hpp"
@@ -15,8 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using Paths = std::vector<fs::path>;
 
-constexpr const char* kKinds =
-    ".jsonl, .ndjson, .json (an object a line) or .txt, each also with .gz or .zst";
+constexpr const char* kKinds = ".jsonl, .ndjson, .json or .txt, each also with .gz or .zst";
 
 bool by_name(const fs::path& a, const fs::path& b) { return a.native() < b.native(); }
 
@@ -60,22 +63,32 @@ class Expansion {
   }
 
   void add_file(const fs::path& path) {
-    if (seen_.insert(fs::canonical(path)).second) files_.push_back(path);
+    if (is_new(path)) files_.push_back(path);
+  }
+
+  // Whether no name or link led to it before.
+  bool is_new(const fs::path& path) {
+    struct stat found {};
+    if (::stat(path.c_str(), &found) != 0) {
+      throw Error(path.string() + ": cannot be read: " + std::strerror(errno));
+    }
+    return seen_.insert({found.st_dev, found.st_ino}).second;
   }
 
   // In the order of names, so that of two ways to a file always the same is taken.
   void add_folder(const fs::path& folder) {
-    if (!seen_.insert(fs::canonical(folder)).second) return;
+    if (!is_new(folder)) return;
     Paths entries;
     for (const auto& entry : fs::directory_iterator(folder)) entries.push_back(entry.path());
     std::sort(entries.begin(), entries.end(), by_name);
     for (const fs::path& path : entries) {
       if (path.filename().string().starts_with('.')) continue;
-      if (fs::is_directory(path)) {
+      std::error_code broken;  // a link to nothing, or to itself
+      if (fs::is_directory(path, broken)) {
         add_folder(path);
-      } else if (kind_of(path) != FileKind::unknown && fs::is_regular_file(path)) {
+      } else if (kind_of(path) != FileKind::unknown && fs::is_regular_file(path, broken)) {
         add_file(path);
-      } else if (seen_.insert(path).second) {
+      } else if (left_out_.insert(path).second) {
         ++into_.left_out[path.extension().string()];
       }
     }
@@ -83,17 +96,21 @@ class Expansion {
 
   InputFiles& into_;
   Paths files_;
-  std::set<fs::path> seen_;
+  std::set<std::pair<dev_t, ino_t>> seen_;
+  std::set<fs::path> left_out_;
 };
 
-// Those of a file that are not empty, with their numbers.
+bool is_padding(char c) { return c == ' ' || c == '\t' || c == '\r'; }
+
+// Those of a file that are not blank, without blanks around them, with their numbers.
 std::vector<std::pair<int64_t, std::string>> lines_of(const fs::path& file) {
   std::vector<std::pair<int64_t, std::string>> lines;
   LineReader reader(ReadAhead(open_bytes(file), file, 0));
   for (int64_t number = 1; const auto line = reader.next(); ++number) {
     std::string_view text = *line;
     if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
-    if (text.ends_with('\r')) text.remove_suffix(1);
+    while (!text.empty() && is_padding(text.back())) text.remove_suffix(1);
+    while (!text.empty() && is_padding(text.front())) text.remove_prefix(1);
     if (!text.empty()) lines.emplace_back(number, text);
   }
   if (lines.empty()) throw Error(file.string() + ": names no file");

@@ -13,6 +13,7 @@ constexpr size_t kMaxDomainBytes = 256;  // every domain takes as much space as 
 constexpr const char* kNoNumber = "NaN or Infinity";
 constexpr const char* kLargeNumber = "number beyond 64 bits";
 constexpr const char* kTwice = "field named twice";
+constexpr const char* kNoDomain = "domain that is no text";
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -104,20 +105,23 @@ std::optional<simdjson::dom::element> last_field(const simdjson::dom::object& ob
   return last;
 }
 
-// The text at a path; none if there is none.
-std::optional<std::string_view> text_at(const simdjson::dom::object& object, std::string_view path,
-                                        std::vector<const char*>& bent) {
+// What is at a path, if anything is.
+std::optional<simdjson::dom::element> value_at(const simdjson::dom::object& object,
+                                               std::string_view path,
+                                               std::vector<const char*>& bent) {
   std::optional<simdjson::dom::element> value = last_field(object, path, bent);
-  if (!value) {
-    const size_t dot = path.find('.');
-    if (dot == std::string_view::npos) return std::nullopt;
-    value = last_field(object, path.substr(0, dot), bent);
-    simdjson::dom::object inner;
-    if (!value || value->get(inner)) return std::nullopt;
-    return text_at(inner, path.substr(dot + 1), bent);
-  }
+  if (value) return value;
+  const size_t dot = path.find('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  value = last_field(object, path.substr(0, dot), bent);
+  simdjson::dom::object inner;
+  if (!value || value->get(inner)) return std::nullopt;
+  return value_at(inner, path.substr(dot + 1), bent);
+}
+
+std::optional<std::string_view> text_of(const std::optional<simdjson::dom::element>& value) {
   std::string_view text;
-  if (value->get(text)) return std::nullopt;
+  if (!value || value->get(text)) return std::nullopt;
   return text;
 }
 
@@ -161,14 +165,17 @@ std::optional<std::string> JsonDocument::read(std::string_view line, Document& d
     bent.insert(bent.end(), odd.begin(), odd.end());
   }
   simdjson::dom::object object;
+  if (root.is_array()) return "an array, which is read from a .json file, not from a line";
   if (root.get(object)) return "not a JSON object";
-  const auto text = text_at(object, fields_.text, bent);
+  const auto text = text_of(value_at(object, fields_.text, bent));
   if (!text) {
     return fmt::format("no string \"{}\"", fields_.text);
   }
   document = {*text, {}};
   if (fields_.domain.empty()) return std::nullopt;
-  document.domain = text_at(object, fields_.domain, bent).value_or(std::string_view());
+  const auto domain = value_at(object, fields_.domain, bent);
+  if (domain && !domain->is_null() && !domain->is_string()) bent.push_back(kNoDomain);
+  document.domain = text_of(domain).value_or(std::string_view());
   if (document.domain.size() > kMaxDomainBytes) {
     return fmt::format("a \"{}\" of more than 256 bytes (data.domain_key = \"\" does without)",
                        fields_.domain);

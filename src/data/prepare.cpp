@@ -110,9 +110,10 @@ PrepareReport prepare_tokens(const PrepareOptions& options) {
   const HostCollectives& ranks = options.ranks;
   const Tokenizer tokenizer(options.tokenizer);
   const bool already_complete = first_rank_says(std::filesystem::exists(options.out), ranks);
+  bool has_text = true;
   if (already_complete) {
     run_together(ranks, [&] {
-      if (ranks.rank == 0) require_same_text(options, tokenizer);
+      if (ranks.rank == 0) has_text = require_same_text(options, tokenizer);
     });
   } else {
     const InputFiles inputs = expand_inputs(options.inputs);
@@ -142,6 +143,7 @@ PrepareReport prepare_tokens(const PrepareOptions& options) {
   PrepareReport report = report_of(options.out);
   refuse_bad_documents(report.bad, options.max_bad_fraction);
   report.already_complete = already_complete;
+  report.has_text = has_text;
   if (!already_complete && ranks.rank == 0) tell_of(report, options);
   report.seconds = now_seconds() - start;
   return report;

@@ -79,7 +79,7 @@ void note_seen(const PrepareOptions& options, const InputFiles& inputs) {
   write_text_atomically(seen_file(options.out), stat_key(inputs.files) + "\n");
 }
 
-void require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer) {
+bool require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer) {
   const fs::path& out = options.out;
   if (TokenFile(out).info().tokenizer_hash != tokenizer.hash()) {
     refuse(out, "with another tokenizer");
@@ -94,12 +94,13 @@ void require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer
   try {
     inputs = expand_inputs(options.inputs);
   } catch (const Error& error) {
+    if (options.verify) throw;
     log_warning(fmt::format("{}; {} is complete and taken as it is", error.what(), out.string()));
-    return;
+    return false;
   }
   const fs::path seen = seen_file(out);
   const std::string key = stat_key(inputs.files) + "\n";
-  if (!options.verify && fs::exists(seen) && read_text(seen) == key) return;
+  if (!options.verify && fs::exists(seen) && read_text(seen) == key) return true;
   const std::vector<std::string> sources = file.read_list("sources");
   if (sources.size() != inputs.files.size()) {
     refuse(out,
@@ -116,6 +117,7 @@ void require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer
     progress.update(static_cast<int64_t>(i) + 1);
   }
   note_seen(options, inputs);
+  return true;
 }
 
 std::vector<std::string> to_lines(const Counts& counts) {

@@ -32,8 +32,9 @@ void join_parts(const PrepareOptions& options, const std::vector<std::filesystem
 
 // Error: `out` was made from other text, other fields of it or with another tokenizer. Reads only
 // text whose sizes or times are not those that it was last seen with, or all with options.verify.
-// Text that is not there any more is left alone, with a warning.
-void require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer);
+// Text that is not there any more is left alone, with a warning, unless options.verify asks for it.
+// Returns whether it is there.
+bool require_same_text(const PrepareOptions& options, const Tokenizer& tokenizer);
 // Notes that these files are what `out` was made from, as far as can be seen from outside.
 void note_seen(const PrepareOptions& options, const InputFiles& inputs);
 

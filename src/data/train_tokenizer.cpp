@@ -133,7 +133,7 @@ class Sentences : public sentencepiece::SentenceIterator {
 void train_tokenizer(const std::vector<std::string>& inputs, int64_t vocab_size,
                      int64_t sample_bytes, const std::filesystem::path& model,
                      const DocumentFields& fields) {
-  if (vocab_size < 3 + 256 + 1) {
+  if (vocab_size < kLeastVocabSize) {
     throw Error(
         fmt::format("a vocabulary of {} is too small: 259 ids are taken by <unk>, <s>, "
                     "</s> and the bytes",

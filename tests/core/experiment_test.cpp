@@ -232,6 +232,7 @@ TEST_F(ExperimentFile, OverridesWin) {
   EXPECT_EQ(load(text, {"data.train=[\"a\", \"b\"]"}).data.train,
             (std::vector<std::string>{"a", "b"}));
   EXPECT_FALSE(load(text, {"baselines.dense=false"}).baselines.dense);
+  EXPECT_EQ(load(text, {"data.domain_key="}).data.domain_key, "");
 }
 
 TEST_F(ExperimentFile, BadOverridesAreRefused) {
@@ -240,7 +241,7 @@ TEST_F(ExperimentFile, BadOverridesAreRefused) {
   refuses("", {"--set mixture.expert=3", "did you mean 'mixture.experts'"}, {"mixture.expert=3"});
   refuses("", {"mixture.experts must be an integer, not a string"}, {"mixture.experts=four"});
   refuses("", {"not a TOML value"}, {"data.train=[\"a\""});
-  refuses("", {"not a TOML value"}, {"mixture.experts="});
+  refuses("", {"mixture.experts must be an integer, not a string"}, {"mixture.experts="});
   // A line end must not smuggle in a second key.
   refuses("", {"must be an integer"}, {"mixture.experts=3\nother=4"});
   // The resolved file would not be TOML, and the run could never be resumed.

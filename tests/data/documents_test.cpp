@@ -324,6 +324,31 @@ TEST(Inputs, AreNamedByLists) {
       mentions(complaint_of([&] { expand_inputs({"@" + list.string()}); }), "names no file"));
 }
 
+// As an empty shard of Spark's.
+TEST(Inputs, AnEmptyFileMayComeFirst) {
+  const TemporaryFolder folder;
+  for (const char* name : {"a.jsonl", "a.txt", "a.json"}) {
+    const auto empty = write_bytes(folder / name, ""),
+               text = write_bytes(folder / "b.jsonl", json_lines({"b"}));
+    const auto bundles = bundle(cut_into_parts({empty, text}));
+    ASSERT_EQ(bundles.size(), 1u);
+    EXPECT_EQ(bundles[0].size(), 2u);
+    EXPECT_EQ(bundle(cut_into_parts({empty})).size(), 1u);
+  }
+  EXPECT_TRUE(bundle({}).empty());
+}
+
+TEST(Inputs, HardLinksLeadToNoFileTwiceAndALinkToItselfIsLeftOut) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "d");
+  write_bytes(folder / "d/a.jsonl", json_lines({"a"}));
+  std::filesystem::create_hard_link(folder / "d/a.jsonl", folder / "d/b.jsonl");
+  std::filesystem::create_symlink("self", folder / "d/self");
+  const InputFiles found = expand_inputs({(folder / "d").string()});
+  EXPECT_EQ(names_of(found.files), std::vector<std::string>{"a.jsonl"});
+  EXPECT_EQ(found.left_out, (Counts{{"", 1}}));
+}
+
 TEST(Inputs, SmallFilesShareAPart) {
   std::vector<InputPart> parts;
   for (int64_t i = 0; i < 100'000; ++i) parts.push_back({i, 0, 1000});

@@ -87,6 +87,8 @@ class PeerJson(unittest.TestCase):
                          {"byte order mark": 2})
         self.assertEqual(self.same(b'{"text":"a\\r"}\r\n\r\n{"text":"b"}\r\n{"text":"c"}', 3),
                          {"CRLF": 2})
+        found = read(mark + mark + b'{"text":"a"}\n')  # as two programs in a row write it
+        self.assertEqual((found["documents"], found["bent"]), ([["a", ""]], {"byte order mark": 1}))
 
     def test_the_last_of_two_fields_counts(self):
         self.assertEqual(self.same(b'{"text":"a","text":"b","domain":"x"}\n'
@@ -103,6 +105,15 @@ class PeerJson(unittest.TestCase):
         found = read(lines, "a.jsonl", "content", "")
         self.assertEqual([domain for _, domain in found["documents"]], ["", ""])
         self.assertIn('no string "content"', found["examples"][0])
+
+    def test_domains_that_are_no_texts(self):
+        lines = b'{"text":"a","domain":3}\n{"text":"b","domain":["x"]}\n{"text":"c","domain":null}\n'
+        self.assertEqual(self.same(lines, 3), {"domain that is no text": 2})
+
+    def test_an_array_on_a_line(self):
+        found = read(b'[{"text":"a"}]\n{"text":"b"}\n')
+        self.assertEqual(found["broken_json"], 1)
+        self.assertIn(".json file", found["examples"][0])
 
     def test_any_json(self):
         source = random.Random(3)

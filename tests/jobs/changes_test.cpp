@@ -161,7 +161,7 @@ TEST_F(Changes, MoreStepsTrainOn) {
   EXPECT_EQ(refused.exit_code, 1) << refused.output;
   EXPECT_EQ(count_of(refused.output, "baselines/dense, baselines/dense_large_batch\n"), 1)
       << refused.output;
-  EXPECT_EQ(count_of(refused.output, ": baselines.dense_warmup_steps = "), 1);
+  EXPECT_EQ(count_of(refused.output, "; baselines.dense_warmup_steps = "), 1);
   fs::remove_all(run());
 
   ASSERT_EQ(run_job(2, launch("run", schedule + fixed)).exit_code, 0);
@@ -360,6 +360,14 @@ TEST_F(Changes, TextMayMoveAndGoButNotChange) {
   outcome = run_job(2, launch("run", moved));
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_EQ(count_of(outcome.output, "copy.jsonl was another text then"), 1) << outcome.output;
+  // Of other text the folder keeps no word.
+  const std::string noted = read_text(run() / "experiment.toml");
+  EXPECT_EQ(count_of(noted, "moved/copy.jsonl"), 1);
+  outcome = run_job(
+      2, launch("run", "--set 'data.train=[\"" + (folder_ / "heldout.jsonl").string() + "\"]'"));
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_EQ(count_of(outcome.output, "nothing, if the text is the same"), 1) << outcome.output;
+  EXPECT_EQ(read_text(run() / "experiment.toml"), noted);
   fs::last_write_time(folder_ / "moved/copy.jsonl", time);
   EXPECT_EQ(run_job(2, launch("run", moved)).exit_code, 0);
   const std::string prepare = "prepare " + experiment().string() + " --out " + run().string();
@@ -372,6 +380,8 @@ TEST_F(Changes, TextMayMoveAndGoButNotChange) {
   outcome = run_job(2, launch("run", moved));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_TRUE(made() == before);
+  outcome = run_job(2, prepare + " " + moved + " --verify");
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
 }
 
 // Who comes second leaves the first one's experiment as it is.

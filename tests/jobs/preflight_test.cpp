@@ -92,6 +92,8 @@ TEST_F(Preflight, FieldsThatNoFileHas) {
   for (int i = 0; i < 3000; ++i) text << "some words of a text, " << i << "\n";
   text.close();
   expect_refused("--set data.lines=true", {"data.lines", ".txt"});
+  expect_refused("--set data.text_key=words",
+                 {"data.train", "none of the first", "no string \"words\""});
   expect_refused(all("a.txt") + " --set data.text_key=body", {"data.text_key", "JSON"});
   expect_refused(all("a.txt") + " --set data.domain_key=topic", {"data.domain_key", "JSON"});
   for (const std::string& settings : {all("a.txt") + " --set 'data.domain_key=\"\"'",
@@ -137,6 +139,12 @@ TEST_F(Preflight, TooLittleText) {
       "r", "--dry-run --set mixture.sequences_per_round=" + std::to_string(bytes / 32 * 3 / 4)));
   EXPECT_EQ(few.exit_code, 0) << few.output;
   EXPECT_EQ(count_of(few.output, "data.train holds probably less"), 1) << few.output;
+  // How much comes out of a compressed file is guessed.
+  ASSERT_EQ(run_command("gzip -k " + path("train.jsonl")).exit_code, 0);
+  const Outcome packed = run_alone(launch("r", "--dry-run " + splits({"train"}, "train.jsonl.gz") +
+                                                   " --set mixture.sequences_per_round=100000"));
+  EXPECT_EQ(packed.exit_code, 0) << packed.output;
+  EXPECT_EQ(count_of(packed.output, "data.train holds probably less"), 1) << packed.output;
 
   // Once there are tokens, they are counted.
   ASSERT_EQ(run_alone(prepare("made", "")).exit_code, 0);

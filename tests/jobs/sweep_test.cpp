@@ -193,6 +193,27 @@ TEST_F(SweepJob, IsTheSameForAnyRanksAndParts) {
   EXPECT_EQ(count_of(outcome.output, "evaluated"), 4 * 3 + 2) << outcome.output;
 }
 
+TEST_F(SweepJob, ARunThatFailsLeavesTheOthersAlone) {
+  std::ofstream(folder_ / "sweep.toml")
+      << "experiment = \"" << experiment().string() << "\"\n"
+      << "set = [\"expert.train_steps=4\", \"baselines.dense_large_batch=false\", "
+         "\"baselines.random_shards=false\"]\nseeds = [1, 2]\n"
+         "[[run]]\nname = \"good\"\n"
+         "[[run]]\nname = \"bad\"\nset = [\"expert.lr=1e30\", \"expert.grad_clip=0\", "
+         "\"expert.train_steps=8\"]\n"
+         "[[table]]\nname = \"all\"\ntitle = \"Which?\"\n"
+         "rows = [{ run = [\"good\", \"bad\"], model = \"mixture\" }]\n"
+         "reference = { run = \"good\", model = \"dense\" }\n";
+  const Outcome outcome = run_job(2, sweep("a"));
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+  for (const std::string seed : {"1", "2"}) {
+    EXPECT_TRUE(fs::exists(folder_ / "a/runs" / ("good-seed-" + seed) / "results.json"));
+    EXPECT_GE(count_of(outcome.output, "[sweep bad-seed-" + seed + "] error: "), 1)
+        << outcome.output;
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "a/sweep.md"));
+}
+
 TEST_F(SweepJob, RefusesWhatItCannotCompareBeforeItComputes) {
   const auto refused = [&](const std::string& complaint) {
     const Outcome outcome = run_job(2, sweep("x"));
@@ -204,6 +225,8 @@ TEST_F(SweepJob, RefusesWhatItCannotCompareBeforeItComputes) {
   refused("'nobody' is no [[run]]");
   write_sweep("main", "[[run]]\nname = \"odd\"\nset = \"mixture.prefix_tokens=999\"\n");
   refused("run odd: ");
+  write_sweep("main", "[[run]]\nname = \"odd\"\nset = \"mixture.sequences_per_round=1000000\"\n");
+  refused("run odd: data.train");
   write_sweep("main",
               "[[table]]\nname = \"odd\"\nrows = [{ run = \"main\", step = 7 }]\n"
               "reference = { run = \"main\", model = \"dense\" }\n");

@@ -157,11 +157,32 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   const auto two = nlohmann::json::parse(written());
   EXPECT_EQ(two.at("models").at("dense").at("n-shot"), (nlohmann::json{{"quiz", 0}, {"pairs", 0}}));
   auto other_weights = two;
-  other_weights["weights"] = "0123456789abcdef";
+  for (auto& [name, model] : other_weights["models"].items()) {
+    if (name == "dense") model["config"]["weights"] = "0123456789abcdef";
+  }
   write_text_atomically(run() / "tasks.json", other_weights.dump());
   EXPECT_EQ(computed(tasks()), 0);
-  EXPECT_EQ(nlohmann::json::parse(written()).at("models").at("dense").at("n-shot"),
-            (nlohmann::json{{"quiz", 0}}));
+  const auto mended = nlohmann::json::parse(written()).at("models");
+  EXPECT_EQ(mended.at("dense").at("n-shot"), (nlohmann::json{{"quiz", 0}}));
+  EXPECT_EQ(mended.at("mixture").at("n-shot"), (nlohmann::json{{"quiz", 0}, {"pairs", 0}}));
+  EXPECT_EQ(count_of(tasks("--fewshot 2 --fewshot-seed 5").output, "prompts or items: quiz"), 1);
+  // Calls that end at once keep each other's; a name that is no UTF-8 is one name.
+  write_text_atomically(run() / "tasks.json", "{}");
+  const fs::path odd = folder_ / "odd\xff.jsonl";
+  fs::copy_file(pairs, odd);
+  const std::string call = alone() + from_environment("SMALLTALK_BINARY") + " tasks " +
+                           experiment().string() + " --out " + run().string() + " --task ";
+  for (int round = 0; round < 2; ++round) {
+    std::string together;
+    for (const fs::path& file : {quiz_file(), pairs, words, odd}) {
+      together += call + file.string() + " & ";
+    }
+    const Outcome all = run_command(together + "wait");
+    const std::string found = written();
+    EXPECT_EQ(nlohmann::json::parse(found).at("models").at("dense").at("n-shot").size(), 4u)
+        << all.output;
+    EXPECT_EQ(count_of(found, "\"alias\": \"odd"), 3);
+  }
   fs::path cell;
   for (const auto& entry : fs::recursive_directory_iterator(run() / "tasks")) {
     const fs::path& file = entry.path();
@@ -182,11 +203,20 @@ TEST_F(Tasks, WhatWasScoredIsKeptWhoeverScoredIt) {
   expect_refused(tasks((folder_ / "bad.jsonl").string()), "bad.jsonl:1: it has no \"choices\"");
   fs::remove(layout.trained_mark("experts/1"));
   expect_refused(tasks(), "experts/1 is not trained yet");
+  // A model whose bytes are not those that it was written with is not handed on.
+  const fs::path weights = run() / "experts/1/model.safetensors";
+  const std::string whole = read_text(weights);
+  std::string damaged_weights = whole;
+  damaged_weights[whole.size() - 7] ^= 1;
+  write_text_atomically(weights, damaged_weights);
+  const std::string to_out = "export " + run().string() + " --out " + (folder_ / "out").string();
+  expect_refused(run_alone(to_out), "experts/1/model.safetensors' is damaged");
+  EXPECT_FALSE(fs::exists(folder_ / "out.partial"));
+  write_text_atomically(weights, whole);
   // A router of another run: no mixture.
   fs::copy_file(run() / "routers/0/model.safetensors", run() / "routers/1/model.safetensors",
                 fs::copy_options::overwrite_existing);
-  expect_refused(run_alone("export " + run().string() + " --out " + (folder_ / "out").string()),
-                 "does not belong to this mixture");
+  expect_refused(run_alone(to_out), "does not belong to this mixture");
   EXPECT_FALSE(fs::exists(folder_ / "out.partial"));
 }
 

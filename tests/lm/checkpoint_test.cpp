@@ -133,6 +133,32 @@ TEST(TrainerTest, RefusesForeignAndDamagedCheckpoints) {
   expect_refusal(options, "half-written");
 }
 
+// However often it is started again, a training ends at the same step.
+TEST(TrainerTest, ABlowUpIsNotForgottenByARestart) {
+  const TemporaryFolder folder;
+  TrainConfig config = small_training(60);
+  config.lr = 1e30;
+  config.grad_clip = 0;
+  config.lr_decay = Decay::constant;
+  config.warmup_steps = 0;
+  config.save_interval = 3;
+  config.skip_nonfinite = true;
+  std::string first;
+  for (int start = 0; start < 4; ++start) {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    Trainer trainer(model, config, quiet(folder.path()));
+    EXPECT_EQ(trainer.resume() > 0, start > 0);
+    try {
+      trainer.run(random_rows(13, 37), 60);
+      ADD_FAILURE() << "trained on";
+    } catch (const Error& error) {
+      if (start == 0) first = error.what();
+      EXPECT_EQ(error.what(), first);
+      EXPECT_NE(first.find("So were the 10 steps before it"), std::string::npos) << first;
+    }
+  }
+}
+
 TEST(TrainerTest, KeepsTheNewestCheckpointsAndEveryKth) {
   const TemporaryFolder folder;
   TrainConfig config = small_training(20);

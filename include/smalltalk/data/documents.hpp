@@ -57,6 +57,11 @@ struct BadDocuments {
   void add(const BadDocuments& other);
 };
 
+// Error: the files begin with documents of which none is good, as when a field's name is wrong.
+// Looks at the beginnings of the first files alone.
+void require_good_documents(const std::vector<std::filesystem::path>& files,
+                            const DocumentFields& fields);
+
 struct InputFiles {
   std::vector<std::filesystem::path> files;  // to be read, in order
   // What folders hold beside them: how many files of each extension, which may be "".

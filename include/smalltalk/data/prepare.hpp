@@ -34,9 +34,10 @@ struct PrepareReport {
   int64_t num_domains = 0;  // different labels, of which there may be none
   double seconds = 0;
   bool already_complete = false;  // `out` was there, made from the same inputs and tokenizer
+  bool has_text = true;           // the inputs are there, as far as the first rank has looked
 };
 
-// Returns the same report on every rank but `seconds`.
+// Returns the same report on every rank but `seconds` and `has_text`.
 // Throws Stopped, on all ranks, if any of them was asked to stop.
 // Errors: see documents.hpp; `out` exists but was made from something else (says what to do). Text
 // is told by its content, wherever it lies; a complete `out` does not need it any more.

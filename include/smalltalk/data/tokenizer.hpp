@@ -40,6 +40,8 @@ bool can_be_exported(const std::filesystem::path& model);
 std::string tokenizer_json(const std::filesystem::path& model);
 std::string tokenizer_config_json(int64_t seq_length);
 
+inline constexpr int64_t kLeastVocabSize = 3 + 256 + 1;  // <unk>, <s>, </s>, all bytes, one piece
+
 // Trains a tokenizer on the first `sample_bytes` bytes' worth of documents, chosen evenly over the
 // inputs, and writes the model. Deterministic. Stopped: this process was asked to stop; there is no
 // model then. Error: too little text for the vocabulary.

@@ -229,11 +229,12 @@ bool is_utf8(std::string text) {
 
 // `text` as the TOML value it is, or as a string if it is a bare word or path.
 toml::table parse_override(const std::string& argument, const std::string& text) {
+  if (text.empty()) return toml::table{{"value", ""}};
   try {
     toml::table table = toml::parse("value = " + text);
     if (table.size() == 1) return table;
   } catch (const toml::parse_error& error) {
-    if (text.empty() || std::string_view("[{\"'").find(text.front()) != std::string_view::npos) {
+    if (std::string_view("[{\"'").find(text.front()) != std::string_view::npos) {
       throw Error(
           fmt::format("--set {}: not a TOML value: {}", printable(argument), explain_toml(error)));
     }

@@ -47,9 +47,8 @@ struct Trainer::Impl {
   int64_t kept_step = 0;  // whose checkpoint is needed to train for longer; 0: none
   CheckpointFolder checkpoints;
   TrainingProgress progress;
-  int64_t saved_step = -1;     // of the newest checkpoint
-  int64_t micro_batch = 0;     // rows
-  int nonfinite_in_a_row = 0;  // the newest steps
+  int64_t saved_step = -1;  // of the newest checkpoint
+  int64_t micro_batch = 0;  // rows
 };
 
 }  // namespace smalltalk

@@ -83,6 +83,7 @@ std::map<std::string, std::string> checkpoint_metadata(
       {"losses", exact(progress.losses)},
       {"gradient_norms", exact(progress.gradient_norms)},
       {"skipped_steps", std::to_string(progress.skipped_steps)},
+      {"nonfinite_in_a_row", std::to_string(progress.nonfinite_in_a_row)},
       {"interval_steps", std::to_string(progress.interval_steps)},
       {"interval_loss", exact(progress.interval_loss)},
       {"interval_max_loss", exact(progress.interval_max_loss)},
@@ -107,6 +108,7 @@ TrainingProgress progress_of(const SafetensorsFile& checkpoint,
   progress.losses = entries.window_if_any("losses");
   progress.gradient_norms = entries.window_if_any("gradient_norms");
   progress.skipped_steps = entries.count_if_any("skipped_steps");
+  progress.nonfinite_in_a_row = entries.count_if_any("nonfinite_in_a_row");
   progress.interval_steps = entries.count("interval_steps");
   progress.interval_loss = entries.number("interval_loss");
   progress.interval_max_loss = entries.number("interval_max_loss");

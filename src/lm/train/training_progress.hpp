@@ -18,6 +18,7 @@ struct TrainingProgress {
   int64_t targets = 0;                   // tokens trained on, over the group
   OutlierWindow losses, gradient_norms;  // of the last steps
   int64_t skipped_steps = 0;             // whose updates were left out
+  int64_t nonfinite_in_a_row = 0;        // the newest steps
   // Since the last logged step, without the steps whose loss is not finite.
   int64_t interval_steps = 0;
   double interval_loss = 0;              // sum over steps of the mean over ranks

@@ -125,18 +125,18 @@ void Trainer::Impl::Run::report_nonfinite(const ShardedAdamW::StepResult& result
                                        result.gradient_norm, progress_.step + 1, sequences);
   if (!config.skip_nonfinite) {
     throw Error(what +
-                ". Lower the learning rate, set grad_clip, or leave such steps out "
-                "(skip_nonfinite = true)");
+                ". Leave such steps out (skip_nonfinite = true), or lower the learning rate or set "
+                "grad_clip, in another run folder or once this model's is deleted");
   }
   ++progress_.skipped_steps;
-  if (++trainer_.nonfinite_in_a_row > kMaxNonfinite) {
+  if (++progress_.nonfinite_in_a_row > kMaxNonfinite) {
     throw Error(fmt::format("{}. So were the {} steps before it", what, kMaxNonfinite));
   }
   if (trainer_.options.group.rank == 0) log_warning(what + "; its update is left out");
 }
 
 void Trainer::Impl::Run::add_loss(const ShardedAdamW::StepResult& result) {
-  trainer_.nonfinite_in_a_row = 0;
+  progress_.nonfinite_in_a_row = 0;
   ++progress_.interval_steps;
   progress_.interval_loss += result.mean_loss();
   for (const double loss : result.losses) {
@@ -156,6 +156,7 @@ void Trainer::Impl::Run::log_step(double gradient_norm, double lr) {
     progress_.last_loss = progress_.interval_loss / static_cast<double>(progress_.interval_steps);
     row.max_loss = progress_.interval_max_loss;
   }
+  if (progress_.interval_steps == 0) row.max_loss = progress_.last_loss;  // none was finite
   row.loss = progress_.last_loss;
   row.gradient_norm = gradient_norm;
   row.lr = lr;

@@ -7,8 +7,10 @@
 #include "mixture/evaluation/provenance_json.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
 namespace smalltalk {
@@ -18,6 +20,10 @@ namespace fs = std::filesystem;
 void export_mixture(const Run& run, const fs::path& out) {
   const Experiment& experiment = run.experiment;
   const RunLayout& layout = run.layout;
+  const fs::path place = fs::absolute(out).lexically_normal();
+  create_folder(place.parent_path());
+  const WriteLock only_one(place.parent_path() / ("." + place.filename().string() + ".lock"),
+                           out.string());
   if (fs::exists(out)) throw Error(out.string() + " exists: export to another folder");
   const int64_t length = experiment.data.seq_length;
   const std::vector<TrainUnit> units = units_of(run);
@@ -34,6 +40,7 @@ void export_mixture(const Run& run, const fs::path& out) {
                {"seq_length", length},
                {"begin_token", kEndToken}});
 
+  for (const std::string& model : models) read_safetensors(weights_file(layout.model(model)));
   fs::path partial = out;
   partial += ".partial";
   fs::remove_all(partial);

@@ -166,6 +166,8 @@ Task read_task(const fs::path& file, const std::string& prompt) {
   task.prompt = prompt;
   task.name = (is_compressed(file) ? file.stem() : file).stem().string();
   if (task.name == "items") task.name = fs::absolute(file).parent_path().filename().string();
+  // Bytes that are no UTF-8, which JSON cannot hold, become marks.
+  task.name = json::parse(json(task.name).dump(-1, ' ', false, json::error_handler_t::replace));
   read_json_rows(file, [&](const std::string& row, const std::string& place) {
     const json item = parse_json(row, place);
     if (!item.is_object()) throw Error(place + ": not a JSON object");

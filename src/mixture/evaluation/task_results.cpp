@@ -1,5 +1,6 @@
 // Accuracies and perplexities from log-likelihoods, in the layout of lm-evaluation-harness.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -107,12 +108,20 @@ class Results {
   }
 };
 
-// What an earlier report says of tasks that this one does not hold.
-void add_other_tasks(const Json& earlier, Json& model) {
-  if (!earlier.is_object()) return;
+// What an earlier report says of tasks that this one does not hold, of a model of the same weights.
+// `replaced` gets the tasks whose results were others.
+void add_other_tasks(const Json& earlier, Json& model, std::set<std::string>& replaced) {
+  const auto value_of = [](const Json& json, const char* key) {
+    return json.is_object() ? json.value(key, Json::object()) : Json::object();
+  };
+  const Json weights = value_of(value_of(earlier, "config"), "weights");
+  if (weights != model["config"]["weights"]) return;
   std::set<std::string> renewed;
-  for (const auto& [task, result] : model["results"].items()) renewed.insert(task);
-  const Json groups = earlier.value("group_subtasks", Json::object());
+  const Json results = value_of(earlier, "results"), groups = value_of(earlier, "group_subtasks");
+  for (const auto& [task, result] : model["results"].items()) {
+    renewed.insert(task);
+    if (results.contains(task) && results[task] != result) replaced.insert(task);
+  }
   for (const auto& [group, tasks] : groups.items()) {
     if (renewed.contains(group)) renewed.insert(tasks.begin(), tasks.end());
   }
@@ -192,16 +201,20 @@ TargetPerplexity perplexity_of(std::span<const double> log_likelihoods) {
   return perplexity;
 }
 
-std::string TaskEvaluation::hash_of_weights() const {
+std::string TaskEvaluation::weights_of(const TrainedModel& model) const {
   Hasher hasher;
-  for (size_t i = 0; i < cells_.size() / tasks_.size(); ++i)
-    hasher.update(std::as_bytes(std::span(cells_[i].weights)));
+  const auto add = [&](size_t cell) {  // of the first task
+    hasher.update(std::as_bytes(std::span(cells_[cell].weights)));
+  };
+  for (const TrainUnit* unit : model.units) add(static_cast<size_t>(unit - units_.data()));
+  if (model.kind->chosen_by == ChosenBy::routers) {
+    for (size_t cell = units_.size(); cell < cells_.size() / tasks_.size(); ++cell) add(cell);
+  }
   return hasher.digest();
 }
 
 TaskReport TaskEvaluation::report() const {
-  Json report = {{"weights", hash_of_weights()}, {"models", Json::object()}};
-  Json& models = report["models"];
+  Json models = Json::object();
   for (const TrainedModel& model : models_of(units_)) {
     const std::string name(model.kind->name);
     Results results;
@@ -221,19 +234,26 @@ TaskReport TaskEvaluation::report() const {
       json["prompt"][task.name] = task.prompt;
       if (task.num_fewshot > 0) json["fewshot_seed"][task.name] = task.fewshot_seed;
     }
-    json["config"] = {{"model", "smalltalk"}, {"model_args", name}};
+    json["config"] = {{"model", "smalltalk"}, {"model_args", name}, {"weights", weights_of(model)}};
     json["max_length"] = experiment_.data.seq_length;
     models[name] = json;
   }
   const std::string table = table_of(models);
   const auto earlier = parse_json_row<Json>(text_or_nothing(layout_.task_results()));
-  const bool same_weights = earlier && earlier->is_object() && earlier->contains("models") &&
-                            earlier->value("weights", Json()) == report["weights"];
-  for (auto& [name, model] : models.items()) {
-    if (same_weights) add_other_tasks(earlier->at("models").value(name, Json()), model);
+  std::set<std::string> replaced;
+  if (earlier && earlier->contains("models")) {
+    for (const auto& [name, model] : earlier->at("models").items()) {
+      if (!models.contains(name)) continue;  // of units that are not asked for
+      add_other_tasks(model, models[name], replaced);
+    }
   }
-  constexpr auto kReplace = Json::error_handler_t::replace;  // what is not UTF-8 in a task's name
-  return {report.dump(2, ' ', false, kReplace) + "\n", table};
+  if (!replaced.empty()) {
+    log_info(
+        fmt::format("in {}, these take the place of earlier results by other examples, "
+                    "prompts or items: {}",
+                    layout_.task_results().string(), fmt::join(replaced, ", ")));
+  }
+  return {Json{{"models", models}}.dump(2) + "\n", table};
 }
 
 }  // namespace smalltalk

@@ -29,7 +29,6 @@ namespace {
 
 constexpr int64_t kLengthStep = 32;  // of rows that are scored together; fixed, so that results are
 constexpr int64_t kPaddingToken = 0;  // behind a row, where no token of it looks
-constexpr auto kReplace = json::error_handler_t::replace;  // what is not UTF-8 in a task's name
 
 std::string hash_of(const std::vector<ChoiceRow>& rows) {
   Hasher hasher;
@@ -204,7 +203,7 @@ void TaskEvaluation::compute(size_t index) const {
                {"weights", cell.weights},
                {"loglikelihoods", scores.log_likelihoods}};
   if (tasks_[cell.task].kind == TaskKind::target) kept["greedy"] = scores.greedy;
-  write_text_atomically(cell.file, kept.dump(-1, ' ', false, kReplace) + "\n");
+  write_text_atomically(cell.file, kept.dump() + "\n");
   notes.remove();
   log_info(fmt::format("{} on {}: {} choices, {}", cell.model, tasks_[cell.task].name,
                        scores.greedy.size(), human_duration(now_seconds() - start)));

@@ -144,14 +144,25 @@ Changes changes_of(const Run& run) {
   return changes;
 }
 
+namespace {
+
+bool names_text(const std::string& key) {
+  return std::ranges::any_of(
+      kSplits, [&](const char* split) { return key == fmt::format("data.{}", split); });
+}
+
+}  // namespace
+
 std::string describe(const Changes& changes) {
   std::string text;
   if (!changes.keys.empty()) {
     text = fmt::format("{:<30} {:<24} {:<24} {}\n", "key", "there", "here", "spoils");
   }
   for (const auto& [key, spoils] : changes.keys) {
+    const bool of_text = names_text(key.key);
+    const std::string nothing = of_text ? "nothing, if the text is the same" : "nothing";
     text += fmt::format("{:<30} {:<24} {:<24} {}\n", key.key, key.there, key.here,
-                        spoils.empty() ? "nothing" : fmt::format("{}", fmt::join(spoils, ", ")));
+                        spoils.empty() ? nothing : fmt::format("{}", fmt::join(spoils, ", ")));
   }
   for (const auto& [unit, from, to] : changes.trained_on) {
     text += fmt::format("{} is trained on from step {} to step {}\n", unit, from, to);
@@ -170,14 +181,31 @@ std::string advice(const Run& run, const Changes& changes) {
     return !change.spoils.empty() && decides(change.key.key, Part::schedule);
   });
   if (!schedule) return "";
+  const Run there = open_run(run.layout.root);
+  const Decay decay = there.experiment.expert_train.lr_decay;
+  if (decay == Decay::cosine || decay == Decay::linear) {
+    return ". What expert.lr_decay = cosine or linear has trained cannot be trained on; constant, "
+           "wsd and wsd_sqrt can";
+  }
   std::string text =
       ". A model can be trained on from a checkpoint whose steps had the same learning rates: such "
-      "a one is kept for expert.lr_decay constant, wsd and wsd_sqrt, and of dense models if their "
-      "warm-up, which is else a share of their steps, stays what it was";
-  for (const TrainUnit& unit : units_of(open_run(run.layout.root))) {
-    if (unit.kind->warmup_steps == nullptr || !changes.spoils(unit.name)) continue;
-    text +=
-        fmt::format(": baselines.{}_warmup_steps = {}", unit.kind->name, unit.train.warmup_steps);
+      "a one is kept for expert.lr_decay constant, wsd and wsd_sqrt";
+  const std::vector<TrainUnit> wanted = units_of(run);
+  for (const TrainUnit& before : units_of(there)) {
+    const auto unit = std::ranges::find(wanted, before.name, &TrainUnit::name);
+    if (unit == wanted.end() || !changes.spoils(unit->name)) continue;
+    const std::string key = unit->kind->warmup_steps == nullptr
+                                ? ""
+                                : fmt::format("baselines.{}_warmup_steps", unit->kind->name);
+    if (unit->train.warmup_steps != before.train.warmup_steps && !key.empty()) {
+      text += fmt::format("; {} = {} keeps the warm-up of {}, which is else a share of its steps",
+                          key, before.train.warmup_steps, unit->name);
+    } else if (unit->train.decay_steps > 0 &&
+               unit->train.steps - unit->train.decay_steps < before.train.steps) {
+      text += fmt::format("; the decay of {} would begin behind step {} of its {}, but it has {}",
+                          unit->name, unit->train.steps - unit->train.decay_steps,
+                          unit->train.steps, before.train.steps);
+    }
   }
   return text;
 }
@@ -188,9 +216,11 @@ void refuse_spoiling(const Run& run, Changes changes) {
   changes.trained_on.clear();
   throw Error(
       fmt::format("{} holds what another experiment made, and these keys would have to make "
-                  "anew:\n{}Choose another run folder, put the keys back, or delete what is "
-                  "spoilt and all that was made from it{}",
-                  run.layout.root.string(), describe(changes), advice(run, changes)));
+                  "anew:\n{}Choose another run folder, put the keys back ({} has them, and every "
+                  "job takes it as its experiment), or delete what is spoilt and all that was made "
+                  "from it{}",
+                  run.layout.root.string(), describe(changes), run.layout.experiment().string(),
+                  advice(run, changes)));
 }
 
 }  // namespace
@@ -211,7 +241,15 @@ std::unique_ptr<WriteLock> claim_run_folder(const Run& run, const HostCollective
     throw Error(fmt::format("{} is no run folder: `smalltalk prepare` or `launch` makes one",
                             layout.root.string()));
   }
-  const std::string text = to_toml(run.experiment);
+  // Whether the text is the same is not known before it is looked at: prepare_tokens_of() does.
+  Experiment noted = run.experiment;
+  if (tokens_stage(layout).complete() && fs::exists(layout.experiment())) {
+    const DataConfig there = open_run(layout.root).experiment.data;
+    noted.data.train = there.train;
+    noted.data.validation = there.validation;
+    noted.data.test = there.test;
+  }
+  const std::string text = to_toml(noted);
   const bool differs = first_rank_says(
       !fs::exists(layout.experiment()) || read_text(layout.experiment()) != text, ranks);
   if (!makes_stages && !differs) return nullptr;

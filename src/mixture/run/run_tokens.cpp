@@ -24,7 +24,8 @@ DocumentFields fields_of(const DataConfig& data) {
   return {data.text_key, data.domain_key, data.lines};
 }
 
-void prepare_split(const Run& run, const std::string& split, const std::vector<std::string>& inputs,
+// Returns whether the text is there, on the first rank.
+bool prepare_split(const Run& run, const std::string& split, const std::vector<std::string>& inputs,
                    const HostCollectives& ranks, bool verify = false) {
   PrepareOptions options;
   options.inputs = inputs;
@@ -38,10 +39,11 @@ void prepare_split(const Run& run, const std::string& split, const std::vector<s
   options.verify = verify;
   options.ranks = ranks;
   const PrepareReport report = prepare_tokens(options);
-  if (report.already_complete) return;
+  if (report.already_complete) return report.has_text;
   log_info(fmt::format("{}: {} documents, {} tokens, {} tokens/s", split, report.info.num_documents,
                        human_count(static_cast<double>(report.info.num_tokens)),
                        human_count(static_cast<double>(report.info.num_tokens) / report.seconds)));
+  return true;
 }
 
 // Trains the tokenizer, or copies the one that the experiment names.
@@ -73,10 +75,13 @@ void require_split(const Run& run, const std::string& split, const std::string& 
 
 }  // namespace
 
-void require_text(const DataConfig& data) {
+void require_text(const Run& run) {
+  const DataConfig& data = run.experiment.data;
   const std::array inputs = {&data.train, &data.validation, &data.test};
   std::set<fs::path> trained_on;
   for (size_t i = 0; i < kSplits.size(); ++i) {
+    // What is tokenised does not need its text any more.
+    if (fs::exists(run.layout.tokens(kSplits[i]))) continue;
     try {
       const InputFiles found = expand_inputs(*inputs[i]);
       for (const fs::path& file : found.files) {
@@ -93,14 +98,20 @@ void require_text(const DataConfig& data) {
       throw Error(fmt::format("data.{}: {}", kSplits[i], error.what()));
     }
   }
-  if (!data.tokenizer.empty()) const Tokenizer readable(data.tokenizer);
+  if (!data.tokenizer.empty() && !fs::exists(run.layout.tokenizer())) {
+    try {
+      const Tokenizer readable(data.tokenizer);
+    } catch (const Error& error) {
+      throw Error(std::string("data.tokenizer: ") + error.what());
+    }
+  }
 }
 
 void prepare_tokens_of(const Run& run, const HostCollectives& ranks, bool verify) {
   const DataConfig& data = run.experiment.data;
   const bool complete = tokens_stage(run.layout).complete();
   time_stage(run.layout, "prepare", complete, ranks, [&] {
-    if (!complete) run_together(ranks, [&] { require_text(data); });
+    if (!complete) run_together(ranks, [&] { require_text(run); });
     const fs::path tokenizer = run.layout.tokenizer();
     const bool missing = first_rank_says(!fs::exists(tokenizer), ranks);
     run_together(ranks, [&] {
@@ -108,9 +119,14 @@ void prepare_tokens_of(const Run& run, const HostCollectives& ranks, bool verify
       make_tokenizer(data, tokenizer);
       stop_if_asked();
     });
-    prepare_split(run, "train", data.train, ranks, verify);
-    prepare_split(run, "validation", data.validation, ranks, verify);
-    prepare_split(run, "test", data.test, ranks, verify);
+    bool has_text = prepare_split(run, "train", data.train, ranks, verify);
+    has_text &= prepare_split(run, "validation", data.validation, ranks, verify);
+    has_text &= prepare_split(run, "test", data.test, ranks, verify);
+    const fs::path& experiment = run.layout.experiment();
+    if (ranks.rank != 0 || !has_text || !fs::exists(experiment)) return;
+    // Where the text lies now: it is the same.
+    const std::string text = to_toml(run.experiment);
+    if (read_text(experiment) != text) write_text_atomically(experiment, text);
   });
 }
 

@@ -64,7 +64,7 @@ UnitProgress progress_of(const Run& run, const TrainUnit& unit) {
 }  // namespace
 
 std::map<std::string, UnitProgress> training_progress(const Run& run,
-                                                          const std::vector<TrainUnit>& units) {
+                                                      const std::vector<TrainUnit>& units) {
   std::map<std::string, UnitProgress> models;
   double sum = 0;
   int64_t known = 0;

@@ -172,6 +172,18 @@ fs::path shards_of_unit(const RunLayout& layout, const TrainUnit& unit,
   return path;
 }
 
+// Of a complete model.
+void tell_of_other_shards(const RunLayout& layout, const TrainUnit& unit) {
+  const fs::path link = current_shards(layout, unit.kind->rows);
+  const std::string began_with = text_or_nothing(layout.shards_record(unit.name));
+  if (began_with.empty() || !fs::exists(link)) return;
+  if (began_with.starts_with(read_shard_info(link).content_hash)) return;
+  log_warning(fmt::format(
+      "{} was trained on other shards than {} holds now, and stays what it is; to train "
+      "it on these, delete {}",
+      unit.name, link.string(), layout.model(unit.name).string()));
+}
+
 // Error: shards made from other tokens (or others than these begin with) or another experiment.
 void require_same_origin(const Run& run, const fs::path& path, const ShardInfo& shards) {
   const Provenance& provenance = run.provenance;
@@ -223,6 +235,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   const RunLayout& layout = run.layout;
   if (first_rank_says(unit_stage(layout, unit).complete(), group)) {
     log_info(fmt::format("{} is complete", unit.name));
+    if (group.rank == 0) tell_of_other_shards(layout, unit);
     return;
   }
   const fs::path folder = layout.model(unit.name);

@@ -175,8 +175,8 @@ class TaskEvaluation {
   ChoiceScores read(size_t cell) const;  // empty: not there
   // Of a task under all units, then all routers.
   ChoiceScores scores_of(size_t task, size_t model) const;
-  std::string hash_of_weights() const;           // of all units and routers
-  std::vector<size_t> route(size_t task) const;  // the expert of each item
+  std::string weights_of(const TrainedModel& model) const;  // of the weights that answer for it
+  std::vector<size_t> route(size_t task) const;             // the expert of each item
   Answers answers_of(size_t task, const TrainedModel& model) const;
 
   Experiment experiment_;

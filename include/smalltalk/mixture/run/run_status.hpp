@@ -42,9 +42,9 @@ struct StageStatus {
 };
 
 struct RunStatus {
-  std::vector<StageStatus> stages;  // in order; at last "launch", which is all of them
-  std::map<std::string, UnitProgress> models;  // by unit
-  std::map<std::string, std::string> progress;     // in words, by Stage::job
+  std::vector<StageStatus> stages;              // in order; at last "launch", which is all of them
+  std::map<std::string, UnitProgress> models;   // by unit
+  std::map<std::string, std::string> progress;  // in words, by Stage::job
 };
 
 // The units of a run of which not all need be there. Opens the tokens if they are: how long the

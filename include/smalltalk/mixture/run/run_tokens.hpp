@@ -9,9 +9,9 @@
 
 namespace smalltalk {
 
-// What can be known of the text before anything is made of it. Error naming the key: a split whose
-// inputs are not there or are no text, a tokenizer that cannot be read.
-void require_text(const DataConfig& data);
+// What can be known of the text before anything is made of it. Error naming the key: a split
+// without tokens whose inputs are not there or are no text, a tokenizer that cannot be read.
+void require_text(const Run& run);
 // Makes the tokenizer and the three token files, those that are missing; of the others the text
 // must be what it was (see PrepareOptions::verify), if it is there. Collective.
 void prepare_tokens_of(const Run& run, const HostCollectives& ranks, bool verify = false);

@@ -21,7 +21,7 @@ struct UnitProgress {
 // By the names of the units. A unit of 0 steps counts as one of an unknown number. Models that have
 // not begun are expected to be as fast as those that have, on the mean.
 std::map<std::string, UnitProgress> training_progress(const Run& run,
-                                                          const std::vector<TrainUnit>& units);
+                                                      const std::vector<TrainUnit>& units);
 // Of all of them; nothing if one of them is not known.
 std::optional<double> hours_left(const std::map<std::string, UnitProgress>& models);
 
