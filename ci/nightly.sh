@@ -53,6 +53,7 @@ part cross_arm bash ci/cross_arm.sh
 part mutants bash ci/mutants.sh
 bash ci/setup.sh --fuzz || echo "clang could not be installed: fuzzing will be skipped"
 part fuzz bash ci/fuzz.sh "${SMALLTALK_FUZZ_SECONDS:-1800}"
+part gpu bash ci/gpu.sh --rehearse
 part learning_rates bash ci/learning_rates.sh
 part claim bash ci/claim.sh
 printf '%s\n' "${summary[@]}"

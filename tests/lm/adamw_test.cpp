@@ -29,7 +29,7 @@ TEST_P(AdamWTest, AgreesWithLibTorch) {
   const TrainConfig config = adam_config(GetParam());
   Transformer model(tiny_model(), DeviceConfig(), 2);
   Transformer::Impl& impl = model.impl();
-  ShardedAdamW ours(impl, config, HostCollectives(), "", 1024);
+  ShardedAdamW ours(impl, config, HostCollectives(), 1024);
 
   const int64_t matrices = impl.layout.decay_size, norms = impl.layout.total - matrices;
   torch::Tensor decaying = impl.parameters.narrow(0, 0, matrices).clone().requires_grad_();
@@ -84,7 +84,7 @@ TEST(AdamWTest, FirstStepInClosedForm) {
 TEST(AdamWTest, LeavesWeightsAloneWhenTheNormIsNotFinite) {
   Transformer model(tiny_model(), DeviceConfig(), 2);
   Transformer::Impl& impl = model.impl();
-  ShardedAdamW optimizer(impl, adam_config(1), HostCollectives(), "", 1024);
+  ShardedAdamW optimizer(impl, adam_config(1), HostCollectives(), 1024);
   const torch::Tensor before = impl.parameters.clone();
   impl.gradients[5] = NAN;
   EXPECT_FALSE(std::isfinite(optimizer.step(0, 0.1, 0).gradient_norm));

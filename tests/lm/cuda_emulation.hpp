@@ -1,4 +1,4 @@
-// Runs the blocks of a CUDA kernel on the CPU, as far as loss_kernels.cuh needs: the threads of a
+// Runs the blocks of a CUDA kernel on the CPU, as far as block_kernels.cuh needs: the threads of a
 // block are fibers that yield at barriers only. To be included before the kernels, once a program.
 #pragma once
 
@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
@@ -64,6 +65,9 @@ inline void fiber_main() {
 }  // namespace emulation
 
 inline emulation::Index threadIdx, blockIdx, blockDim;
+
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
+inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 
 inline void __syncthreads() {
   const unsigned thread = threadIdx.x;
@@ -132,43 +136,5 @@ inline uint16_t to_bf16(float value) {  // to the nearest, ties to even; no NaN
   const auto bits = std::bit_cast<uint32_t>(value);
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
-
-// 16 x 16 matrices of a warp in plain loops. The first lane holds and computes all of it.
-struct Matrix {
-  struct Left {
-    float values[16][16];
-  };
-  struct Right {
-    float values[16][16];
-  };
-  struct Sum {
-    float values[16][16];
-  };
-
-  static bool is_first_lane() { return threadIdx.x % 32 == 0; }
-  static void clear(Sum& sum) { sum = {}; }
-  template <class Input>
-  static void load(Input& input, const uint16_t* from, int pitch) {
-    if (!is_first_lane()) return;
-    for (int row = 0; row < 16; ++row) {
-      for (int k = 0; k < 16; ++k) input.values[row][k] = from_bf16(from[row * pitch + k]);
-    }
-  }
-  static void multiply(const Left& left, const Right& right, Sum& sum) {
-    if (!is_first_lane()) return;
-    for (int row = 0; row < 16; ++row) {
-      for (int column = 0; column < 16; ++column) {
-        for (int k = 0; k < 16; ++k) {
-          sum.values[row][column] += left.values[row][k] * right.values[column][k];
-        }
-      }
-    }
-  }
-  static void store(float* to, const Sum& sum, int pitch) {
-    if (!is_first_lane()) return;
-    for (int row = 0; row < 16; ++row) std::copy_n(sum.values[row], 16, to + row * pitch);
-  }
-  static uint16_t round(float value) { return to_bf16(value); }
-};
 
 }  // namespace emulation

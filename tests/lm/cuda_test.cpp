@@ -5,18 +5,22 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "fixtures.hpp"
 #include "lm/model/transformer_impl.hpp"
+#include "lm/torch/block_ops.hpp"
 #include "lm/torch/device.hpp"
 #include "lm/torch/nccl_group.hpp"
 #include "lm/torch/torch_engine.hpp"
@@ -25,6 +29,7 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/lm/train/memory.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 #include "support/temporary_folder.hpp"
 
@@ -44,6 +49,8 @@ class CudaTest : public testing::Test {
     try {
       configure_runtime(gpu("float32"), 0);
     } catch (const std::exception& error) {
+      // Where there must be one, a test that is left out is a test that fails.
+      if (std::getenv("SMALLTALK_REQUIRE_GPU") != nullptr) FAIL() << error.what();
       GTEST_SKIP() << error.what();
     }
   }
@@ -137,7 +144,178 @@ TEST_F(CudaTest, PhasesAreTimedByEvents) {
   EXPECT_LE(sum, 1.05 * row.at("time_metrics/end_to_end(s)").get<double>());
 }
 
-// The kernels' tiles are 128 tokens, 128 words and 32 of the hidden size.
+// Each on a GPU by its kernel, on the CPU by LibTorch's operations.
+TEST_F(CudaTest, BlockKernelsAgreeWithTheCpu) {
+  constexpr int64_t kModels = 2, kSequences = 3, kLength = 37;
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const double tolerance = type == at::kFloat ? 1e-5 : 1e-2;
+    for (const auto& [hidden, heads, kv] : {std::tuple<int64_t, int64_t, int64_t>(96, 12, 12),
+                                            {1024, 16, 4},
+                                            {2048, 16, 16},
+                                            {4096, 32, 8}}) {
+      SCOPED_TRACE(testing::Message() << type << " " << hidden);
+      ModelConfig config;
+      config.hidden_size = hidden;
+      config.num_heads = heads;
+      config.num_kv_heads = kv;
+      config.intermediate_size = 2 * hidden + 4;
+      const auto tokens = kSequences * kLength;
+      const auto random = [&](at::IntArrayRef sizes, at::ScalarType its) {
+        return at::randn(sizes).to(its);
+      };
+      const auto on = [](at::Device device, const at::Tensor& tensor) {
+        return tensor.to(device, tensor.scalar_type(), false, /*copy=*/true);
+      };
+      const at::Tensor x = random({kModels, tokens, hidden}, at::kFloat),
+                       delta = random({kModels, tokens, hidden}, type),
+                       d_out = random({kModels, tokens, hidden}, type),
+                       weight = random({kModels, 1, hidden}, at::kFloat),
+                       d_x = random({kModels, tokens, hidden}, at::kFloat),
+                       qkv = random({kModels, tokens, (heads + 2 * kv) * (hidden / heads)}, type);
+      std::vector<at::Tensor> results[2];
+      for (const bool cuda : {false, true}) {
+        const at::Device device = cuda ? at::kCUDA : at::kCPU;
+        std::vector<at::Tensor>& found = results[cuda ? 1 : 0];
+        const Normed normed =
+            add_norm(on(device, x), on(device, delta), on(device, weight), 1e-5, type);
+        at::Tensor its_d_x = on(device, d_x), d_weight = at::zeros_like(on(device, weight));
+        found = {normed.sum, normed.out,
+                 norm_backward(on(device, d_out), normed, on(device, weight), its_d_x, d_weight),
+                 its_d_x, d_weight};
+        const RotaryAngles angles = rotary_angles(config, kLength, device);
+        at::Tensor its_qkv = on(device, qkv);
+        const Heads parts = split_heads(config, its_qkv, angles);
+        found.push_back(its_qkv.clone());
+        found.push_back(split_heads_backward(config, parts, angles, kModels));
+        for (const FeedForward form : {FeedForward::swiglu, FeedForward::relu2}) {
+          config.feed_forward = form;
+          at::manual_seed(7);
+          const at::Tensor up = random({kModels, tokens, gate_up_width(config)}, type),
+                           d_act = random({kModels, tokens, config.intermediate_size}, type);
+          found.push_back(activation(config, on(device, up)));
+          found.push_back(activation_backward(config, on(device, up), on(device, d_act)));
+        }
+      }
+      for (size_t i = 0; i < results[0].size(); ++i) {
+        EXPECT_LT(distance(results[1][i].to(at::kFloat), results[0][i].to(at::kFloat)), tolerance)
+            << i;
+      }
+    }
+  }
+}
+
+// The heads that attention's fast kernels are made for, as the experiments have them.
+ModelConfig production_model(int64_t head_dim, FeedForward form, int64_t kv_heads) {
+  ModelConfig config = tiny_model(form, true, kv_heads);
+  config.num_heads = 4;
+  config.hidden_size = 4 * head_dim;
+  config.intermediate_size = 16 * head_dim;
+  config.vocab_size = 1000;
+  return config.resolved();
+}
+
+TEST_F(CudaTest, HeadsOf64And128AgreeWithTheCpu) {
+  const auto tokens = random_tokens(4 * 65, 1000, 5);
+  for (const int64_t head_dim : {64, 128}) {
+    for (const int64_t kv : {4, 2}) {
+      SCOPED_TRACE(testing::Message() << head_dim << " " << kv);
+      const ModelConfig config = production_model(head_dim, FeedForward::relu2, kv);
+      Transformer cpu(config, DeviceConfig(), 3), cuda(config, gpu("bf16-mixed"), 3);
+      EXPECT_LT(distance(gradients_of(cuda, tokens), gradients_of(cpu, tokens)), 3e-2);
+    }
+  }
+}
+
+// Several chunks of logits, as many tokens as make embeddings' gradients take their other path, and
+// a vocabulary as large as they come.
+TEST_F(CudaTest, LargeLossesAgreeWithFloat32) {
+  for (const auto& [tokens, vocab] :
+       {std::pair<int64_t, int64_t>(16'384, 32'000), {512, 262'144}}) {
+    const int64_t hidden = 64;
+    const at::Tensor input = at::randn({tokens, hidden}).to(at::kCUDA, at::kBFloat16),
+                     head = (at::randn({vocab, hidden}) / 8).to(at::kCUDA, at::kBFloat16),
+                     targets = at::randint(vocab, {tokens}, at::kLong).to(at::kCUDA);
+    at::Tensor d_input = at::empty_like(input), d_head = at::zeros_like(head, at::kFloat);
+    const double loss =
+        fused_cross_entropy(input, head, targets, 1.0F, d_input, d_head).item<double>();
+    const at::Tensor head_float = head.to(at::kFloat);
+    at::Tensor expected_d_head = at::zeros_like(d_head);
+    double expected = 0;
+    for (int64_t first = 0; first < tokens; first += 512) {
+      const at::Tensor rows = input.narrow(0, first, 512).to(at::kFloat),
+                       wanted = targets.narrow(0, first, 512).unsqueeze(1);
+      const at::Tensor logits = rows.matmul(head_float.t()), sums = logits.logsumexp(1, true);
+      expected += (sums - logits.gather(1, wanted)).sum(at::kDouble).item<double>();
+      at::Tensor gradient = (logits - sums).exp();
+      gradient.scatter_add_(1, wanted, -at::ones_like(wanted, gradient.options()));
+      expected_d_head.add_(gradient.t().matmul(rows));
+      const at::Tensor expected_d_rows = gradient.matmul(head_float);
+      EXPECT_LT(distance(d_input.narrow(0, first, 512).to(at::kFloat), expected_d_rows), 1e-2);
+    }
+    EXPECT_NEAR(loss, expected, 1e-4 * expected);
+    EXPECT_LT(distance(d_head, expected_d_head), 1e-2);
+  }
+}
+
+// What a step takes from the device is what is predicted.
+TEST_F(CudaTest, MemoryIsThatOfTheEstimate) {
+  const ModelConfig config = [] {
+    ModelConfig model = production_model(64, FeedForward::relu2, 4);
+    model.num_layers = 8;
+    model.vocab_size = 8000;
+    return model.resolved();
+  }();
+  TrainConfig train;
+  train.batch_size = 16;
+  train.save_interval = 0;
+  TrainOptions options;
+  options.name = "test";
+  options.show_progress = false;
+  for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+    train.recompute = recompute;
+    const double before = cuda_device().memory().active_bytes;
+    Transformer model(config, gpu("bf16-mixed"), 1);
+    Trainer trainer(model, train, options);
+    cuda_device().reset_peak_memory();
+    trainer.run(random_rows(513, config.vocab_size), 4);
+    const double measured = cuda_device().memory().peak_bytes - before;
+    const double predicted = predicted_memory(config, train, gpu("bf16-mixed"), 512, 1).total();
+    EXPECT_NEAR(measured / predicted, 1, 0.05) << measured << " " << predicted;
+  }
+}
+
+// From a checkpoint on the device, to the same bits.
+TEST_F(CudaTest, ResumedEqualsUnbroken) {
+  const TemporaryFolder folder;
+  TrainConfig config;
+  config.steps = 12;
+  config.batch_size = 8;
+  config.save_interval = 5;
+  const auto train = [&](const std::string& name, std::vector<int64_t> stops) {
+    std::vector<float> weights;
+    for (const int64_t stop : stops) {
+      Transformer model(production_model(64, FeedForward::swiglu, 2), gpu("bf16-mixed"), 1);
+      TrainOptions options;
+      options.name = "test";
+      options.show_progress = false;
+      options.folder = folder.path() / name;
+      Trainer trainer(model, config, options);
+      trainer.resume();
+      trainer.run(random_rows(65, 1000), stop);
+      weights = model.weights();
+    }
+    return weights;
+  };
+  const std::vector<float> whole = train("whole", {12}), cut = train("cut", {5, 12});
+  // Attention's gradients may be summed in another order.
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < whole.size(); ++i) {
+    difference += std::pow(whole[i] - cut[i], 2);
+    norm += std::pow(whole[i], 2);
+  }
+  EXPECT_LT(std::sqrt(difference / norm), 1e-3);
+}
+
 TEST_F(CudaTest, LossKernelsAgreeWithFloat64) {
   for (const auto& [shape, spread] : {std::pair(LossShape{5, 8, 2}, 1.0F),
                                       {LossShape{128, 32, 128}, 0.5F},
@@ -177,8 +355,9 @@ TEST_F(CudaTest, LossKernelsAgreeWithFloat64) {
 
 // Models of one flat buffer on the GPU.
 struct CudaModels {
-  CudaModels(int64_t count, const std::string& precision)
-      : config(tiny_model(FeedForward::swiglu, false, 2).resolved()),
+  CudaModels(int64_t count, const std::string& precision,
+             const ModelConfig& model = tiny_model(FeedForward::swiglu, false, 2))
+      : config(model.resolved()),
         layout(parameter_layout(config)),
         parameters(initial(layout, count)),
         gradients(at::zeros_like(parameters)),
@@ -197,6 +376,7 @@ struct CudaModels {
   at::Tensor step(const std::vector<int64_t>& tokens, const GradientsReady& ready,
                   double* loss = nullptr) {
     gradients.zero_();
+    engine.begin_training({recompute, static_cast<bool>(ready)});
     const auto losses = engine.accumulate_gradients(tokens, 4, 65, 0.01F, ready);
     if (loss != nullptr) *loss = std::accumulate(losses.begin(), losses.end(), 0.0);
     return gradients.clone();
@@ -205,6 +385,7 @@ struct CudaModels {
   ModelConfig config;
   ParameterLayout layout;
   at::Tensor parameters, gradients;
+  Recompute recompute = Recompute::none;
   TorchEngine engine;
 };
 
@@ -224,7 +405,7 @@ TEST_F(CudaTest, RecomputationChangesNothing) {
     CudaModels models(1, precision);
     const at::Tensor expected = models.step(tokens, ignore);
     for (const Recompute recompute : {Recompute::selective, Recompute::full}) {
-      models.engine.set_recompute(recompute);
+      models.recompute = recompute;
       EXPECT_LT(distance(models.step(tokens, ignore), expected), reordered(precision));
     }
   }
@@ -279,6 +460,25 @@ TEST_F(CudaTest, GraphEqualsEager) {
   }
 }
 
+// As routers train: a stack, recorded, over rounds with scoring between them, whatever is computed
+// again.
+TEST_F(CudaTest, ARecordedStackEqualsAnEagerOneOverRounds) {
+  const ModelConfig config = production_model(64, FeedForward::relu2, 4);
+  for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+    CudaModels graph(3, "bf16-mixed", config), eager(3, "bf16-mixed", config);
+    graph.recompute = eager.recompute = recompute;
+    for (uint64_t step = 0; step < 12; ++step) {
+      const auto tokens = random_tokens(3 * 4 * 65, 1000, step);
+      EXPECT_LT(distance(graph.step(tokens, {}), eager.step(tokens, ignore)), kReorderedBf16)
+          << step;
+      for (CudaModels* models : {&graph, &eager}) models->parameters.mul_(0.99);
+      if (step % 4 != 3) continue;
+      std::vector<float> log_probs(3 * 2 * 32);
+      graph.engine.compute_log_probs(random_tokens(2 * 33, 1000, step), 2, 33, log_probs, {});
+    }
+  }
+}
+
 TEST_F(CudaTest, AdamWAgreesWithTheCpu) {
   constexpr int64_t kSize = 5000;
   at::Tensor host[4], device[4];  // parameters, gradients, first and second moments
@@ -306,8 +506,7 @@ TEST_F(CudaTest, AdamWAgreesWithTheCpu) {
 }
 
 TEST_F(CudaTest, NcclGroupOfOneGivesBackWhatItGets) {
-  const TemporaryFolder folder;
-  const auto group = make_nccl_group(HostCollectives(), (folder.path() / "nccl").string());
+  const auto group = make_nccl_group(HostCollectives());
   const at::Tensor mine = at::randn({1000}, at::device(at::kCUDA).dtype(at::kFloat));
   at::Tensor in = mine.clone(), out = at::zeros_like(mine);
   group->_reduce_scatter_base(out, in, c10d::ReduceScatterOptions())->wait();

@@ -86,7 +86,7 @@ class ForwardingEngine : public Engine {
                                            const GradientsReady& ready) override {
     return engine_->accumulate_gradients(tokens, rows, row_tokens, scale, ready);
   }
-  void set_recompute(Recompute recompute) override { engine_->set_recompute(recompute); }
+  void begin_training(const TrainingPlan& plan) override { engine_->begin_training(plan); }
   PhaseSeconds seconds() override { return engine_->seconds(); }
   int64_t rows_at_once(int64_t) const override { return 1; }
   void compute_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>,
@@ -241,7 +241,7 @@ TEST(GroupTest, ReducesWhileTheRankHasOtherThingsToDo) {
       ++reduced;
     };
     Transformer model(tiny_model(), DeviceConfig(), 1);
-    ShardedAdamW optimizer(model.impl(), group_training_config(0), host, "", 1 << 20);
+    ShardedAdamW optimizer(model.impl(), group_training_config(0), host, 1 << 20);
     optimizer.step(0, 1e-3, 0);
     const int buckets = reduced;
     EXPECT_GE(optimizer.seconds().communication, kSeconds * buckets);  // in which it waited

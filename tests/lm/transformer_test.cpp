@@ -119,7 +119,7 @@ TEST_P(ModelTest, RecomputationGivesTheSameBits) {
   for (const auto& [recompute, keep] : {std::pair(Recompute::none, Keep::everything),
                                         {Recompute::selective, Keep::products},
                                         {Recompute::full, Keep::inputs}}) {
-    model.impl().engine->set_recompute(recompute);
+    model.impl().engine->begin_training({recompute});
     EXPECT_EQ(loss_gradients(model, tokens, 5, 70, nullptr), expected) << to_string(recompute);
     const int64_t floats = CpuPass::memory_floats(model.config(), 1, 69, keep);
     EXPECT_LT(floats, memory);

@@ -86,7 +86,7 @@ Keep kept_with(Recompute recompute) {
   return recompute == Recompute::selective ? Keep::products : Keep::inputs;
 }
 
-void CpuEngine::set_recompute(Recompute recompute) { keep_ = kept_with(recompute); }
+void CpuEngine::begin_training(const TrainingPlan& plan) { keep_ = kept_with(plan.recompute); }
 
 void CpuEngine::load_rows(Worker& worker, std::span<const int64_t> tokens, int64_t first,
                           int64_t rows, int64_t row_tokens, int64_t pass_rows) {

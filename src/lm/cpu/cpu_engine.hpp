@@ -25,7 +25,7 @@ class CpuEngine : public Engine {
   CpuEngine(const ModelConfig& config, const ParameterLayout& layout, ThreadTeam& team,
             int64_t num_models = 1);
 
-  void set_recompute(Recompute recompute) override;
+  void begin_training(const TrainingPlan& plan) override;
   std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
                                            int64_t row_tokens, float scale,
                                            const GradientsReady& ready) override;

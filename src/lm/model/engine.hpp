@@ -26,13 +26,20 @@ class ThreadTeam;  // src/lm/cpu/thread_team.hpp
 // a time, from any thread. On a GPU they are final in the order of the current stream.
 using GradientsReady = std::function<void(int64_t begin, int64_t end)>;
 
+// What is the same in all steps of a training.
+struct TrainingPlan {
+  Recompute recompute = Recompute::none;
+  bool announces = false;  // some calls will be told when gradients are ready
+  bool operator==(const TrainingPlan&) const = default;
+};
+
 // Of R models of one configuration whose flat buffers [R, P] lie one after another; of one, unless
 // the engine was made for more.
 class Engine {
  public:
   virtual ~Engine() = default;
   // For the calls of accumulate_gradients that follow.
-  virtual void set_recompute(Recompute recompute) = 0;
+  virtual void begin_training(const TrainingPlan& plan) = 0;
   // tokens [R, rows, row_tokens], each model its own: every row predicts its tokens 1 ..
   // row_tokens - 1. Adds to the gradient buffer the gradients of `scale` times the sums of -log p;
   // returns these sums [R], unscaled.

@@ -1,3 +1,4 @@
+#include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -18,14 +19,20 @@ CUstream_st* current_stream() { return c10::cuda::getCurrentCUDAStream().stream(
 
 class CudaGraph final : public DeviceGraph {
  public:
-  // Recording is refused on the default stream.
+  // Recording is refused on the default stream. All graphs are recorded on one other: what the
+  // allocator has kept for a stream serves no other.
   explicit CudaGraph(const CudaGraph* before)
-      : stream_(before ? before->stream_ : c10::cuda::getStreamFromPool()),
+      : stream_(recording_stream()),
         memory_(before ? before->memory_ : at::cuda::graph_pool_handle()) {}
 
   void run(const std::function<void()>& work) override;
 
  private:
+  static const c10::cuda::CUDAStream& recording_stream() {
+    static const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
+    return stream;
+  }
+
   c10::cuda::CUDAStream stream_;
   c10::MempoolId_t memory_;
   at::cuda::CUDAGraph graph_;
@@ -43,6 +50,10 @@ void CudaGraph::run(const std::function<void()>& work) {
   {
     const c10::cuda::CUDAStreamGuard guard(stream_);
     if (runs_ == 1) {
+      // The first run's memory is free again, but a graph has memory of its own: without this the
+      // device would hold both.
+      stream_.synchronize();
+      c10::cuda::CUDACachingAllocator::emptyCache();
       // Other threads (those of NCCL) may do what a recording thread may not.
       graph_.capture_begin(memory_, cudaStreamCaptureModeThreadLocal);
       work();
@@ -62,8 +73,7 @@ class CudaDevice final : public Device {
  public:
   void use(int local_rank) override {
     const int count = c10::cuda::device_count();
-    if (count == 0) throw Error("no GPU is visible: set device.device = \"cpu\", or ask for a GPU");
-    c10::cuda::set_device(static_cast<c10::DeviceIndex>(local_rank % count));
+    c10::cuda::set_device(static_cast<c10::DeviceIndex>(gpu_of_rank(local_rank, count)));
   }
 
   DeviceMemory memory() override {
@@ -71,35 +81,29 @@ class CudaDevice final : public Device {
     const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device);
     size_t free_bytes = 0, total_bytes = 0;
     cudaMemGetInfo(&free_bytes, &total_bytes);
-    const auto peak = stats.active_bytes[0].peak;  // 0: all pools together
-    return {static_cast<double>(peak), static_cast<double>(total_bytes)};
+    // 0: all pools together
+    const auto active = stats.active_bytes[0];
+    return {static_cast<double>(active.current), static_cast<double>(active.peak),
+            static_cast<double>(stats.reserved_bytes[0].current), static_cast<double>(total_bytes)};
+  }
+
+  void reset_peak_memory() override {
+    c10::cuda::CUDACachingAllocator::resetPeakStats(c10::cuda::current_device());
+  }
+
+  std::string name() override {
+    return at::cuda::getDeviceProperties(c10::cuda::current_device())->name;
   }
 
   void adamw(float* parameters, const float* gradients, float* first, float* second, int64_t size,
              const AdamStep& step) override {
     launch_adamw(parameters, gradients, first, second, size, step, current_stream());
-    C10_CUDA_CHECK(cudaGetLastError());
+    check_launch();
   }
 
-  int64_t log_probs_scratch(const LossSizes& sizes) override {
-    return smalltalk::log_probs_scratch(sizes);
-  }
-
-  void log_probs(const LossSizes& sizes, const uint16_t* hidden, const uint16_t* head,
-                 const int64_t* targets, float* scratch, float* log_sums, float* log_probs,
-                 uint8_t* greedy) override {
-    launch_log_probs(sizes, hidden, head, targets, scratch, log_sums, log_probs, greedy,
-                     current_stream());
-    C10_CUDA_CHECK(cudaGetLastError());
-  }
-
-  void d_logits(const LossSizes& sizes, const uint16_t* hidden, const uint16_t* head,
-                const int64_t* targets, const float* log_sums, float scale, int64_t begin,
-                int64_t width, uint16_t* d_logits) override {
-    launch_d_logits(sizes, hidden, head, targets, log_sums, scale, begin, width, d_logits,
-                    current_stream());
-    C10_CUDA_CHECK(cudaGetLastError());
-  }
+  const BlockKernels& block_kernels() override { return cuda_block_kernels(); }
+  CUstream_st* stream() override { return current_stream(); }
+  void check_launch() override { C10_CUDA_CHECK(cudaGetLastError()); }
 
   std::unique_ptr<DeviceGraph> make_graph(const DeviceGraph* before) override {
     return std::make_unique<CudaGraph>(static_cast<const CudaGraph*>(before));

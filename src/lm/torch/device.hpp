@@ -7,14 +7,17 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "lm/cpu/elementwise.hpp"
-#include "lm/torch/loss_launch.hpp"
+#include "lm/torch/block_launch.hpp"
 
 namespace smalltalk {
 
 struct DeviceMemory {
-  double peak_bytes = 0;
+  double active_bytes = 0;    // in tensors now
+  double peak_bytes = 0;      // the most of them since reset_peak_memory()
+  double reserved_bytes = 0;  // taken from the device, for tensors now or before
   double total_bytes = 0;
 };
 
@@ -33,26 +36,29 @@ class Device {
  public:
   virtual ~Device() = default;
 
-  // This process computes on GPU local_rank modulo the number of GPUs.
+  // This process, the local_rank-th of its machine, computes on gpu_of_rank(). Error as there.
   virtual void use(int local_rank) = 0;
   virtual DeviceMemory memory() = 0;
+  virtual void reset_peak_memory() = 0;
+  virtual std::string name() = 0;  // as the driver calls it, "NVIDIA H100 80GB HBM3"
 
   // Sum of the squares and AdamW, as in elementwise.hpp, on device pointers and the current stream.
   virtual void adamw(float* parameters, const float* gradients, float* first, float* second,
                      int64_t size, const AdamStep& step) = 0;
 
-  // As in loss_launch.hpp, on the current stream.
-  virtual int64_t log_probs_scratch(const LossSizes& sizes) = 0;
-  virtual void log_probs(const LossSizes& sizes, const uint16_t* hidden, const uint16_t* head,
-                         const int64_t* targets, float* scratch, float* log_sums, float* log_probs,
-                         uint8_t* greedy) = 0;
-  virtual void d_logits(const LossSizes& sizes, const uint16_t* hidden, const uint16_t* head,
-                        const int64_t* targets, const float* log_sums, float scale, int64_t begin,
-                        int64_t width, uint16_t* d_logits) = 0;
+  // To be launched on the current stream; after each launch check_launch() throws what CUDA says.
+  virtual const BlockKernels& block_kernels() = 0;
+  virtual CUstream_st* stream() = 0;
+  virtual void check_launch() = 0;
 
   // What is recorded together shares memory: `before` (or nullptr) runs before this one every time.
   virtual std::unique_ptr<DeviceGraph> make_graph(const DeviceGraph* before) = 0;
 };
+
+// Which of `count` visible GPUs a rank of a machine takes: its own, or, where each process sees one
+// GPU only, as under --gpus-per-task, that one. Error: there is none, or two ranks would share one,
+// which NCCL refuses and memory is not made for.
+int gpu_of_rank(int local_rank, int count);
 
 // Error saying what to do if the library cannot be loaded.
 Device& cuda_device();

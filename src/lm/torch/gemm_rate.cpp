@@ -4,7 +4,8 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <limits>
@@ -13,7 +14,10 @@
 #include <string>
 #include <tuple>
 
+#include "lm/torch/device.hpp"
+#include "lm/torch/device_peak.hpp"
 #include "smalltalk/core/system/clock.hpp"
+#include "smalltalk/core/system/log.hpp"
 
 namespace smalltalk {
 
@@ -22,7 +26,10 @@ namespace {
 // Of the products of one size that fit into `seconds`, at least one, the fastest. The mean would
 // be the rate of a core that is shared: other ranks measure at the same time, or wait for this one.
 double best_seconds(int64_t size, double seconds, const at::TensorOptions& options) {
-  const at::Tensor a = at::ones({size, size}, options), b = at::ones({size, size}, options);
+  // Not of ones, which take less power than numbers do, so that a GPU would be faster.
+  const auto in_float = options.dtype(at::kFloat);
+  const at::Tensor a = at::randn({size, size}, in_float).to(options),
+                   b = at::randn({size, size}, in_float).to(options);
   at::Tensor c = at::empty({size, size}, options);
   const auto product = [&] {
     at::mm_out(c, a, b);
@@ -71,7 +78,16 @@ double device_flops_per_second(const DeviceConfig& device) {
   const std::lock_guard lock(mutex);
   const auto [found, missing] =
       rates.try_emplace({device.device, device.precision, device.threads});
-  if (missing) found->second = measure_gemm_rate(kSeconds, device);
+  if (!missing) return found->second;
+  const bool cuda = device.device == "cuda", bf16 = device.precision == "bf16-mixed";
+  const std::string name = cuda ? cuda_device().name() : "";
+  const auto peak = cuda && bf16 ? peak_flops_per_second(name) : std::nullopt;
+  found->second = peak ? *peak : measure_gemm_rate(kSeconds, device);
+  if (cuda) {
+    log_info(fmt::format("MFU is the share of {:.0f} TFLOP/s, {} of {}", found->second / 1e12,
+                         peak ? "the bfloat16 peak" : "the measured rate of a large product",
+                         name));
+  }
   return found->second;
 }
 

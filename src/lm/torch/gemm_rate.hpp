@@ -9,7 +9,8 @@ namespace smalltalk {
 // `seconds`, in the precision of the device; on the CPU on device.threads threads.
 double measure_gemm_rate(double seconds, const DeviceConfig& device);
 
-// device.flops_per_second, or, if that is 0, the rate measured when first asked for.
+// device.flops_per_second, or, if that is 0, a GPU's peak in bfloat16 (device_peak.hpp), or else
+// the rate measured when first asked for. On a GPU a line of log says which.
 double device_flops_per_second(const DeviceConfig& device);
 
 }  // namespace smalltalk

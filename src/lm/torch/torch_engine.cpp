@@ -10,53 +10,72 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-#include "lm/torch/device.hpp"
+#include "lm/torch/block_ops.hpp"
 #include "lm/torch/torch_loss.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/trace.hpp"
 
 namespace smalltalk {
 
-constexpr int64_t kScoredRows = 64;  // at once: enough for a GPU's products
+constexpr int64_t kScoredTokens = 1 << 14;  // at once: enough for a GPU's products
 
-// A differentiable function of a few tensors, whose output is either kept, with what autograd
-// saved, or computed again in the backward pass.
-struct TorchEngine::Stage {
-  Function function;
-  Tensors inputs;     // leaves of autograd
-  at::Tensor output;  // undefined: to be computed again
+// What the backward pass needs of attention.
+struct TorchEngine::Attention {
+  Tensors heads;      // queries, keys, values: leaves of autograd
+  at::Tensor output;  // [R, T, heads * dim], with its history
+};
 
-  void compute() {
-    const at::AutoGradMode with_grad(true);
-    output = function(inputs);
+// What is left undefined is computed again.
+struct TorchEngine::SavedLayer {
+  Normed attention_norm;
+  Attention attention;
+  Normed feed_forward_norm;
+  at::Tensor up, activation;
+
+  void drop_outputs() {
+    attention_norm.out.reset();
+    feed_forward_norm.out.reset();
+    activation.reset();
+  }
+  void drop_all_but_input() {
+    const at::Tensor input = attention_norm.sum;
+    *this = {};
+    attention_norm.sum = input;
   }
 };
 
-struct TorchEngine::SavedLayer {
-  at::Tensor input;  // all that is left of a layer that is computed again as a whole
-  Stage attention_norm, attention, feed_forward_norm, activation;
+// The residual stream is `sum` plus the last product, `delta`, which the next norm adds.
+struct TorchEngine::Stream {
+  at::Tensor sum;    // [R, T, H] float32
+  at::Tensor delta;  // [R, T, H], of the type of the products; undefined: nothing to add
 };
 
 struct TorchEngine::SavedStep {
   Positions positions;
   std::vector<SavedLayer> layers;
-  Stage final_norm;
+  Normed final_norm;
   at::Tensor d_out;   // [R, T, H], of the final norm's output
   at::Tensor losses;  // [R], float64 on the device
 };
 
 struct TorchEngine::RecordedStep {
-  float scale;
+  RecordedStep(TorchEngine& engine, at::Tensor ids, float its_scale)
+      : tokens(std::move(ids)),
+        scale(its_scale),
+        forward(engine.make_graph_(nullptr)),
+        backward(engine.make_graph_(forward.get())) {}
+
   at::Tensor tokens;  // [R, rows, row_tokens]: read by the graphs
-  SavedStep step;     // its losses are written by them
-  std::unique_ptr<DeviceGraph> forward = cuda_device().make_graph(nullptr);
-  std::unique_ptr<DeviceGraph> backward = cuda_device().make_graph(forward.get());
+  float scale;
+  SavedStep step;  // its losses are written by them
+  std::unique_ptr<DeviceGraph> forward, backward;
 };
 
 TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layout,
@@ -69,6 +88,9 @@ TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layou
       num_models_(num_models),
       weights_(config, layout, device_, type_, num_models),
       clock_(device_) {
+  if (device_.is_cuda()) {
+    make_graph_ = [](const DeviceGraph* before) { return cuda_device().make_graph(before); };
+  }
   ST_CHECK(num_models >= 1 && parameters.numel() >= num_models * layout.total);
   rebind(parameters.data_ptr<float>(), nullptr);
 }
@@ -81,17 +103,13 @@ void TorchEngine::rebind(float* parameters, float* gradients) {
   weights_.rebind(parameters, gradients);
 }
 
-void TorchEngine::set_recompute(Recompute recompute) {
-  if (recompute == recompute_) return;  // what was recorded still holds
-  recompute_ = recompute;
+void TorchEngine::begin_training(const TrainingPlan& plan) {
+  if (plan == plan_) return;  // what was recorded still holds
+  plan_ = plan;
   recorded_.reset();
 }
 
-// ---- Between the products -----------------------------------------------------------------------
-
-at::Tensor TorchEngine::norm(const at::Tensor& x, const at::Tensor& weight) const {
-  return rms_norm(x, weight, config_.rms_norm_eps, type_);
-}
+// ---- Forward ------------------------------------------------------------------------------------
 
 TorchEngine::Positions TorchEngine::positions_of(const at::Tensor& inputs) const {
   Positions positions{rotary_angles(config_, inputs.size(2), device_), {}};
@@ -109,30 +127,30 @@ at::Tensor TorchEngine::counted(const at::Tensor& tokens) const {
   return (end.narrow(2, 0, length) & end.narrow(2, 1, length)).logical_not();
 }
 
-at::Tensor TorchEngine::attention(const at::Tensor& qkv, const Positions& positions) const {
-  const RotaryAngles& rotary = positions.rotary;
-  const int64_t length = rotary.cosine.size(0), dim = config_.head_dim();
-  const int64_t heads = config_.num_heads, kv = config_.num_kv_heads;
-  // Sequences of all models are alike here: [sequences, heads + 2 kv, length, d].
-  const at::Tensor by_head = qkv.view({-1, length, heads + 2 * kv, dim}).transpose(1, 2);
-  const at::Tensor query = rotate(by_head.narrow(1, 0, heads), rotary);
-  at::Tensor key = rotate(by_head.narrow(1, heads, kv), rotary);
-  at::Tensor value = by_head.narrow(1, heads + kv, kv);
-  if (kv != heads) {
-    key = key.repeat_interleave(heads / kv, 1);
-    value = value.repeat_interleave(heads / kv, 1);
+TorchEngine::Attention TorchEngine::attend(at::Tensor qkv, const Positions& positions,
+                                           bool keep) const {
+  const Heads heads = split_heads(config_, qkv, positions.rotary);
+  Attention attention{{heads.query, heads.key, heads.value}, {}};
+  const at::AutoGradMode with_grad(keep);
+  if (keep) {
+    for (at::Tensor& each : attention.heads) each = each.detach().requires_grad_();
+  }
+  const at::Tensor& query = attention.heads[0];
+  at::Tensor key = attention.heads[1], value = attention.heads[2];
+  if (config_.num_kv_heads != config_.num_heads) {
+    key = key.repeat_interleave(config_.num_heads / config_.num_kv_heads, 1);
+    value = value.repeat_interleave(config_.num_heads / config_.num_kv_heads, 1);
   }
   at::Tensor seen = positions.visible;  // of all models, [sequences, 1, length, length]
   if (seen.defined() && seen.size(0) < query.size(0)) {
     seen = seen.repeat({query.size(0) / seen.size(0), 1, 1, 1});
   }
   const auto mask = seen.defined() ? std::optional(seen) : std::nullopt;
-  return at::scaled_dot_product_attention(query, key, value, mask, 0.0, !mask)
-      .transpose(1, 2)
-      .reshape({qkv.size(0), qkv.size(1), heads * dim});
+  attention.output = at::scaled_dot_product_attention(query, key, value, mask, 0.0, !mask)
+                         .transpose(1, 2)
+                         .reshape({qkv.size(0), qkv.size(1), -1});
+  return attention;
 }
-
-// ---- Forward ------------------------------------------------------------------------------------
 
 at::Tensor TorchEngine::to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                                   int64_t row_tokens) const {
@@ -151,65 +169,49 @@ at::Tensor TorchEngine::embed(const at::Tensor& inputs) const {
   return at::stack(models);
 }
 
-at::Tensor TorchEngine::begin_layer(const TorchLayer& layer, const at::Tensor& x,
-                                    const Positions& positions, bool keep_outputs,
-                                    SavedLayer* saved, at::Tensor& activation_out) const {
-  const auto run = [&](Stage SavedLayer::*member, const Function& function, Tensors inputs) {
-    if (saved == nullptr) return function(inputs);
-    for (at::Tensor& input : inputs) input = input.detach().requires_grad_();
-    Stage& stage = saved->*member;
-    stage = {function, std::move(inputs), {}};
-    if (!keep_outputs) return function(stage.inputs);
-    stage.compute();
-    return stage.output.detach();
-  };
-  const Function normed = [this](const Tensors& in) { return norm(in[0], in[1]); };
-  const Function attended = [this, positions](const Tensors& in) {
-    return attention(in[0], positions);
-  };
-  const Function activated = [this](const Tensors& in) { return activate(config_, in[0]); };
-
-  const at::Tensor attention_in =
-      run(&SavedLayer::attention_norm, normed, {x, layer.attention_norm.value});
-  const at::Tensor attention_out =
-      run(&SavedLayer::attention, attended, {product(attention_in, layer.qkv)});
-  const at::Tensor middle = x + product(attention_out, layer.output).to(at::kFloat);
-  const at::Tensor feed_forward_in =
-      run(&SavedLayer::feed_forward_norm, normed, {middle, layer.feed_forward_norm.value});
-  activation_out =
-      run(&SavedLayer::activation, activated, {product(feed_forward_in, layer.gate_up)});
-  return middle;
+Normed TorchEngine::normed(const Stream& x, const TorchWeight& weight) const {
+  return add_norm(x.sum, x.delta, weight.value, config_.rms_norm_eps, type_);
 }
 
-at::Tensor TorchEngine::forward_layer(const TorchLayer& layer, const at::Tensor& x,
-                                      const Positions& positions, bool keep_outputs,
-                                      SavedLayer* saved) const {
-  at::Tensor activation_out;
-  const at::Tensor middle = begin_layer(layer, x, positions, keep_outputs, saved, activation_out);
-  return middle + product(activation_out, layer.down).to(at::kFloat);
+TorchEngine::Stream TorchEngine::forward_layer(const TorchLayer& layer, const Stream& x,
+                                               const Positions& positions,
+                                               SavedLayer* saved) const {
+  const Normed attention_norm = normed(x, layer.attention_norm);
+  Attention attention = attend(product(attention_norm.out, layer.qkv), positions, saved != nullptr);
+  const Stream middle{attention_norm.sum, product(attention.output.detach(), layer.output)};
+  const Normed feed_forward_norm = normed(middle, layer.feed_forward_norm);
+  const at::Tensor up = product(feed_forward_norm.out, layer.gate_up);
+  const at::Tensor activated = activation(config_, up);
+  if (saved != nullptr) {
+    *saved = {attention_norm, std::move(attention), feed_forward_norm, up, activated};
+  }
+  return {feed_forward_norm.sum, product(activated, layer.down)};
 }
 
 at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
   weights_.cast();
   const Positions positions = positions_of(inputs);
-  at::Tensor x = embed(inputs);
+  Stream x{embed(inputs), {}};
   for (const TorchLayer& layer : weights_.layers) {
     const TraceSpan span("layer", &layer - weights_.layers.data());
-    x = forward_layer(layer, x, positions, false, nullptr);
+    x = forward_layer(layer, x, positions, nullptr);
   }
-  return norm(x, weights_.final_norm.value);
+  return normed(x, weights_.final_norm).out;
 }
 
-int64_t TorchEngine::rows_at_once(int64_t /*row_tokens*/) const { return kScoredRows; }
+int64_t TorchEngine::rows_at_once(int64_t row_tokens) const {
+  return std::max<int64_t>(1, kScoredTokens / std::max<int64_t>(1, row_tokens - 1));
+}
 
 void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
                                     int64_t row_tokens, std::span<float> log_probs,
                                     std::span<uint8_t> greedy) {
-  ST_CHECK(rows <= kScoredRows);
+  const int64_t at_once = rows_at_once(row_tokens);
+  ST_CHECK(rows <= at_once);
   const at::NoGradGuard no_grad;
   // Always as many rows, filled up with token 0: products of another shape may round otherwise.
   const at::Tensor ids =
-      at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens), {0, 0, 0, kScoredRows - rows});
+      at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens), {0, 0, 0, at_once - rows});
   const at::Tensor out = hidden(ids.narrow(2, 0, row_tokens - 1));
   const at::Tensor targets = ids.narrow(2, 1, row_tokens - 1).flatten();
   const at::Tensor all = counted(ids), counts = all.defined() ? all.flatten() : all;
@@ -237,32 +239,38 @@ void TorchEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t 
 
 // ---- Backward -----------------------------------------------------------------------------------
 
-TorchEngine::Tensors TorchEngine::backward_stage(Stage& stage, TorchWeight& weight,
-                                                 const at::Tensor& d_out) const {
-  if (!stage.output.defined()) stage.compute();
-  const at::Tensor d_input = product_backward(stage.output.detach(), weight, d_out);
-  Tensors gradients = torch::autograd::grad({stage.output}, stage.inputs, {d_input});
-  stage = {};
-  return gradients;
-}
-
 void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Positions& positions,
-                                 at::Tensor& d_x) const {
-  if (saved.input.defined()) {
-    at::Tensor activation_out;
-    begin_layer(layer, saved.input, positions, true, &saved, activation_out);
-    saved.input.reset();
+                                 at::Tensor& d_x, at::Tensor& d_delta) const {
+  if (!saved.attention.output.defined()) {
+    const Stream input{saved.attention_norm.sum, {}};
+    forward_layer(layer, input, positions, &saved);
   }
-  const auto through_norm = [&](Stage& stage, TorchWeight& matrix, TorchWeight& norm_weight,
-                                const at::Tensor& d_out) {
-    const Tensors gradients = backward_stage(stage, matrix, d_out);
-    d_x = d_x + gradients[0];
-    norm_weight.gradient.add_(gradients[1]);
+  const auto output_of = [&](Normed& norm, const TorchWeight& weight) {
+    return norm.out.defined() ? norm.out
+                              : norm_again(norm, weight.value, config_.rms_norm_eps, type_);
   };
-  const at::Tensor d_up = backward_stage(saved.activation, layer.down, d_x.to(type_))[0];
-  through_norm(saved.feed_forward_norm, layer.gate_up, layer.feed_forward_norm, d_up);
-  const at::Tensor d_qkv = backward_stage(saved.attention, layer.output, d_x.to(type_))[0];
-  through_norm(saved.attention_norm, layer.qkv, layer.attention_norm, d_qkv);
+  const auto through_norm = [&](Normed& norm, TorchWeight& weight, TorchWeight& matrix,
+                                const at::Tensor& d_product) {
+    const at::Tensor d_norm = product_backward(output_of(norm, weight), matrix, d_product);
+    d_delta = norm_backward(d_norm, norm, weight.value, d_x, weight.gradient);
+    norm = {};
+  };
+  {
+    const at::Tensor activated =
+        saved.activation.defined() ? saved.activation : activation(config_, saved.up);
+    const at::Tensor d_activation = product_backward(activated, layer.down, d_delta);
+    saved.activation.reset();
+    const at::Tensor d_up = activation_backward(config_, saved.up, d_activation);
+    saved.up.reset();
+    through_norm(saved.feed_forward_norm, layer.feed_forward_norm, layer.gate_up, d_up);
+  }
+  Attention& attention = saved.attention;
+  const at::Tensor d_attention = product_backward(attention.output.detach(), layer.output, d_delta);
+  const Tensors d_heads = torch::autograd::grad({attention.output}, attention.heads, {d_attention});
+  attention = {};
+  const at::Tensor d_qkv = split_heads_backward(config_, {d_heads[0], d_heads[1], d_heads[2]},
+                                                positions.rotary, num_models_);
+  through_norm(saved.attention_norm, layer.attention_norm, layer.qkv, d_qkv);
 }
 
 void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep& step) {
@@ -270,23 +278,16 @@ void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep&
   weights_.cast();
   step.positions = positions_of(tokens.narrow(2, 0, length));
   step.layers.assign(weights_.layers.size(), {});
-  at::Tensor x = embed(tokens.narrow(2, 0, length));
+  Stream x{embed(tokens.narrow(2, 0, length)), {}};
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
     const TraceSpan span("layer", static_cast<int64_t>(i));
-    if (recompute_ == Recompute::full) {
-      step.layers[i].input = x;
-      x = forward_layer(weights_.layers[i], x, step.positions, false, nullptr);
-    } else {
-      x = forward_layer(weights_.layers[i], x, step.positions, recompute_ == Recompute::none,
-                        &step.layers[i]);
-    }
+    SavedLayer& saved = step.layers[i];
+    x = forward_layer(weights_.layers[i], x, step.positions, &saved);
+    if (plan_.recompute == Recompute::selective) saved.drop_outputs();
+    if (plan_.recompute == Recompute::full) saved.drop_all_but_input();
   }
-  step.final_norm = {
-      [this](const Tensors& in) { return norm(in[0], in[1]); },
-      {x.detach().requires_grad_(), weights_.final_norm.value.detach().requires_grad_()},
-      {}};
-  step.final_norm.compute();
-  const at::Tensor out = step.final_norm.output.detach();
+  step.final_norm = normed(x, weights_.final_norm);
+  const at::Tensor out = step.final_norm.out;
   const at::Tensor targets = tokens.narrow(2, 1, length).flatten(1);
   const at::Tensor all = counted(tokens), counts = all.defined() ? all.flatten(1) : all;
   step.d_out = at::empty_like(out);
@@ -307,15 +308,14 @@ void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& 
     }
   };
   if (!config_.tie_embeddings) finish(layout_.head, layout_.blocks);
-  const Tensors gradients =
-      torch::autograd::grad({step.final_norm.output}, step.final_norm.inputs, {step.d_out});
+  at::Tensor d_x = at::zeros_like(step.final_norm.sum);
+  at::Tensor d_delta = norm_backward(step.d_out, step.final_norm, weights_.final_norm.value, d_x,
+                                     weights_.final_norm.gradient);
   step.final_norm = {};
   step.d_out.reset();
-  weights_.final_norm.gradient.add_(gradients[1]);
-  at::Tensor d_x = gradients[0];
   for (int64_t i = config_.num_layers - 1; i >= 0; --i) {
     const TraceSpan span("layer", i);
-    backward_layer(weights_.layers[i], step.layers[i], step.positions, d_x);
+    backward_layer(weights_.layers[i], step.layers[i], step.positions, d_x, d_delta);
     finish(layout_.layers[i].qkv,
            i + 1 == config_.num_layers ? layout_.decay_size : layout_.layers[i + 1].qkv);
   }
@@ -334,29 +334,37 @@ std::vector<double> TorchEngine::accumulate_gradients(std::span<const int64_t> t
   ST_CHECK(can_train_);
   const at::NoGradGuard no_grad;
   at::Tensor ids = to_device(tokens, num_models_, rows, row_tokens);
-  // Graphs keep memory of their own: an engine has them for all steps or for none.
-  announces_ = announces_ || ready;
-  const bool use_graphs = device_.is_cuda() && !announces_;
-  if (!use_graphs) {
-    recorded_.reset();
-  } else if (!recorded_ || recorded_->tokens.sizes() != ids.sizes() || recorded_->scale != scale) {
-    recorded_ = std::make_unique<RecordedStep>();
-    recorded_->scale = scale;
-    recorded_->tokens = ids;
-  } else {
-    ids = recorded_->tokens.copy_(ids);
-  }
+  const bool use_graphs = make_graph_ && !plan_.announces;
+  ST_CHECK(!ready || plan_.announces);
   SavedStep unrecorded;
-  SavedStep& step = use_graphs ? recorded_->step : unrecorded;
-  const auto forward = [&] { forward_step(ids, scale, step); };
-  const auto backward = [&] { backward_step(ids, ready, step); };
+  if (use_graphs) {
+    if (!recorded_ || recorded_->tokens.sizes() != ids.sizes() || recorded_->scale != scale) {
+      recorded_.reset();  // its memory is free before other is taken
+      recorded_ = std::make_unique<RecordedStep>(*this, ids, scale);
+    } else {
+      recorded_->tokens.copy_(ids);
+    }
+  }
+  // What is recorded may use nothing but what stays.
+  RecordedStep* const recorded = recorded_.get();
+  SavedStep& step = use_graphs ? recorded->step : unrecorded;
   {
     const PhaseClock::Scope scope(clock_, "forward", &PhaseSeconds::forward);
-    use_graphs ? recorded_->forward->run(forward) : forward();
+    if (use_graphs) {
+      recorded->forward->run(
+          [this, recorded] { forward_step(recorded->tokens, recorded->scale, recorded->step); });
+    } else {
+      forward_step(ids, scale, step);
+    }
   }
   {
     const PhaseClock::Scope scope(clock_, "backward", &PhaseSeconds::backward);
-    use_graphs ? recorded_->backward->run(backward) : backward();
+    if (use_graphs) {
+      recorded->backward->run(
+          [this, recorded] { backward_step(recorded->tokens, {}, recorded->step); });
+    } else {
+      backward_step(ids, ready, step);
+    }
   }
   const at::Tensor losses = step.losses.to(at::kCPU);
   return {losses.const_data_ptr<double>(), losses.const_data_ptr<double>() + num_models_};

@@ -2,9 +2,9 @@
 // "bf16-mixed", with float32 master weights and bfloat16 products. R models of one configuration
 // compute as one, their matrix products batched.
 //
-// A block is four matrix products with something differentiable before each: norm, attention,
-// norm, activation. The products and their gradients are written out, so that weight gradients go
-// straight into the flat buffer, layer by layer; what lies between is differentiated by autograd.
+// A block is four matrix products with something before each: norm, attention, norm, activation.
+// All is written out, forward and backward (block_ops.hpp), but for attention itself, which is the
+// library's with its autograd. Weight gradients go straight into the flat buffer, layer by layer.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,6 +16,8 @@
 
 #include "lm/model/engine.hpp"
 #include "lm/model/parameter_layout.hpp"
+#include "lm/torch/block_ops.hpp"
+#include "lm/torch/device.hpp"
 #include "lm/torch/phase_clock.hpp"
 #include "lm/torch/torch_ops.hpp"
 #include "lm/torch/torch_weights.hpp"
@@ -30,8 +32,8 @@ class TorchEngine : public Engine {
               const at::Tensor& parameters, const std::string& precision, int64_t num_models = 1);
   ~TorchEngine() override;
 
-  // With the shapes and the scale of the call before, a GPU launches CUDA graphs, unless any call
-  // asked for `ready`.
+  // Where the plan announces nothing, a GPU launches CUDA graphs from the third call of the same
+  // shapes and scale on. REQUIRES a plan that announces if there is a `ready`.
   std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
                                            int64_t row_tokens, float scale,
                                            const GradientsReady& ready) override;
@@ -42,11 +44,16 @@ class TorchEngine : public Engine {
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
   void rebind(float* parameters, float* gradients) override;
-  void set_recompute(Recompute recompute) override;
+  void begin_training(const TrainingPlan& plan) override;
   PhaseSeconds seconds() override { return clock_.seconds(); }
 
+  // What records steps where there is no GPU, for tests.
+  using MakeGraph = std::function<std::unique_ptr<DeviceGraph>(const DeviceGraph* before)>;
+  void record_with(MakeGraph make_graph) { make_graph_ = std::move(make_graph); }
+
  private:
-  struct Stage;
+  struct Attention;
+  struct Stream;
   struct SavedLayer;
   struct SavedStep;
   struct RecordedStep;
@@ -57,7 +64,6 @@ class TorchEngine : public Engine {
         visible;  // bool [sequences of all or of one model, 1, length, length]; or all before
   };
   using Tensors = std::vector<at::Tensor>;
-  using Function = std::function<at::Tensor(const Tensors&)>;
 
   at::Tensor to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                        int64_t row_tokens) const;  // [sets, rows, row_tokens], sets 1 or R
@@ -66,22 +72,17 @@ class TorchEngine : public Engine {
   // Which targets are no padding, bool [sets, rows, row_tokens - 1]; undefined: all.
   at::Tensor counted(const at::Tensor& tokens) const;
 
-  // Functions between the products; T = rows * length tokens of each model.
-  at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;  // [R, T, H]
-  at::Tensor attention(const at::Tensor& qkv, const Positions& positions) const;
-
   at::Tensor embed(const at::Tensor& inputs) const;  // [R or 1, rows, length] -> [R, T, H] float32
-  // Everything before the last product of a block; -> the residual stream there, and the product's
-  // input in `activation`. Fills `saved`, if there is one, with what the backward pass needs.
-  at::Tensor begin_layer(const TorchLayer& layer, const at::Tensor& x, const Positions& positions,
-                         bool keep_outputs, SavedLayer* saved, at::Tensor& activation) const;
-  at::Tensor forward_layer(const TorchLayer& layer, const at::Tensor& x, const Positions& positions,
-                           bool keep_outputs, SavedLayer* saved) const;
-  // d_x: the gradient of the block's output before, of its input after.
+  Normed normed(const Stream& x, const TorchWeight& weight) const;
+  // qkv [R, T, ...]; its heads are turned in place. `keep`: for the backward pass.
+  Attention attend(at::Tensor qkv, const Positions& positions, bool keep) const;
+  // Fills `saved`, if there is one, with all that the backward pass needs.
+  Stream forward_layer(const TorchLayer& layer, const Stream& x, const Positions& positions,
+                       SavedLayer* saved) const;
+  // d_x: the gradient of the stream behind the block before, in front of it after, float32;
+  // d_delta: the same in the type of the products.
   void backward_layer(TorchLayer& layer, SavedLayer& saved, const Positions& positions,
-                      at::Tensor& d_x) const;
-  // Through `stage` and the product of its output with `weight`; -> gradients of its inputs.
-  Tensors backward_stage(Stage& stage, TorchWeight& weight, const at::Tensor& d_out) const;
+                      at::Tensor& d_x, at::Tensor& d_delta) const;
   at::Tensor hidden(const at::Tensor& inputs);  // inference: -> [R, T, H]
   // The two halves of a step. tokens [R, rows, row_tokens]; the loss belongs to the first.
   void forward_step(const at::Tensor& tokens, float scale, SavedStep& step);
@@ -92,11 +93,11 @@ class TorchEngine : public Engine {
   at::Device device_;
   at::ScalarType type_;  // of the products
   int64_t num_models_;
-  Recompute recompute_ = Recompute::none;
+  TrainingPlan plan_;
   TorchWeights weights_;
   bool can_train_ = false;  // there are gradient buffers
+  MakeGraph make_graph_;    // empty: nothing is recorded
   std::unique_ptr<RecordedStep> recorded_;
-  bool announces_ = false;  // a call asked for `ready`
   PhaseClock clock_;
 };
 

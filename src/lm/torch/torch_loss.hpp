@@ -1,9 +1,8 @@
-// Output projection and cross-entropy in one, in tiles: the logits of all tokens and words never
-// exist at once, and the memory does not grow with the vocabulary. T tokens, H hidden, V
-// vocabulary. hidden [T, H] and head [V, H] are contiguous and of one type, targets [T] int64.
-// bfloat16 on a GPU takes the kernels of loss.cu, everything else LibTorch operations in float32.
-// No autograd. Where `counted` [T] bool is defined, targets that do not count cost nothing, and
-// their log p is 0.
+// Output projection and cross-entropy in one, a chunk of tokens at a time: the logits of all of
+// them never exist at once. Products are the library's, with float32 logits; one kernel makes
+// scores and gradients of them. T tokens, H hidden, V vocabulary. hidden [T, H] and head [V, H] are
+// contiguous and of one type, targets [T] int64. No autograd. Where `counted` [T] bool is defined,
+// targets that do not count cost nothing, and their log p is 0.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,7 +24,7 @@ struct TargetScores {
 TargetScores fused_target_scores(const at::Tensor& hidden, const at::Tensor& head,
                                  const at::Tensor& targets, const at::Tensor& counted = {});
 
-// Bytes that fused_cross_entropy takes at most, d_hidden among them; of the kernels or without.
-int64_t fused_cross_entropy_bytes(int64_t tokens, int64_t hidden, int64_t vocab, bool kernels);
+// Bytes that fused_cross_entropy takes at most, d_hidden among them; in bfloat16 or float32.
+int64_t fused_cross_entropy_bytes(int64_t tokens, int64_t hidden, int64_t vocab, bool bf16);
 
 }  // namespace smalltalk

@@ -1,5 +1,8 @@
 #include "lm/torch/torch_weights.hpp"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
@@ -12,21 +15,36 @@ at::Tensor product(const at::Tensor& x, const TorchWeight& weight) {
   return at::bmm(x, weight.matrix.transpose(1, 2));
 }
 
+void product_float(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() == at::kFloat) {
+    at::mm_out(out, a, b);
+  } else if (a.is_cuda()) {
+    at::mm_out(out, a, b, at::kFloat);
+  } else {
+    at::mm_out(out, a.to(at::kFloat), b.to(at::kFloat));
+  }
+}
+
+void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  const bool batched = sum.dim() == 3;
+  if (a.scalar_type() == at::kFloat) {
+    batched ? sum.baddbmm_(a, b) : sum.addmm_(a, b);
+  } else if (!a.is_cuda()) {
+    add_product(sum, a.to(at::kFloat), b.to(at::kFloat));
+  } else if (batched) {
+    at::baddbmm_out(sum, sum, a, b, at::kFloat);
+  } else {
+    at::addmm_out(sum, sum, a, b, at::kFloat);
+  }
+}
+
 at::Tensor product_backward(const at::Tensor& x, TorchWeight& weight, const at::Tensor& d_out) {
-  const bool float32 = weight.matrix.scalar_type() == at::kFloat;
   if (weight.matrix.size(0) == 1) {
-    if (float32) {
-      weight.gradient[0].addmm_(d_out[0].t(), x[0]);
-    } else {
-      weight.gradient[0].add_(at::mm(d_out[0].t(), x[0]));
-    }
+    at::Tensor gradient = weight.gradient[0];
+    add_product(gradient, d_out[0].t(), x[0]);
     return at::mm(d_out[0], weight.matrix[0]).unsqueeze(0);
   }
-  if (float32) {
-    weight.gradient.baddbmm_(d_out.transpose(1, 2), x);
-  } else {
-    weight.gradient.add_(at::bmm(d_out.transpose(1, 2), x));
-  }
+  add_product(weight.gradient, d_out.transpose(1, 2), x);
   return at::bmm(d_out, weight.matrix);
 }
 

@@ -15,6 +15,11 @@ struct TorchWeight {
   at::Tensor value, matrix, gradient;
 };
 
+// Products a x b whose sums are float32 whatever the type of both: written to `out` [m, n], or
+// added to `sum` [m, n] or [R, m, n], without a rounding in between.
+void product_float(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
+void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b);
+
 // x [R, T, in] times weight [R, out, in] -> [R, T, out]
 at::Tensor product(const at::Tensor& x, const TorchWeight& weight);
 // Adds the gradient of that weight; -> that of x.

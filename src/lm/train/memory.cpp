@@ -26,44 +26,44 @@ void add_cpu(const ModelConfig& model, const ParameterLayout& layout, int64_t th
                              model.hidden_size, model.vocab_size, static_cast<int>(threads)));
 }
 
-// What autograd keeps of the operations of TorchEngine, per token.
+// The tensors of TorchEngine, per token.
 void add_torch(const ModelConfig& model, const ParameterLayout& layout, bool bf16, int64_t rows,
                int64_t length, Recompute recompute, MemoryEstimate& memory) {
   const int64_t tokens = rows * length;
   const double product = bf16 ? 2 : kFloat;  // bytes of a number in matrix products
-  const auto hidden = static_cast<double>(model.hidden_size);
-  const auto width = static_cast<double>(model.intermediate_size);
-  const auto heads = static_cast<double>(model.num_heads);
-  const double head_width = heads * static_cast<double>(model.head_dim());
-  // A norm keeps its input, the scaled input and its output.
-  const double input = kFloat * hidden;
-  const double norm = 2 * input + product * hidden;
-  // The projection (of which values are a view), rotated queries and keys, for every head; with
-  // fewer heads of keys and values, these repeated; the output and its log-sums.
-  const bool repeated = model.num_kv_heads != model.num_heads;
-  const double attention =
-      product * (static_cast<double>(qkv_width(model)) + (repeated ? 4 : 3) * head_width) +
-      kFloat * heads;
-  const double feed_forward =
-      product * (model.feed_forward == FeedForward::swiglu ? 4 * width : 2 * width);
-  const double layer = 2 * norm + attention + feed_forward;
+  const auto size = [&](int64_t width) { return product * static_cast<double>(width); };
+  const double stream = kFloat * static_cast<double>(model.hidden_size);
+  const double hidden = size(model.hidden_size), heads = size(model.num_heads * model.head_dim());
+  const double qkv = size(qkv_width(model)), up = size(gate_up_width(model));
+  const double width = size(model.intermediate_size);
+  // What a norm has normalised, and its reciprocal root; attention's output and its log-sums, and,
+  // where queries outnumber them, keys and values for each; what goes through the activation.
+  const double norm = stream + kFloat;
+  const double repeated = model.num_kv_heads == model.num_heads ? 0 : 2 * heads;
+  const double attention = qkv + heads + repeated + kFloat * static_cast<double>(model.num_heads);
+  const double outputs = 2 * hidden + width;  // of norms and activation
+  const double layer = 2 * norm + attention + up + outputs;
   double kept = layer;
-  if (recompute == Recompute::selective) {
-    kept = 2 * input + product * static_cast<double>(qkv_width(model) + gate_up_width(model));
-  } else if (recompute == Recompute::full) {
-    kept = input;
-  }
-  // Gradients on their way through a layer take about as much as what the layer keeps; where all of
-  // it is computed again, only one stage at a time has them, attention the most.
-  const double working = recompute == Recompute::full ? layer + attention : layer;
+  if (recompute == Recompute::selective) kept = layer - outputs;
+  if (recompute == Recompute::full) kept = stream;
+  // On the way back: the stream's gradient, also rounded, and what the widest of a layer's halves
+  // has at a time; and what is computed again.
+  const double of_stream = stream + (bf16 ? hidden : 0);
+  const double feed_forward = width + up + hidden, turning = heads + 3 * heads + repeated + qkv;
+  double again = 0;
+  if (recompute == Recompute::selective) again = width;
+  if (recompute == Recompute::full) again = layer - stream;
+  const double backward = of_stream + std::max(feed_forward, turning) + again;
+  memory.loss = static_cast<double>(
+      fused_cross_entropy_bytes(tokens, model.hidden_size, model.vocab_size, bf16));
+  const double last_norm = norm + hidden;
   memory.activations =
-      static_cast<double>(tokens) * (static_cast<double>(model.num_layers) * kept + norm + working);
+      static_cast<double>(tokens) * (static_cast<double>(model.num_layers) * kept + last_norm) +
+      std::max(0.0, static_cast<double>(tokens) * (backward - last_norm) - memory.loss);
   // Who sees whom, and the same as numbers.
   if (model.document_mask)
     memory.activations += (1 + product) * static_cast<double>(tokens * length);
   if (bf16) memory.weights += product * static_cast<double>(layout.total);
-  memory.loss = static_cast<double>(
-      fused_cross_entropy_bytes(tokens, model.hidden_size, model.vocab_size, bf16));
 }
 
 }  // namespace

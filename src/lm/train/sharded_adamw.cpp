@@ -52,8 +52,7 @@ struct ShardedAdamW::Group {
 };
 
 ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
-                           const HostCollectives& host, const std::string& nccl_rendezvous,
-                           int64_t bucket_bytes)
+                           const HostCollectives& host, int64_t bucket_bytes)
     : model_(model),
       config_(config),
       rank_(host.rank),
@@ -66,7 +65,7 @@ ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
   if (size_ == 1) return;
   group_ = std::make_unique<Group>();
   if (model_.device.device == "cuda") {
-    group_->backend = make_nccl_group(host, nccl_rendezvous);
+    group_->backend = make_nccl_group(host);
   } else {
     group_->backend = c10::make_intrusive<HostBackend>(host);
   }

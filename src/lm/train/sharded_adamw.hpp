@@ -23,7 +23,7 @@ class ShardedAdamW {
   // Pads the model's buffers, so that a group can share them out. bucket_bytes: of the gradients
   // that are reduced by one call.
   ShardedAdamW(Transformer::Impl& model, const TrainConfig& config, const HostCollectives& host,
-               const std::string& nccl_rendezvous, int64_t bucket_bytes);
+               int64_t bucket_bytes);
   ~ShardedAdamW();
 
   // For the engine, in the last backward pass before step(): sums a bucket over the group as soon

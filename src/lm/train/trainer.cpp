@@ -42,8 +42,7 @@ Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
     : model(transformer.impl()),
       config(train),
       options(train_options),
-      optimizer(model, train, train_options.group, train_options.nccl_rendezvous,
-                train_options.bucket_bytes),
+      optimizer(model, train, train_options.group, train_options.bucket_bytes),
       log(log_options(options, config, model.device)),
       kept_step(options.keeps_stable_phase ? config.schedule().end_of_stable_phase() : 0),
       checkpoints(options.folder, {config.keep_last, config.keep_every, kept_step}) {
@@ -73,7 +72,7 @@ void Trainer::Impl::train(Transformer::Impl& models, std::span<Impl* const> trai
   const auto scale = static_cast<float>(1 / targets);
 
   Engine& engine = *models.engine;
-  engine.set_recompute(first.config.recompute);
+  engine.begin_training({first.config.recompute, group.size > 1});
   std::deque<Run> runs;  // they do not move
   for (size_t i = 0; i < trainers.size(); ++i) {
     runs.emplace_back(*trainers[i], engine, rows[i], last_step);

@@ -20,9 +20,11 @@ namespace {
 constexpr double kGibibyte = 1024.0 * 1024 * 1024;
 
 DeviceMemory process_memory() {
-  return {
-      static_cast<double>(peak_memory_bytes()),
-      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE))};
+  DeviceMemory memory;
+  memory.peak_bytes = static_cast<double>(peak_memory_bytes());
+  memory.total_bytes =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+  return memory;
 }
 
 std::string with_commas(int64_t value) {

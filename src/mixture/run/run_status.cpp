@@ -127,7 +127,7 @@ std::string hash_of_progress(const RunLayout& layout, const Stage& stage) {
   const auto add = [&](const fs::path& file) {
     std::error_code error;
     const std::string name = file.filename().string();
-    if (name.starts_with(".") || is_log(file) || name == layout.rendezvous("").filename()) return;
+    if (name.starts_with(".") || is_log(file)) return;
     if (fs::is_symlink(file, error) || !fs::is_regular_file(file, error)) return;
     lines.push_back(fmt::format("{} {}", file.lexically_relative(layout.root).string(),
                                 fs::file_size(file, error)));

@@ -267,7 +267,6 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   options.provenance = metadata;
   options.keeps_stable_phase = true;
   options.group = group;
-  options.nccl_rendezvous = layout.rendezvous(unit.name).string();
   Trainer trainer(model, unit.train, options);
   const int64_t resumed = trainer.resume();
   if (resumed > 0) log_info(fmt::format("{} goes on from step {}", unit.name, resumed));

@@ -30,8 +30,7 @@ struct TrainOptions {
   std::filesystem::path folder;
   std::map<std::string, std::string> provenance;  // a checkpoint of other provenance is refused
   HostCollectives group;                          // ranks that train this model together
-  std::string nccl_rendezvous;               // cuda groups of more than one: path of a file store
-  int64_t bucket_bytes = int64_t{25} << 20;  // of gradients that a group sums by one call
+  int64_t bucket_bytes = int64_t{25} << 20;       // of gradients that a group sums by one call
   // Keeps the checkpoint from which the model can be trained for longer (Schedule).
   bool keeps_stable_phase = false;
   bool show_progress = true;

@@ -84,9 +84,6 @@ struct RunLayout {
   std::filesystem::path shards_record(const std::string& unit) const {
     return model(unit) / "shards.txt";
   }
-  std::filesystem::path rendezvous(const std::string& unit) const {
-    return model(unit) / "rendezvous";
-  }
   std::filesystem::path evaluation_folder() const { return root / "evaluation"; }
   std::filesystem::path evaluation(const std::string& split, const std::string& cell) const;
   std::filesystem::path task_scores(const std::string& task, const std::string& model) const;
