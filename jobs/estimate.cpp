@@ -25,7 +25,6 @@ constexpr double kBytesPerToken = 2.0;
 // Of a rank, where device.flops_per_second = 0 leaves it to be measured: a CPU core; a GPU, of
 // which the experiments of the paper's sizes expect as much.
 constexpr double kAssumedFlopsPerSecond = 5e10;
-constexpr double kAssumedGpuFlopsPerSecond = 4e14;
 
 // Nothing if the text is not there.
 std::optional<int64_t> guess_tokens(const std::vector<std::string>& inputs) {
@@ -152,8 +151,16 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
       evaluation_bytes(run, units.size());
   const double given = experiment.device.flops_per_second;
   const bool cuda = experiment.device.device == "cuda";
-  result.flops_per_second =
-      given > 0 ? given : (cuda ? kAssumedGpuFlopsPerSecond : kAssumedFlopsPerSecond);
+  result.flops_per_second = given > 0 ? given : kAssumedFlopsPerSecond;
+  if (cuda) {
+    for (const Accelerator& each : accelerators()) {
+      const StepTime step =
+          predicted_step(experiment.expert_model, experiment.expert_train,
+                         experiment.data.seq_length, std::max(plan.group_size, 1), each);
+      result.steps.emplace_back(each.name, step);
+      if (given == 0 && each.name == "H100") result.flops_per_second = step.mfu * each.peak_flops;
+    }
+  }
   result.seconds = busiest_flops(result, plan) / result.flops_per_second;
   return result;
 }
@@ -188,6 +195,10 @@ std::string describe(const Estimate& e) {
   line("bytes between groups after shards", "0");
   line("time", fmt::format("{} at {}FLOP/s per device", human_duration(e.seconds),
                            human_count(e.flops_per_second)));
+  for (const auto& [name, step] : e.steps) {
+    line(("  an expert's step on an " + name).c_str(),
+         fmt::format("{:.3g} s, {:.0f} % MFU (predicted)", step.total(), 100 * step.mfu));
+  }
   return text;
 }
 

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "smalltalk/comm/rank_plan.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/lm/train/memory.hpp"
+#include "smalltalk/lm/train/roofline.hpp"
 #include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
@@ -25,7 +28,8 @@ struct Estimate {
   double score_bytes = 0;            // sent by each rank, over all rounds of the EM
   double flops_per_second = 0;       // per device: device.flops_per_second, or an assumption
   double seconds = 0;                // of the busiest rank, at that rate
-  int64_t num_sequences = 0;         // of the training corpus
+  std::vector<std::pair<std::string, StepTime>> steps;  // of an expert, by GPU; empty on a CPU
+  int64_t num_sequences = 0;                            // of the training corpus
   CorpusSize corpus = CorpusSize::counted;
 };
 

@@ -87,6 +87,7 @@ class ForwardingEngine : public Engine {
     return engine_->accumulate_gradients(tokens, rows, row_tokens, scale, ready);
   }
   void begin_training(const TrainingPlan& plan) override { engine_->begin_training(plan); }
+  void parameters_changed() override { engine_->parameters_changed(); }
   PhaseSeconds seconds() override { return engine_->seconds(); }
   int64_t rows_at_once(int64_t) const override { return 1; }
   void compute_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>,

@@ -144,6 +144,26 @@ TEST(TorchEngineOnceTest, ARecordedStepStaysRecorded) {
   EXPECT_EQ(ClosureGraph::made, 4);
 }
 
+// In bfloat16 the products compute with a copy of the weights, made when somebody says that these
+// have changed, and kept for all micro-batches.
+TEST(TorchEngineOnceTest, ChangedParametersAreSeenWhenTheyAreTold) {
+  Models models(tiny_model(), 1, "bf16-mixed"), fresh(tiny_model(), 1, "bf16-mixed");
+  const auto step = [&](Models& of) {
+    of.gradients.zero_();
+    return of.engine.accumulate_gradients(some_tokens(5), kRows, kRowTokens, 0.1F, {})[0];
+  };
+  const double before = step(models);
+  for (Models* each : {&models, &fresh}) each->parameters.mul_(1.25);
+  const double expected = step(fresh);
+  EXPECT_NE(expected, before);
+  models.engine.parameters_changed();
+  EXPECT_EQ(step(models), expected);
+  for (Models* each : {&models, &fresh}) each->parameters.mul_(1.25);
+  models.engine.begin_training({});
+  fresh.engine.begin_training({Recompute::full});
+  EXPECT_EQ(step(models), step(fresh));
+}
+
 TEST(TorchEngineOnceTest, NoTwoRanksShareAGpu) {
   EXPECT_EQ(gpu_of_rank(0, 8), 0);
   EXPECT_EQ(gpu_of_rank(7, 8), 7);

@@ -26,6 +26,7 @@ class CpuEngine : public Engine {
             int64_t num_models = 1);
 
   void begin_training(const TrainingPlan& plan) override;
+  void parameters_changed() override {}  // it has no other copy of them
   std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
                                            int64_t row_tokens, float scale,
                                            const GradientsReady& ready) override;

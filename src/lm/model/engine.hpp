@@ -40,6 +40,9 @@ class Engine {
   virtual ~Engine() = default;
   // For the calls of accumulate_gradients that follow.
   virtual void begin_training(const TrainingPlan& plan) = 0;
+  // The parameters are others than in the call of accumulate_gradients before. begin_training()
+  // says so, too; what only scores needs not be told.
+  virtual void parameters_changed() = 0;
   // tokens [R, rows, row_tokens], each model its own: every row predicts its tokens 1 ..
   // row_tokens - 1. Adds to the gradient buffer the gradients of `scale` times the sums of -log p;
   // returns these sums [R], unscaled.

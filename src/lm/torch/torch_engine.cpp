@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "lm/torch/block_ops.hpp"
 #include "lm/torch/torch_loss.hpp"
@@ -99,11 +100,13 @@ TorchEngine::~TorchEngine() = default;
 
 void TorchEngine::rebind(float* parameters, float* gradients) {
   can_train_ = gradients != nullptr;
+  cast_is_old_ = true;
   recorded_.reset();
   weights_.rebind(parameters, gradients);
 }
 
 void TorchEngine::begin_training(const TrainingPlan& plan) {
+  cast_is_old_ = true;
   if (plan == plan_) return;  // what was recorded still holds
   plan_ = plan;
   recorded_.reset();
@@ -275,7 +278,6 @@ void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Pos
 
 void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep& step) {
   const int64_t length = tokens.size(2) - 1;
-  weights_.cast();
   step.positions = positions_of(tokens.narrow(2, 0, length));
   step.layers.assign(weights_.layers.size(), {});
   Stream x{embed(tokens.narrow(2, 0, length)), {}};
@@ -334,6 +336,7 @@ std::vector<double> TorchEngine::accumulate_gradients(std::span<const int64_t> t
   ST_CHECK(can_train_);
   const at::NoGradGuard no_grad;
   at::Tensor ids = to_device(tokens, num_models_, rows, row_tokens);
+  if (std::exchange(cast_is_old_, false)) weights_.cast();  // once for all micro-batches of a step
   const bool use_graphs = make_graph_ && !plan_.announces;
   ST_CHECK(!ready || plan_.announces);
   SavedStep unrecorded;

@@ -45,6 +45,7 @@ class TorchEngine : public Engine {
               std::span<float> logits) override;
   void rebind(float* parameters, float* gradients) override;
   void begin_training(const TrainingPlan& plan) override;
+  void parameters_changed() override { cast_is_old_ = true; }
   PhaseSeconds seconds() override { return clock_.seconds(); }
 
   // What records steps where there is no GPU, for tests.
@@ -94,6 +95,7 @@ class TorchEngine : public Engine {
   at::ScalarType type_;  // of the products
   int64_t num_models_;
   TrainingPlan plan_;
+  bool cast_is_old_ = true;  // what training computes with is not what the parameters are
   TorchWeights weights_;
   bool can_train_ = false;  // there are gradient buffers
   MakeGraph make_graph_;    // empty: nothing is recorded

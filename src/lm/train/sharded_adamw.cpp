@@ -1,5 +1,6 @@
 #include "lm/train/sharded_adamw.hpp"
 
+#include <ATen/ops/dot.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -42,6 +43,15 @@ double square_sum(ThreadTeam& team, const float* values, int64_t size) {
     sums[static_cast<size_t>(piece)] = elementwise().sum_of_squares(values + begin, end - begin);
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+// On a device, without another tensor of that size.
+void add_square_sum(at::Tensor& sum, const at::Tensor& values) {
+  constexpr int64_t kPart = int64_t{1} << 26;
+  for (int64_t begin = 0; begin < values.numel(); begin += kPart) {
+    const at::Tensor part = values.narrow(0, begin, std::min(kPart, values.numel() - begin));
+    sum += at::dot(part, part);
+  }
 }
 
 }  // namespace
@@ -115,7 +125,7 @@ ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, double counted, bool 
       if (mine.is_cpu()) {
         square += square_sum(*model_.team, mine.const_data_ptr<float>(), mine.numel());
       } else {
-        on_device += mine.square().sum(at::kDouble);
+        add_square_sum(on_device, mine);
       }
     }
     square += on_device.item<double>();

@@ -98,6 +98,7 @@ void Trainer::Impl::train(Transformer::Impl& models, std::span<Impl* const> trai
     for (size_t i = 0; i < losses.size(); ++i) {
       stop |= runs[i].end_step(losses[i] * group.size / targets, share * (row_tokens - 1));
     }
+    engine.parameters_changed();
     if (stop) save_and_stop(trainers);
   }
   for (Impl* trainer : trainers) trainer->flush_checkpoint();
@@ -167,6 +168,7 @@ std::map<std::string, std::vector<float>> loss_gradients(Transformer& transforme
   check_tokens(tokens, count, row_tokens, model.config.vocab_size);
   model.allocate_gradients();
   model.gradients.zero_();
+  model.engine->parameters_changed();
   const auto targets = static_cast<double>(count * (row_tokens - 1));
   const double sum = model.engine->accumulate_gradients(tokens, count, row_tokens,
                                                         static_cast<float>(1 / targets), {})[0];

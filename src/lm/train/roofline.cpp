@@ -1,0 +1,87 @@
+#include "smalltalk/lm/train/roofline.hpp"
+
+#include <algorithm>
+
+#include "lm/model/parameter_layout.hpp"
+#include "lm/torch/block_bytes.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
+
+namespace smalltalk {
+namespace {
+
+constexpr double kProductShare = 0.72, kAttentionShare = 0.45, kBandwidthShare = 0.85;
+constexpr double kLinkBytesPerSecond = 300e9;
+
+// Of all layers' kernels between the products, for so many tokens; forward, and back.
+double forward_bytes(const ModelConfig& model, int64_t tokens) {
+  const NumberType type = NumberType::bfloat16;
+  const NormShape norm{type, 1, tokens, model.hidden_size, 0};
+  const RotaryShape rotary{type, tokens, 0, model.num_heads, model.num_kv_heads, model.head_dim()};
+  const ActivationShape activation{type, tokens, model.intermediate_size,
+                                   model.feed_forward == FeedForward::swiglu};
+  return static_cast<double>(2 * add_norm_bytes(norm, true) + rotate_bytes(rotary) +
+                             activate_bytes(activation));
+}
+double backward_bytes(const ModelConfig& model, int64_t tokens) {
+  const NumberType type = NumberType::bfloat16;
+  const NormShape norm{type, 1, tokens, model.hidden_size, 0};
+  const RotaryShape rotary{type, tokens, 0, model.num_heads, model.num_kv_heads, model.head_dim()};
+  const ActivationShape activation{type, tokens, model.intermediate_size,
+                                   model.feed_forward == FeedForward::swiglu};
+  return static_cast<double>(2 * norm_backward_bytes(norm) + rotate_backward_bytes(rotary) +
+                             activate_backward_bytes(activation));
+}
+
+}  // namespace
+
+const std::vector<Accelerator>& accelerators() {
+  static const std::vector<Accelerator> all = {{"A100", 312e12, 2.04e12},
+                                               {"H100", 989e12, 3.35e12},
+                                               {"H200", 989e12, 4.8e12},
+                                               {"B200", 2250e12, 8e12}};
+  return all;
+}
+
+StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int64_t seq_length,
+                        int group_size, const Accelerator& accelerator) {
+  const ModelConfig model = given.resolved();
+  const ParameterLayout layout = parameter_layout(model);
+  const int64_t rows = std::max<int64_t>(1, train.batch_size / group_size);
+  const int64_t num_tokens = rows * seq_length;
+  const auto tokens = static_cast<double>(num_tokens);
+  const auto layers = static_cast<double>(model.num_layers);
+  const auto hidden = static_cast<double>(model.hidden_size);
+  const auto vocab = static_cast<double>(model.vocab_size);
+  const double heads = static_cast<double>(model.num_heads * model.head_dim());
+  const double width = static_cast<double>(qkv_width(model)) + heads +
+                       static_cast<double>(gate_up_width(model) + model.intermediate_size);
+  const double products = accelerator.peak_flops * kProductShare;
+  const double bandwidth = accelerator.bytes_per_second * kBandwidthShare;
+  const bool selective = train.recompute == Recompute::selective;
+  const double passes = train.recompute == Recompute::full ? 4 : 3;  // a backward pass is two
+
+  StepTime time;
+  time.products = layers * tokens * passes * 2 * width * hidden / products;
+  // Causal, two products over half of the positions; backward two and a half times that.
+  const double attention = tokens * 2 * static_cast<double>(seq_length) * heads;
+  time.attention =
+      layers * attention * (passes - 3 + 3.5) / (accelerator.peak_flops * kAttentionShare);
+  const double forward = forward_bytes(model, num_tokens);
+  time.elementwise =
+      layers *
+      (forward * (passes - 2) + (selective ? forward : 0) + backward_bytes(model, num_tokens)) /
+      bandwidth;
+  // Logits are written by a product, read twice and turned into gradients, which two products read.
+  const SoftmaxShape softmax{NumberType::bfloat16, num_tokens, model.vocab_size};
+  time.loss = tokens * 6 * hidden * vocab / products +
+              (static_cast<double>(softmax_bytes(softmax, true)) + tokens * vocab * (4 + 2 * 2)) /
+                  bandwidth;
+  // The norm; AdamW on the own shard; zeros for gradients; the bfloat16 copy of all.
+  const auto parameters = static_cast<double>(layout.total);
+  time.optimizer = parameters * ((4.0 + 7 * 4) / group_size + 4 + 6) / bandwidth;
+  if (group_size > 1) time.communication = 4 * parameters / kLinkBytesPerSecond;
+  time.mfu = train_flops(model, rows, seq_length) / time.total() / accelerator.peak_flops;
+  return time;
+}
+
+}  // namespace smalltalk
