@@ -18,15 +18,6 @@ void* load_library() {
 
 }  // namespace
 
-int gpu_of_rank(int local_rank, int count) {
-  if (count == 0) {
-    throw Error("no GPU is visible: set device.device = \"cpu\", or ask for a GPU");
-  }
-  if (count == 1 || local_rank < count) return count == 1 ? 0 : local_rank;
-  throw Error("rank " + std::to_string(local_rank) + " of this machine finds only " +
-              std::to_string(count) + " GPUs: start at most one rank a GPU");
-}
-
 void* cuda_function(const char* name) {
   static void* const library = load_library();
   if (void* function = ::dlsym(library, name)) return function;

@@ -1,7 +1,8 @@
 // The GPU. All that needs CUDA and NCCL (cuda_device.cpp, nccl_group.cpp and the .cu files) is a
 // library of its own, libsmalltalk_cuda.so, which is loaded when a run first asks for a GPU: with
 // LibTorch's CUDA half behind it, it takes 0.2 s and 235 MB that a rank on a CPU does without, and
-// nodes that have no CUDA at all run the same program.
+// nodes that have no CUDA at all run the same program. It cannot call functions of the program,
+// only what headers have inline.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include "lm/cpu/elementwise.hpp"
 #include "lm/torch/block_launch.hpp"
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 
@@ -58,7 +60,14 @@ class Device {
 // Which of `count` visible GPUs a rank of a machine takes: its own, or, where each process sees one
 // GPU only, as under --gpus-per-task, that one. Error: there is none, or two ranks would share one,
 // which NCCL refuses and memory is not made for.
-int gpu_of_rank(int local_rank, int count);
+inline int gpu_of_rank(int local_rank, int count) {
+  if (count == 0) {
+    throw Error("no GPU is visible: set device.device = \"cpu\", or ask for a GPU");
+  }
+  if (count == 1 || local_rank < count) return count == 1 ? 0 : local_rank;
+  throw Error("rank " + std::to_string(local_rank) + " of this machine finds only " +
+              std::to_string(count) + " GPUs: start at most one rank a GPU");
+}
 
 // Error saying what to do if the library cannot be loaded.
 Device& cuda_device();
