@@ -125,8 +125,21 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
 
   const auto expert = static_cast<double>(parameter_count(experiment.expert_model));
   const auto router = static_cast<double>(parameter_count(experiment.router_model));
+  TrainConfig planned = train;
+  if (experiment.device.device == "cuda" && planned.micro_batch_size == 0) {
+    constexpr double kAssumedGpuBytes = 80e9;
+    planned.micro_batch_size = 1;
+    try {
+      planned.micro_batch_size = fitting_micro_batch(
+          experiment.expert_model, train, experiment.device, experiment.data.seq_length,
+          std::max(plan.group_size, 1), kAssumedGpuBytes);
+    } catch (const Error& error) {
+      log_warning(error.what());
+    }
+  }
+  result.micro_batch = planned.micro_batch_size;
   result.memory_per_device =
-      predicted_memory(experiment.expert_model, experiment.expert_train, experiment.device,
+      predicted_memory(experiment.expert_model, planned, experiment.device,
                        experiment.data.seq_length, std::max(plan.group_size, 1));
 
   const auto rounds = static_cast<double>(mixture.rounds);
@@ -190,6 +203,7 @@ std::string describe(const Estimate& e) {
   line("  checkpoint", human_bytes(memory.checkpoint));
   line("  activations", human_bytes(memory.activations));
   line("  loss", human_bytes(memory.loss));
+  if (e.micro_batch > 0) line("  micro batch", std::to_string(e.micro_batch));
   line("disk", human_bytes(e.disk_bytes));
   line("scores sent by each rank", human_bytes(e.score_bytes));
   line("bytes between groups after shards", "0");

@@ -125,6 +125,31 @@ TEST(MemoryOfGroupTest, SharesOutTheMomentsAlone) {
   EXPECT_GT(four.communication, 0);
 }
 
+TEST(MemoryOfGpuTest, TheLargestMicroBatchThatFitsIsTaken) {
+  MemoryCase c{model_of(256, 8, 4096, true), 24, 0, 1};
+  DeviceConfig device;
+  device.device = "cuda";
+  device.precision = "bf16-mixed";
+  const auto needed = [&](int64_t micro) {
+    c.micro_batch_size = micro;
+    return predicted_memory(c.model, training_of(c), device, kSeqLength, 2).total();
+  };
+  const auto fitting = [&](double bytes) {
+    c.micro_batch_size = 0;
+    return fitting_micro_batch(c.model, training_of(c), device, kSeqLength, 2, bytes);
+  };
+  EXPECT_EQ(fitting(needed(12) / 0.9 + 1), 12);  // all of a rank's share
+  EXPECT_EQ(fitting(needed(12) / 0.9 - 1e4), 6);
+  EXPECT_EQ(fitting(needed(4) / 0.9 + 1), 4);  // 5 does not divide it
+  EXPECT_EQ(fitting(needed(1) / 0.9 + 1), 1);
+  try {
+    fitting(needed(1) / 0.9 - 1e4);
+    ADD_FAILURE() << "it fits";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("expert.recompute"), std::string::npos);
+  }
+}
+
 TEST(MemoryOfGpuTest, RecomputingKeepsLess) {
   MemoryCase c{model_of(256, 8, 4096, true), 8, 0, 1};
   DeviceConfig device;

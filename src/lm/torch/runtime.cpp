@@ -19,4 +19,8 @@ void configure_runtime(const DeviceConfig& device, int local_rank) {
   if (device.device == "cuda") cuda_device().use(local_rank);
 }
 
+double device_memory_bytes(const DeviceConfig& device) {
+  return device.device == "cuda" ? cuda_device().memory().total_bytes : 0;
+}
+
 }  // namespace smalltalk

@@ -1,5 +1,7 @@
 #include "smalltalk/lm/train/memory.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "lm/cpu/cpu_engine.hpp"
@@ -7,6 +9,8 @@
 #include "lm/cpu/cpu_pass.hpp"
 #include "lm/torch/torch_loss.hpp"
 #include "lm/train/gradient_buckets.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
@@ -95,6 +99,25 @@ MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& tra
     memory.communication = kFloat * static_cast<double>(largest * (group_size + 1));
   }
   return memory;
+}
+
+int64_t fitting_micro_batch(const ModelConfig& model, const TrainConfig& train,
+                            const DeviceConfig& device, int64_t seq_length, int group_size,
+                            double device_bytes) {
+  const int64_t share = std::max<int64_t>(1, train.batch_size / group_size);
+  TrainConfig tried = train;
+  double needed = 0;
+  for (int64_t count = 1; count <= share; ++count) {
+    if (share % count != 0) continue;
+    tried.micro_batch_size = share / count;
+    needed = predicted_memory(model, tried, device, seq_length, group_size).total();
+    if (needed <= 0.9 * device_bytes) return tried.micro_batch_size;
+  }
+  throw Error(fmt::format(
+      "one sequence at a time takes {} of a device of {}: save memory by expert.recompute = {}, or "
+      "by a larger mixture.group_size",
+      human_bytes(needed), human_bytes(device_bytes),
+      train.recompute == Recompute::none ? "selective or full" : "full"));
 }
 
 }  // namespace smalltalk

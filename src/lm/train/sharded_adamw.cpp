@@ -81,7 +81,10 @@ ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
   }
 }
 
-ShardedAdamW::~ShardedAdamW() = default;
+ShardedAdamW::~ShardedAdamW() {
+  // NCCL's group would abort what is under way, of which there is nothing here.
+  if (group_ && group_->backend) group_->backend->shutdown();
+}
 
 at::Tensor ShardedAdamW::piece(const at::Tensor& flat, const GradientBucket& bucket) const {
   return flat.narrow(0, bucket.begin + rank_ * bucket.piece, bucket.piece);

@@ -96,6 +96,7 @@ void TrainingLog::write(const LogRow& row) {
                     {"time_metrics/communication(s)", row.phases.communication / interval_steps},
                     {"time_metrics/optimizer(s)", row.phases.optimizer / interval_steps},
                     {"memory/max_active(GiB)", memory.peak_bytes / kGibibyte},
+                    {"memory/reserved(GiB)", memory.reserved_bytes / kGibibyte},
                     {"eta(s)", eta}});
 }
 

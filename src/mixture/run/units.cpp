@@ -17,6 +17,8 @@
 #include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
+#include "smalltalk/lm/train/memory.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
@@ -267,7 +269,18 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   options.provenance = metadata;
   options.keeps_stable_phase = true;
   options.group = group;
-  Trainer trainer(model, unit.train, options);
+  TrainConfig train = unit.train;
+  if (experiment.device.device == "cuda" && train.micro_batch_size == 0) {
+    // The group's first rank decides, whatever the others' devices are.
+    if (group.rank == 0) {
+      train.micro_batch_size =
+          fitting_micro_batch(experiment.expert_model, train, experiment.device, seq_length,
+                              group.size, device_memory_bytes(experiment.device));
+      log_info(fmt::format("{}: micro batches of {} sequences", unit.name, train.micro_batch_size));
+    }
+    group.broadcast(std::as_writable_bytes(std::span(&train.micro_batch_size, 1)), 0);
+  }
+  Trainer trainer(model, train, options);
   const int64_t resumed = trainer.resume();
   if (resumed > 0) log_info(fmt::format("{} goes on from step {}", unit.name, resumed));
   if (group.rank == 0) forget_shorter_training(layout, unit.name, resumed);

@@ -30,7 +30,8 @@ template <typename F>
 void visit_train_fields(const std::string& section, TrainConfig& train, F&& f) {
   f(section + ".batch_size", train.batch_size, "sequences per optimiser step");
   f(section + ".micro_batch_size", train.micro_batch_size,
-    "sequences per rank per forward pass; 0: the rank's whole share");
+    "sequences per rank per forward pass; 0: the rank's whole share, or, of what experts train on "
+    "GPUs, as much of it as fits");
   f(section + ".lr", train.lr, "peak learning rate");
   f(section + ".min_lr", train.min_lr, "learning rate at the end of the decay");
   f(section + ".warmup_steps", train.warmup_steps, "steps of linear warm-up");

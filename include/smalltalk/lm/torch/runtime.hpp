@@ -9,4 +9,7 @@ namespace smalltalk {
 // slow). Call once, before the first model.
 void configure_runtime(const DeviceConfig& device, int local_rank);
 
+// Of this process's GPU, all of it; 0 on a CPU. Call configure_runtime() first.
+double device_memory_bytes(const DeviceConfig& device);
+
 }  // namespace smalltalk
