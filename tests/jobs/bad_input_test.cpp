@@ -90,6 +90,13 @@ TEST_F(BadInput, OfTheTextsThatAreNamed) {
     expect_refused(launch("r", "--set 'data.validation=[]'" + how), {"data.validation"});
     expect_refused(launch("r", texts + how), {"data.train", "1 of 2 files", "1 .md"});
     expect_refused(launch("r", "--set data.tokenizer=absent.model" + how), {"absent.model"});
+    // All that is wrong with them is said at once.
+    expect_refused(launch("r",
+                          "--set 'data.test=[\"nowhere.jsonl\"]' --set 'data.validation=[]' "
+                          "--set data.tokenizer=absent.model" +
+                              how),
+                   {"data.validation: names no text", "data.test: nowhere.jsonl",
+                    "data.tokenizer: cannot open 'absent.model'"});
     expect_refused(launch("r", "--set data.tokenizer=" + (folder_ / "broken.model").string() + how),
                    {"broken.model"});
   }

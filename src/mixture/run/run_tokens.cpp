@@ -1,9 +1,11 @@
 #include "smalltalk/mixture/run/run_tokens.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <set>
 
 #include "smalltalk/core/system/error.hpp"
@@ -79,10 +81,18 @@ void require_text(const Run& run) {
   const DataConfig& data = run.experiment.data;
   const std::array inputs = {&data.train, &data.validation, &data.test};
   std::set<fs::path> trained_on;
+  std::vector<std::string> problems;  // all of them at once
+  const auto look_at = [&](const std::string& key, const std::function<void()>& look) {
+    try {
+      look();
+    } catch (const Error& error) {
+      problems.push_back(fmt::format("data.{}: {}", key, error.what()));
+    }
+  };
   for (size_t i = 0; i < kSplits.size(); ++i) {
     // What is tokenised does not need its text any more.
     if (fs::exists(run.layout.tokens(kSplits[i]))) continue;
-    try {
+    look_at(kSplits[i], [&] {
       const InputFiles found = expand_inputs(*inputs[i]);
       for (const fs::path& file : found.files) {
         const fs::path real = fs::canonical(file);
@@ -94,17 +104,12 @@ void require_text(const Run& run) {
       }
       if (found.files.empty()) throw Error("names no text");
       refuse_left_out(found, data.max_bad_fraction);
-    } catch (const Error& error) {
-      throw Error(fmt::format("data.{}: {}", kSplits[i], error.what()));
-    }
+    });
   }
   if (!data.tokenizer.empty() && !fs::exists(run.layout.tokenizer())) {
-    try {
-      const Tokenizer readable(data.tokenizer);
-    } catch (const Error& error) {
-      throw Error(std::string("data.tokenizer: ") + error.what());
-    }
+    look_at("tokenizer", [&] { const Tokenizer readable(data.tokenizer); });
   }
+  if (!problems.empty()) throw Error(fmt::format("{}", fmt::join(problems, "\n  ")));
 }
 
 void prepare_tokens_of(const Run& run, const HostCollectives& ranks, bool verify) {
