@@ -12,24 +12,20 @@ namespace {
 constexpr double kProductShare = 0.72, kAttentionShare = 0.45, kBandwidthShare = 0.85;
 constexpr double kLinkBytesPerSecond = 300e9;
 
-// Of all layers' kernels between the products, for so many tokens; forward, and back.
-double forward_bytes(const ModelConfig& model, int64_t tokens) {
+// Of a layer's kernels between the products, for so many tokens.
+struct LayerBytes {
+  double forward = 0, backward = 0;
+};
+LayerBytes layer_bytes(const ModelConfig& model, int64_t tokens) {
   const NumberType type = NumberType::bfloat16;
   const NormShape norm{type, 1, tokens, model.hidden_size, 0};
   const RotaryShape rotary{type, tokens, 0, model.num_heads, model.num_kv_heads, model.head_dim()};
   const ActivationShape activation{type, tokens, model.intermediate_size,
                                    model.feed_forward == FeedForward::swiglu};
-  return static_cast<double>(2 * add_norm_bytes(norm, true) + rotate_bytes(rotary) +
-                             activate_bytes(activation));
-}
-double backward_bytes(const ModelConfig& model, int64_t tokens) {
-  const NumberType type = NumberType::bfloat16;
-  const NormShape norm{type, 1, tokens, model.hidden_size, 0};
-  const RotaryShape rotary{type, tokens, 0, model.num_heads, model.num_kv_heads, model.head_dim()};
-  const ActivationShape activation{type, tokens, model.intermediate_size,
-                                   model.feed_forward == FeedForward::swiglu};
-  return static_cast<double>(2 * norm_backward_bytes(norm) + rotate_backward_bytes(rotary) +
-                             activate_backward_bytes(activation));
+  return {static_cast<double>(2 * add_norm_bytes(norm, true) + rotate_bytes(rotary) +
+                              activate_bytes(activation)),
+          static_cast<double>(2 * norm_backward_bytes(norm) + rotate_backward_bytes(rotary) +
+                              activate_backward_bytes(activation))};
 }
 
 }  // namespace
@@ -66,11 +62,9 @@ StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int6
   const double attention = tokens * 2 * static_cast<double>(seq_length) * heads;
   time.attention =
       layers * attention * (passes - 3 + 3.5) / (accelerator.peak_flops * kAttentionShare);
-  const double forward = forward_bytes(model, num_tokens);
+  const LayerBytes bytes = layer_bytes(model, num_tokens);
   time.elementwise =
-      layers *
-      (forward * (passes - 2) + (selective ? forward : 0) + backward_bytes(model, num_tokens)) /
-      bandwidth;
+      layers * (bytes.forward * (passes - 2 + (selective ? 1 : 0)) + bytes.backward) / bandwidth;
   // Logits are written by a product, read twice and turned into gradients, which two products read.
   const SoftmaxShape softmax{NumberType::bfloat16, num_tokens, model.vocab_size};
   time.loss = tokens * 6 * hidden * vocab / products +
