@@ -14,6 +14,7 @@
 #include "slurm_queue.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/mixture/run/changes.hpp"
 #include "smalltalk/mixture/run/run_status.hpp"
 
@@ -81,6 +82,22 @@ std::string shown(const char* format, const std::optional<T>& value) {
 
 // The run's jobs in the queue; nothing if the queue is not known.
 using Queue = std::optional<std::vector<QueuedJob>>;
+
+// Jobs that Slurm does not know of hold the locks of what they make.
+void note_running(RunStatus& status, const RunLayout& layout) {
+  bool stages = is_locked(layout.lock("stages"));
+  for (StageStatus& row : status.stages) {
+    const std::string& job = row.stage.job;
+    if (job == "train") {
+      const bool begun = row.state == StageState::begun || row.state == StageState::missing;
+      if (begun && is_locked(layout.lock(row.stage.name))) row.state = StageState::running;
+    } else if (stages && (job == "prepare" || job == "route" || job == "shard") &&
+               row.state != StageState::done) {
+      row.state = StageState::running;
+      stages = false;
+    }
+  }
+}
 
 std::string describe(const RunStatus& status, const Queue& queue) {
   std::string text = fmt::format("{:<9} {:>6}", "stage", "");
@@ -173,7 +190,8 @@ void print_status(const StatusJob& job) {
   if (const auto lines = read_queue(job.queue)) {
     queue = parse_queue(*lines, slurm_run_id(run.layout));
   }
-  const RunStatus status = run_status(run, queue.value_or(std::vector<QueuedJob>()), job.parts);
+  RunStatus status = run_status(run, queue.value_or(std::vector<QueuedJob>()), job.parts);
+  if (!job.tsv) note_running(status, run.layout);
   if (job.json) {
     std::cout << to_json(status, job.run, queue).dump() << "\n";
   } else {

@@ -111,12 +111,14 @@ std::optional<simdjson::dom::element> value_at(const simdjson::dom::object& obje
                                                std::vector<const char*>& bent) {
   std::optional<simdjson::dom::element> value = last_field(object, path, bent);
   if (value) return value;
-  const size_t dot = path.find('.');
-  if (dot == std::string_view::npos) return std::nullopt;
-  value = last_field(object, path.substr(0, dot), bent);
-  simdjson::dom::object inner;
-  if (!value || value->get(inner)) return std::nullopt;
-  return value_at(inner, path.substr(dot + 1), bent);
+  // Names may hold dots, too.
+  for (size_t dot = path.find('.'); dot != std::string_view::npos; dot = path.find('.', dot + 1)) {
+    value = last_field(object, path.substr(0, dot), bent);
+    simdjson::dom::object inner;
+    if (!value || value->get(inner)) continue;
+    if (const auto found = value_at(inner, path.substr(dot + 1), bent)) return found;
+  }
+  return std::nullopt;
 }
 
 std::optional<std::string_view> text_of(const std::optional<simdjson::dom::element>& value) {

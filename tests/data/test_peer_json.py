@@ -30,8 +30,9 @@ def at(value, path):
         return None
     if path in value:
         return value[path]
-    head, dot, rest = path.partition(".")
-    return at(value.get(head), rest) if dot else None
+    parts = path.split(".")
+    found = (at(value.get(".".join(parts[:i])), ".".join(parts[i:])) for i in range(1, len(parts)))
+    return next((one for one in found if one is not None), None)
 
 
 def expected(content, text_key="text", domain_key="domain"):
@@ -102,6 +103,9 @@ class PeerJson(unittest.TestCase):
         self.same(lines, 2, "content", "meta.set")
         self.same(lines, 1, "meta.x.y", "content")
         self.same(lines, 1, "raw.content", "domain")
+        dots = (b'{"a.b": {"c": "x"}}\n{"a": {"b.c": "y"}}\n{"a": {"b": {"c": "z"}}}\n'
+                b'{"a": {"d": 1}, "a.b": {"c": "w"}}\n{"a.b.c": "v", "a": {"b": {"c": "u"}}}\n')
+        self.same(dots, 5, "a.b.c", "domain")
         found = read(lines, "a.jsonl", "content", "")
         self.assertEqual([domain for _, domain in found["documents"]], ["", ""])
         self.assertIn('no string "content"', found["examples"][0])

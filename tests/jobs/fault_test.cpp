@@ -221,6 +221,9 @@ TEST_F(Fault, OfTwoJobsOnOneRunFolderTheSecondRefuses) {
       EXPECT_EQ(count_of(outcome.output, "error: "), 1) << outcome.output;
       EXPECT_EQ(count_of(outcome.output, lock_of(started.pid())), 1) << outcome.output;
     }
+    const Outcome status =
+        run_command(from_environment("SMALLTALK_BINARY") + " status --json " + run().string());
+    EXPECT_EQ(count_of(status.output, "\"running\":1"), 1) << first << "\n" << status.output;
     kill(started.pid(), SIGCONT);
     const Outcome outcome = started.wait();
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;

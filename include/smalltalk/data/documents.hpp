@@ -38,7 +38,8 @@ bool looks_like_lines(const std::filesystem::path& file);
 
 // Where a document lies in a file.
 struct DocumentFields {
-  // Of a JSON object, the field with this name; without one, "a.b" is b of the object a.
+  // Of a JSON object, the field with this name; without one, "a.b" is b of the object a. Names may
+  // hold dots.
   std::string text = "text";
   std::string domain = "domain";  // the same; empty: there are no labels
   bool lines = false;             // of plain text, each line is a document

@@ -71,4 +71,13 @@ WriteLock::WriteLock(const std::filesystem::path& path, const std::string& what,
 
 WriteLock::~WriteLock() { ::close(descriptor_); }
 
+bool is_locked(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  // Shared, and for a moment only: who wants the lock meanwhile is patient.
+  const bool held = ::flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  ::close(descriptor);
+  return held;
+}
+
 }  // namespace smalltalk

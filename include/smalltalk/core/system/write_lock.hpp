@@ -24,4 +24,7 @@ class WriteLock {
   int descriptor_ = -1;
 };
 
+// Whether a process holds the lock at the moment, as far as its file system tells. Creates nothing.
+bool is_locked(const std::filesystem::path& path);
+
 }  // namespace smalltalk
