@@ -24,6 +24,8 @@ import sys
 import tempfile
 import time
 
+from contender import Contender
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("SMALLTALK_BINARY") or str(ROOT / "build/release/smalltalk")
 CORES = len(os.sched_getaffinity(0))
@@ -130,18 +132,13 @@ def worker(name, kind, threads):
         print(json.dumps({"rate": amount / run_for(step, chunk, float(line))}), flush=True)
 
 
-class Peer:
+class Peer(Contender):
     def __init__(self, name, kind, threads):
-        environment = dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(ROOT / "build/inductor"),
-                           OMP_NUM_THREADS=str(threads))
-        if kind == "compile+chunks":
-            environment.update(KEEP_MEMORY)
-        self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
+        super().__init__(
             [sys.executable, "-B", __file__, "--worker", kind, "--cases", name, "--threads",
              str(threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
-            env=environment)
+            {"TORCHINDUCTOR_CACHE_DIR": str(ROOT / "build/inductor"), "OMP_NUM_THREADS": str(threads),
+             **(KEEP_MEMORY if kind == "compile+chunks" else {})})
         self.note = ""
         while True:
             answer = self.read()
@@ -151,20 +148,8 @@ class Peer:
                 self.parameters = answer["parameters"]
                 break
 
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            raise RuntimeError(self.errors.read().strip().splitlines()[-1:])
-        return json.loads(line)
-
     def rate(self, seconds):
-        print(seconds, file=self.process.stdin, flush=True)
-        return self.read()["rate"]
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
+        return self.turn(seconds)["rate"]
 
 
 class LlmC:

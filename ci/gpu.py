@@ -12,10 +12,10 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
+
+from contender import Contender
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHUNKS = (1024, 2048, 4096)  # tokens
@@ -158,32 +158,6 @@ def worker(c, kind, device):
         print(json.dumps(answer), flush=True)
 
 
-class Contender:
-    def __init__(self, command, environment=None):
-        self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=self.errors, text=True,
-                                        env={**os.environ, **(environment or {})})
-        self.rates, self.answer = [], {}
-
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            said = self.errors.read().strip().splitlines()
-            raise RuntimeError(said[-1] if said else "it ended without a word")
-        return json.loads(line)
-
-    def turn(self, seconds):
-        print(seconds, file=self.process.stdin, flush=True)
-        self.answer = self.read()
-        self.rates.append(self.answer["rate"])
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-
-
 def start_ours(bench, c, device):
     keys = ("mode", "models", "vocab", "hidden", "layers", "heads", "intermediate", "feed_forward",
             "batch", "micro", "length", "recompute")
@@ -199,7 +173,7 @@ def start_peer(c, kind, device):
 def run_case(c, bench, device, seconds, repetitions, deadline, only):
     """The row of a case; contenders that fail or come too late are named with the reason."""
     row = {"case": c, "contenders": {}, "left_out": {}}
-    running, about = {}, {}
+    running = {}
     for name in ("ours", *c["peers"]):
         if only is not None and name not in ("ours", *only):
             continue
@@ -208,7 +182,7 @@ def run_case(c, bench, device, seconds, repetitions, deadline, only):
             continue
         contender = start_ours(bench, c, device) if name == "ours" else start_peer(c, name, device)
         try:
-            about[name] = contender.read()
+            row["contenders"][name] = {"rates": [], **contender.read()}
             running[name] = contender
         except RuntimeError as error:
             row["left_out"][name] = str(error)
@@ -216,15 +190,18 @@ def run_case(c, bench, device, seconds, repetitions, deadline, only):
     for turn in range(repetitions):
         names = list(running)
         for name in names[turn % max(1, len(names)):] + names[:turn % max(1, len(names))]:
-            if time.monotonic() > deadline and running[name].rates:
+            its = row["contenders"][name]
+            if time.monotonic() > deadline and its["rates"]:
                 continue
             try:
-                running[name].turn(seconds)
+                answer = running[name].turn(seconds)
+                its["rates"].append(answer.pop("rate"))
+                its.update(answer)
             except RuntimeError as error:
                 row["left_out"][name] = str(error)
+                del row["contenders"][name]
                 running.pop(name).close()
-    for name, contender in running.items():
-        row["contenders"][name] = {"rates": contender.rates, **about[name], **contender.answer}
+    for contender in running.values():
         contender.close()
     return row
 

@@ -19,24 +19,20 @@ namespace fs = std::filesystem;
 namespace {
 
 // Before the corpus is tokenised: bytes of text per token, a little under what is usual, so that
-// the estimate errs on the large side. Compressed text is taken as four times its size.
+// the estimate errs on the large side.
 constexpr double kBytesPerToken = 2.0;
 
-// Of a rank, where device.flops_per_second = 0 leaves it to be measured: a CPU core; a GPU, of
-// which the experiments of the paper's sizes expect as much.
+// Of a CPU's core, where device.flops_per_second = 0 leaves it to be measured.
 constexpr double kAssumedFlopsPerSecond = 5e10;
 
 // Nothing if the text is not there.
 std::optional<int64_t> guess_tokens(const std::vector<std::string>& inputs) {
-  double bytes = 0;
   try {
-    for (const fs::path& file : expand_inputs(inputs).files) {
-      bytes += static_cast<double>(fs::file_size(file)) * (is_compressed(file) ? 4 : 1);
-    }
+    const auto bytes = static_cast<double>(unpacked_bytes(expand_inputs(inputs).files));
+    return static_cast<int64_t>(bytes / kBytesPerToken);
   } catch (const Error&) {  // which require_text() tells
     return std::nullopt;
   }
-  return static_cast<int64_t>(bytes / kBytesPerToken);
 }
 
 // Of a held-out split that is there or, by its text, guessed.

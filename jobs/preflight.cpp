@@ -49,11 +49,7 @@ std::optional<SplitSize> size_of(const Run& run, const std::string& split, const
   if (files.empty()) return std::nullopt;
   const auto tokens = most_tokens(files);
   if (tokens) return SplitSize{(*tokens - 1) / length, SplitSize::at_most};
-  int64_t bytes = 0;
-  for (const fs::path& name : files) {
-    bytes += static_cast<int64_t>(fs::file_size(name)) * (is_compressed(name) ? 4 : 1);
-  }
-  return SplitSize{bytes / length, SplitSize::guessed};
+  return SplitSize{unpacked_bytes(files) / length, SplitSize::guessed};
 }
 
 void require_size(const Run& run, const std::string& split, const Files& files, int64_t least,

@@ -56,6 +56,12 @@ int64_t lines_before(const std::filesystem::path& file, int64_t offset) {
   return lines;
 }
 
+// Whether a part of the file is read without what comes before it.
+bool can_be_cut(const std::filesystem::path& file, const DocumentFields& fields) {
+  const bool json = kind_of(file) == FileKind::json;
+  return (json || fields.lines) && !is_compressed(file) && !(json && holds_values(file));
+}
+
 using Take = std::function<bool(const Document&)>;  // false: enough
 
 // Of a line, counted from 1 inside the part of the file that begins at `start`.
@@ -253,11 +259,8 @@ std::vector<InputPart> cut_into_parts(const std::vector<std::filesystem::path>& 
   const int64_t part_bytes = bytes_of_part(total);
   std::vector<InputPart> parts;
   for (size_t i = 0; i < files.size(); ++i) {
-    const bool json = kind_of(files[i]) == FileKind::json;
-    const bool can_be_cut = (json || fields.lines) &&
-                            compression_of(files[i]) == Compression::none &&
-                            sizes[i] > part_bytes && !(json && holds_values(files[i]));
-    const int64_t step = can_be_cut ? part_bytes : std::max<int64_t>(sizes[i], 1);
+    const bool cut = sizes[i] > part_bytes && can_be_cut(files[i], fields);
+    const int64_t step = cut ? part_bytes : std::max<int64_t>(sizes[i], 1);
     int64_t begin = 0;
     do {
       const int64_t end = std::min(begin + step, sizes[i]);
@@ -292,8 +295,7 @@ BadDocuments read_part(const std::filesystem::path& file, const InputPart& part,
 }
 
 bool holds_values(const std::filesystem::path& file) {
-  const auto plain = compression_of(file) == Compression::none ? file : file.stem();
-  if (lower_extension(plain) != ".json") return false;
+  if (lower_extension(without_compression(file)) != ".json") return false;
   std::string text(4096, ' ');
   text.resize(open_bytes(file)(text));
   std::string_view left = text;
@@ -335,15 +337,14 @@ void require_good_documents(const std::vector<std::filesystem::path>& files,
   BadDocuments bad;
   for (size_t i = 0; i < std::min(files.size(), kFiles); ++i) {
     const int64_t size = size_of(files[i]);
-    const bool lines = kind_of(files[i]) == FileKind::json || fields.lines;
-    const bool can_be_cut = lines && !is_compressed(files[i]) && !holds_values(files[i]);
-    if (!can_be_cut && size > 16 * kBytes) return;
+    const bool in_lines = can_be_cut(files[i], fields);
+    if (!in_lines && size > 16 * kBytes) return;
     bool good = false;
     const auto take = [&](const Document&) {
       good = true;
       return false;
     };
-    const int64_t end = can_be_cut ? std::min(size, kBytes) : size;
+    const int64_t end = in_lines ? std::min(size, kBytes) : size;
     bad.add(read_part(files[i], {static_cast<int64_t>(i), 0, end}, take, fields));
     if (good) return;
   }

@@ -120,8 +120,7 @@ std::vector<std::pair<int64_t, std::string>> lines_of(const fs::path& file) {
 }  // namespace
 
 FileKind kind_of(const fs::path& path) {
-  const std::string extension =
-      lower_extension(compression_of(path) == Compression::none ? path : path.stem());
+  const std::string extension = lower_extension(without_compression(path));
   for (const char* known : {".jsonl", ".ndjson", ".json", ".jsonlines", ".jl"}) {
     if (extension == known) return FileKind::json;
   }
@@ -129,6 +128,10 @@ FileKind kind_of(const fs::path& path) {
     if (extension == known) return FileKind::plain_text;
   }
   return FileKind::unknown;
+}
+
+fs::path without_compression(const fs::path& path) {
+  return is_compressed(path) ? path.parent_path() / path.stem() : path;
 }
 
 bool is_compressed(const fs::path& path) { return compression_of(path) != Compression::none; }
@@ -140,6 +143,14 @@ std::string describe(const Counts& counts) {
                         name.empty() ? "without an extension" : name);
   }
   return text;
+}
+
+int64_t unpacked_bytes(const Paths& files) {
+  int64_t bytes = 0;
+  for (const fs::path& file : files) {
+    bytes += static_cast<int64_t>(fs::file_size(file)) * (is_compressed(file) ? 4 : 1);
+  }
+  return bytes;
 }
 
 void refuse_left_out(const InputFiles& inputs, double max_bad_fraction) {

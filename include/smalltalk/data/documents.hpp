@@ -26,6 +26,7 @@ std::string describe(const Counts& counts);     // "3 .md, 1 .parquet"
 enum class FileKind { json, plain_text, unknown };
 FileKind kind_of(const std::filesystem::path& path);  // compression aside
 bool is_compressed(const std::filesystem::path& path);
+std::filesystem::path without_compression(const std::filesystem::path& path);  // a.txt, of a.txt.gz
 
 struct Document {
   std::string_view text;
@@ -74,6 +75,8 @@ struct InputFiles {
 // begins with a dot. "@LIST" is a file of such inputs, a line each.
 // Error: an input that matches nothing, or names a file of unknown kind.
 InputFiles expand_inputs(const std::vector<std::string>& inputs);
+// Of text. What a compressed file holds is guessed: four times its size.
+int64_t unpacked_bytes(const std::vector<std::filesystem::path>& files);
 // Error: of all files the share of those left out is larger.
 void refuse_left_out(const InputFiles& inputs, double max_bad_fraction);
 

@@ -55,6 +55,13 @@ HeadsView view_of(const at::Tensor& heads) {
   return {heads.const_data_ptr(), heads.stride(0), heads.stride(1), heads.stride(2)};
 }
 
+Heads view_heads(const ModelConfig& config, const at::Tensor& qkv, int64_t length) {
+  const int64_t heads = config.num_heads, kv = config.num_kv_heads;
+  // Sequences of all models are alike here.
+  const at::Tensor all = qkv.view({-1, length, heads + 2 * kv, config.head_dim()}).transpose(1, 2);
+  return {all.narrow(1, 0, heads), all.narrow(1, heads, kv), all.narrow(1, heads + kv, kv)};
+}
+
 template <class T>
 T* data_or_null(const at::Tensor& tensor) {
   return tensor.defined() ? static_cast<T*>(tensor.data_ptr()) : nullptr;
@@ -75,7 +82,7 @@ Normed add_norm(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& 
   Normed result;
   if (kernels == nullptr) {
     result.sum = delta.defined() ? x + delta : x;
-    result.rstd = (result.sum.square().mean(-1, true) + epsilon).rsqrt();
+    result.rstd = reciprocal_root(result.sum, epsilon);
     result.out = (result.sum * result.rstd * weight).to(type);
     return result;
   }
@@ -122,13 +129,6 @@ at::Tensor norm_backward(const at::Tensor& d_out, const Normed& normed, const at
 }
 
 // ---- Heads --------------------------------------------------------------------------------------
-
-Heads view_heads(const ModelConfig& config, const at::Tensor& qkv, int64_t length) {
-  const int64_t heads = config.num_heads, kv = config.num_kv_heads;
-  // Sequences of all models are alike here.
-  const at::Tensor all = qkv.view({-1, length, heads + 2 * kv, config.head_dim()}).transpose(1, 2);
-  return {all.narrow(1, 0, heads), all.narrow(1, heads, kv), all.narrow(1, heads + kv, kv)};
-}
 
 Heads split_heads(const ModelConfig& config, at::Tensor& qkv, const RotaryAngles& angles) {
   const int64_t length = angles.cosine.size(0);

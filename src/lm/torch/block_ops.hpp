@@ -40,8 +40,6 @@ struct Heads {
 };
 // Turns queries and keys in place; -> views of qkv. The rows of `angles` are the positions.
 Heads split_heads(const ModelConfig& config, at::Tensor& qkv, const RotaryAngles& angles);
-// The views alone, of a qkv whose heads are turned.
-Heads view_heads(const ModelConfig& config, const at::Tensor& qkv, int64_t length);
 // -> the gradient of qkv, [R, T, ...], given those of its heads.
 at::Tensor split_heads_backward(const ModelConfig& config, const Heads& gradients,
                                 const RotaryAngles& angles, int64_t num_models);

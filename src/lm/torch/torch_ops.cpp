@@ -11,10 +11,13 @@
 
 namespace smalltalk {
 
+at::Tensor reciprocal_root(const at::Tensor& x, double epsilon) {
+  return (x.square().mean(-1, true) + epsilon).rsqrt();
+}
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon,
                     at::ScalarType type) {
-  const at::Tensor scale = (x.pow(2).mean(-1, true) + epsilon).rsqrt();
-  return (x * scale * weight).to(type);
+  return (x * reciprocal_root(x, epsilon) * weight).to(type);
 }
 
 RotaryAngles rotary_angles(const ModelConfig& config, int64_t length, at::Device device) {

@@ -8,6 +8,8 @@
 
 namespace smalltalk {
 
+// 1 / sqrt(mean(x^2) + epsilon) of the last dimension, which stays as one of size 1.
+at::Tensor reciprocal_root(const at::Tensor& x, double epsilon);
 // Of the last dimension. x is float32, as the residual stream is in both precisions; the result has
 // the type of the products.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon,

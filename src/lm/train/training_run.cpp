@@ -155,8 +155,9 @@ void Trainer::Impl::Run::log_step(double gradient_norm, double lr) {
   if (progress_.interval_steps > 0) {
     progress_.last_loss = progress_.interval_loss / static_cast<double>(progress_.interval_steps);
     row.max_loss = progress_.interval_max_loss;
+  } else {  // none was finite
+    row.max_loss = progress_.last_loss;
   }
-  if (progress_.interval_steps == 0) row.max_loss = progress_.last_loss;  // none was finite
   row.loss = progress_.last_loss;
   row.gradient_norm = gradient_norm;
   row.lr = lr;

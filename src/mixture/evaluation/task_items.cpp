@@ -164,7 +164,7 @@ Task read_task(const fs::path& file, const std::string& prompt) {
   Task task;
   task.file = file.string();
   task.prompt = prompt;
-  task.name = (is_compressed(file) ? file.stem() : file).stem().string();
+  task.name = without_compression(file).stem().string();
   if (task.name == "items") task.name = fs::absolute(file).parent_path().filename().string();
   // Bytes that are no UTF-8, which JSON cannot hold, become marks.
   task.name = json::parse(json(task.name).dump(-1, ' ', false, json::error_handler_t::replace));
