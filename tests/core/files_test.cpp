@@ -10,6 +10,8 @@
 #include <thread>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/file.hpp"
+#include "smalltalk/core/system/temporary_file.hpp"
 #include "support/complaint.hpp"
 #include "support/temporary_folder.hpp"
 
@@ -216,6 +218,41 @@ TEST(RemoveStaleTemporaries, OfDeadProcessesOnly) {
   });
   EXPECT_EQ(files(folder / "a/b"), 0);
   EXPECT_TRUE(fs::exists(folder / "a/mine"));
+}
+
+// One process makes the file and names it, others write parts of it under that name.
+TEST(TemporaryFile, IsWrittenByMany) {
+  const TemporaryFolder folder;
+  TemporaryFile first(folder / "x");
+  File::open(first.path(), O_WRONLY | O_CREAT | O_EXCL).resize(8);
+  EXPECT_TRUE(first.path().filename().string().starts_with(".tmp-"));
+  {
+    TemporaryFile second(folder / "x", first.path());
+    const std::string text = "abcd";
+    File::open(second.path(), O_WRONLY).write_at(4, std::as_bytes(std::span(text)));
+    second.leave();
+  }
+  EXPECT_FALSE(fs::exists(folder / "x"));
+  first.publish();
+  EXPECT_EQ(read_text(folder / "x"), std::string(4, '\0') + "abcd");
+  EXPECT_EQ(folder.entries(), Names{"x"});
+  std::string found(3, ' ');
+  File::open(folder / "x", O_RDONLY).read_at(5, std::as_writable_bytes(std::span(found)));
+  EXPECT_EQ(found, "bcd");
+  EXPECT_TRUE(mentions(
+      complaint_of([&] {
+        File::open(folder / "x", O_RDONLY).read_at(6, std::as_writable_bytes(std::span(found)));
+      }),
+      "x': it ended early"));
+}
+
+TEST(TemporaryFile, OfWhoFailsIsRemovedByAnyOfThem) {
+  const TemporaryFolder folder;
+  TemporaryFile first(folder / "x");
+  File::open(first.path(), O_WRONLY | O_CREAT | O_EXCL).resize(8);
+  { const TemporaryFile second(folder / "x", first.path()); }
+  EXPECT_TRUE(folder.entries().empty());
+  EXPECT_THROW(first.publish(), Error);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "core/system/file.hpp"
+#include "smalltalk/core/system/file.hpp"
 
 #include <unistd.h>
 
@@ -53,6 +53,39 @@ void File::write(std::string_view text) const {
     } else if (errno != EINTR) {
       throw_system_error("write", path_, errno);
     }
+  }
+}
+
+void File::read_at(uint64_t offset, std::span<std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t count =
+        ::pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count == 0) throw Error("cannot read '" + path_.string() + "': it ended early");
+    if (count > 0) {
+      bytes = bytes.subspan(static_cast<size_t>(count));
+      offset += static_cast<uint64_t>(count);
+    } else if (errno != EINTR) {
+      throw_system_error("read", path_, errno);
+    }
+  }
+}
+
+void File::write_at(uint64_t offset, std::span<const std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t count =
+        ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count >= 0) {
+      bytes = bytes.subspan(static_cast<size_t>(count));
+      offset += static_cast<uint64_t>(count);
+    } else if (errno != EINTR) {
+      throw_system_error("write", path_, errno);
+    }
+  }
+}
+
+void File::resize(uint64_t bytes) const {
+  if (::ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) {
+    throw_system_error("write", path_, errno);
   }
 }
 

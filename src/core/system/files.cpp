@@ -3,82 +3,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <cctype>
 #include <cerrno>
-#include <chrono>
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
 #include <system_error>
 #include <vector>
 
-#include "core/system/file.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/file.hpp"
+#include "smalltalk/core/system/temporary_file.hpp"
 
 namespace smalltalk {
-namespace {
 
 namespace fs = std::filesystem;
-
-fs::path folder_of(const fs::path& path) {
-  return path.has_parent_path() ? path.parent_path() : fs::path(".");
-}
-
-std::string host_name() {
-  std::array<char, 256> host{};
-  if (::gethostname(host.data(), host.size() - 1) != 0) return "host";
-  return host.data();
-}
-
-const std::string kTemporary = ".tmp-";
-
-// Beside its target, so that the rename stays on one file system; hidden, so that no pattern
-// catches it; with the target's ending last, for writers that look at it. Host and process keep
-// the ranks of a job apart on a shared file system, the counter the threads of a process.
-fs::path temporary_name(const fs::path& path) {
-  static std::atomic<uint64_t> counter{0};
-  return folder_of(path) / (kTemporary + host_name() + "-" + std::to_string(::getpid()) + "-" +
-                            std::to_string(counter++) + "-" + path.filename().string());
-}
-
-bool is_stale(const fs::path& file) {
-  const std::string name = file.filename().string();
-  if (!name.starts_with(kTemporary)) return false;
-  const std::string ours = kTemporary + host_name() + "-";
-  if (name.starts_with(ours)) {
-    const int process = std::atoi(name.c_str() + ours.size());
-    if (process > 0) return ::kill(process, 0) != 0 && errno == ESRCH;
-  }
-  std::error_code error;
-  const auto age = fs::file_time_type::clock::now() - fs::last_write_time(file, error);
-  return !error && age > std::chrono::hours(24);
-}
-
-// Removes what a failed writer left, unless it was renamed away.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const fs::path& target) : path_(temporary_name(target)) {}
-  ~TemporaryFile() {
-    std::error_code ignored;
-    if (!renamed_) fs::remove_all(path_, ignored);
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  const fs::path& path() const { return path_; }
-  void rename_to(const fs::path& target) {
-    if (::rename(path_.c_str(), target.c_str()) != 0) throw_system_error("write", target, errno);
-    renamed_ = true;
-  }
-
- private:
-  fs::path path_;
-  bool renamed_ = false;
-};
-
-}  // namespace
 
 void create_folder(const fs::path& folder) {
   if (folder.empty()) return;  // of a file in the folder that we are in
@@ -108,8 +44,7 @@ void write_atomically(const fs::path& path, const std::function<void(const fs::p
   File file = File::open(temporary.path(), O_RDONLY);
   file.flush();
   file.close();
-  temporary.rename_to(path);
-  File::open(folder_of(path), O_RDONLY | O_DIRECTORY).flush();
+  temporary.publish();
 }
 
 void write_text_atomically(const fs::path& path, std::string_view text) {
@@ -138,7 +73,7 @@ void remove_stale_temporaries(const fs::path& folder) {
   const auto options = fs::directory_options::skip_permission_denied;
   for (fs::recursive_directory_iterator entry(folder, options, error), end; !error && entry != end;
        entry.increment(error)) {
-    if (is_stale(entry->path())) stale.push_back(entry->path());
+    if (is_stale_temporary(entry->path())) stale.push_back(entry->path());
   }
   for (const fs::path& path : stale) fs::remove_all(path, error);
 }
@@ -149,8 +84,7 @@ void publish_link(const fs::path& link, const fs::path& target) {
   if (::symlink(relative.c_str(), temporary.path().c_str()) != 0) {
     throw_system_error("create a link at", link, errno);
   }
-  temporary.rename_to(link);
-  File::open(folder_of(link), O_RDONLY | O_DIRECTORY).flush();
+  temporary.publish();
 }
 
 std::string read_text(const fs::path& path) {

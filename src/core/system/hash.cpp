@@ -1,28 +1,43 @@
 #include "smalltalk/core/system/hash.hpp"
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
-#include "core/system/file.hpp"
 #include "core/system/xxh3.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/file.hpp"
 
 namespace smalltalk {
-namespace {
 
-std::string hex(uint64_t value) {
+std::string hex_digits(uint64_t value) {
   std::string text(16, '0');
   for (size_t i = text.size(); i-- > 0; value >>= 4) text[i] = "0123456789abcdef"[value & 15];
   return text;
 }
 
-}  // namespace
-
 std::string hash_bytes(std::span<const std::byte> bytes) {
-  return hex(XXH3_64bits(bytes.data(), bytes.size()));
+  return hex_digits(XXH3_64bits(bytes.data(), bytes.size()));
 }
 
-std::string hash_text(std::string_view text) { return hex(XXH3_64bits(text.data(), text.size())); }
+std::string hash_text(std::string_view text) {
+  return hex_digits(XXH3_64bits(text.data(), text.size()));
+}
+
+uint64_t additive_hash(std::span<const std::byte> bytes, uint64_t first_word) {
+  constexpr size_t kWord = 4;
+  const size_t words = bytes.size() / kWord;
+  uint64_t sum = 0;
+  for (size_t i = 0; i < words; ++i) {
+    sum += XXH3_64bits_withSeed(bytes.data() + i * kWord, kWord, first_word + i);
+  }
+  if (const auto rest = bytes.subspan(words * kWord); !rest.empty()) {
+    std::array<std::byte, kWord> last{};
+    std::ranges::copy(rest, last.begin());
+    sum += XXH3_64bits_withSeed(last.data(), kWord, first_word + words);
+  }
+  return sum;
+}
 
 struct Hasher::State {
   XXH3_state_t* xxh3 = XXH3_createState();
@@ -40,7 +55,9 @@ void Hasher::update(std::span<const std::byte> bytes) {
   XXH3_64bits_update(state_->xxh3, bytes.data(), bytes.size());
 }
 
-std::string Hasher::digest() const { return hex(XXH3_64bits_digest(state_->xxh3)); }
+uint64_t Hasher::value() const { return XXH3_64bits_digest(state_->xxh3); }
+
+std::string Hasher::digest() const { return hex_digits(value()); }
 
 std::string hash_file(const std::filesystem::path& path) {
   Hasher hasher;

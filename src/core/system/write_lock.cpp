@@ -13,9 +13,9 @@
 #include <ctime>
 #include <thread>
 
-#include "core/system/file.hpp"
 #include "smalltalk/core/system/clock.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/file.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
