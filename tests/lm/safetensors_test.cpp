@@ -10,6 +10,7 @@
 #include "fixtures.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace smalltalk {
@@ -139,6 +140,50 @@ TEST(SafetensorsTest, SurvivesDamage) {
         EXPECT_EQ(size, static_cast<int64_t>(tensor.values.size()));
       }
     } catch (const Error&) {
+    }
+  }
+}
+
+// The hash by its description in the header, byte by byte.
+TEST(SafetensorsTest, TheHashIsWhatTheHeaderSays) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "x.safetensors";
+  const auto values = random_floats(1000, 3);
+  write_safetensors(path, {{"b", {{10, 100}, values}}, {"a", {{1}, std::span(values).first(1)}}},
+                    {{"x", "\"xxh3\":\"0\""}});
+  std::string bytes = read_text(path);
+  const std::string named = read_safetensors_metadata(path).at("xxh3");
+  ASSERT_EQ(named.size(), 16U);
+  const size_t place = bytes.find(named);
+  ASSERT_EQ(bytes.find(named, place + 1), std::string::npos);
+  bytes.replace(place, named.size(), std::string(16, '0'));
+  uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), sizeof(length));
+  const std::string start = bytes.substr(0, 8 + length), data = bytes.substr(8 + length);
+  ASSERT_EQ(data.size(), 4004U);
+  uint64_t sum = std::stoull(hash_text(start), nullptr, 16);
+  for (size_t i = 0; i < data.size(); i += 4) {
+    sum += additive_hash(std::as_bytes(std::span(data).subspan(i, 4)), i / 4);
+  }
+  EXPECT_EQ(named, hex_digits(sum));
+}
+
+TEST(SafetensorsTest, EveryFlippedBitIsFound) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "x.safetensors";
+  const std::vector<float> values = {1, -2, 0, 0, 3e-30F};
+  write_safetensors(path, {{"a", {{5}, values}}, {"b", {{1}, std::span(values).first(1)}}},
+                    {{"step", "12"}});
+  const std::string whole = read_text(path);
+  // With another key for the hash, the file is one of another program.
+  const size_t key = whole.find("xxh3");
+  for (size_t byte = 0; byte < whole.size(); ++byte) {
+    if (byte >= key && byte < key + 4) continue;
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string damaged = whole;
+      damaged[byte] = static_cast<char>(damaged[byte] ^ 1 << bit);
+      std::ofstream(path, std::ios::binary) << damaged;
+      EXPECT_THROW(read_safetensors(path), Error) << "bit " << bit << " of byte " << byte;
     }
   }
 }

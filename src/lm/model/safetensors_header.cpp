@@ -2,20 +2,26 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <bit>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/hash.hpp"
 
 namespace smalltalk {
 namespace {
 
 using nlohmann::json;
 
+static_assert(std::endian::native == std::endian::little, "safetensors is little-endian");
+
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the reference implementation
 constexpr int kMaxDepth = 3;                       // {"tensor": {"shape": [
+constexpr const char* kHashKey = "xxh3";
+const std::string kNoHash(16, '0');  // in its place while the hash is taken
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
   throw Error("'" + path.string() + "' is not a valid safetensors file: " + what);
@@ -106,7 +112,82 @@ void check_contiguous(const std::filesystem::path& path, const SafetensorsHeader
   }
 }
 
+// Where the hash stands in the JSON; npos if there is none. Quotes inside strings have a backslash
+// before them.
+size_t place_of_hash(const SafetensorsHeader& header) {
+  const std::string entry = '"' + std::string(kHashKey) + "\":\"";
+  const size_t at = header.json.find(entry + named_hash(header) + '"');
+  return at == std::string::npos ? at : at + entry.size();
+}
+
 }  // namespace
+
+uint64_t SafetensorsHeader::data_bytes() const {
+  uint64_t end = 0;
+  for (const auto& [name, entry] : tensors) end = std::max(end, entry.end);
+  return end;
+}
+
+std::string SafetensorsHeader::bytes() const {
+  const uint64_t length = json.size();
+  std::string text(reinterpret_cast<const char*>(&length), sizeof(length));
+  return text + json;
+}
+
+SafetensorsHeader make_safetensors_header(const std::map<std::string, std::vector<int64_t>>& shapes,
+                                          const std::map<std::string, std::string>& metadata) {
+  SafetensorsHeader header;
+  header.metadata = metadata;
+  header.metadata["format"] = "pt";
+  header.metadata[kHashKey] = kNoHash;
+  nlohmann::ordered_json json;
+  json["__metadata__"] = {{"format", "pt"}, {kHashKey, kNoHash}};
+  for (const auto& [key, value] : header.metadata) json["__metadata__"][key] = value;
+  uint64_t offset = 0;
+  for (const auto& [name, shape] : shapes) {
+    ST_CHECK(name != "__metadata__");
+    uint64_t end = sizeof(float);
+    for (const int64_t extent : shape) end *= static_cast<uint64_t>(extent);
+    end += offset;
+    header.tensors.emplace(name, SafetensorsEntry{"F32", shape, offset, end});
+    json[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {offset, end}}};
+    offset = end;
+  }
+  header.json = json.dump();
+  header.json.resize((header.json.size() + 7) / 8 * 8, ' ');  // data then begins on a multiple of 8
+  header.data_begin = sizeof(uint64_t) + header.json.size();
+  return header;
+}
+
+std::string named_hash(const SafetensorsHeader& header) {
+  const auto found = header.metadata.find(kHashKey);
+  return found == header.metadata.end() ? "" : found->second;
+}
+
+uint64_t hash_position(const SafetensorsHeader& header) {
+  const size_t at = place_of_hash(header);
+  ST_CHECK(at != std::string::npos);
+  return sizeof(uint64_t) + at;
+}
+
+std::string hash_with_data(const SafetensorsHeader& header, uint64_t data_hash) {
+  std::string start = header.bytes();
+  const size_t at = place_of_hash(header);
+  if (at != std::string::npos) {
+    start.replace(sizeof(uint64_t) + at, named_hash(header).size(), kNoHash);
+  }
+  Hasher hasher;
+  hasher.update(std::as_bytes(std::span(start)));
+  return hex_digits(hasher.value() + data_hash);
+}
+
+void require_hash(const std::filesystem::path& path, const SafetensorsHeader& header,
+                  uint64_t data_hash) {
+  const std::string named = named_hash(header);
+  if (named == hash_with_data(header, data_hash)) return;
+  throw Error("'" + path.string() + "' is damaged: its bytes do not have the hash " +
+              printable(named) + " that it was written with");
+}
 
 SafetensorsHeader read_safetensors_header(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);

@@ -1,8 +1,10 @@
 // The safetensors format: u64 header length, JSON header, data. Float32 (and reading of bfloat16
 // and float16) tensors of any shape, with string metadata. Readers check everything a header says
 // against the file: shapes, offsets without holes or overlap, duplicate names, sizes. What we write
-// carries a hash of the whole file (metadata "xxh3": XXH3 of all bytes, with 16 zeros in its own
-// place), which is checked when it is read.
+// carries a hash of the whole file, which is checked when it is read. Metadata "xxh3": 16 hex
+// digits of the sum, modulo 2^64, of XXH3 of the length and the header, with 16 zeros in the hash's
+// own place, and of XXH3 of each 4-byte word of the data with its index as the seed
+// (additive_hash(), core/system/hash.hpp). Who has some pieces of the data can hash them alone.
 #pragma once
 
 #include <cstdint>
