@@ -1,8 +1,12 @@
 // A group of MPI processes trains what one process trains.
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "../mpi_test.hpp"
 #include "lm/group_training.hpp"
+#include "smalltalk/core/system/files.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace smalltalk {
 namespace {
@@ -18,6 +22,48 @@ TEST(GroupTest, TrainsWhatOneProcessTrains) {
   std::vector<float> first = group.weights;
   world.broadcast(std::as_writable_bytes(std::span(first)), 0);
   EXPECT_EQ(first, group.weights);
+}
+
+TEST(GroupTest, WritesAndReadsOneCheckpointTogether) {
+  Communicator& world = test_world();
+  const HostCollectives group = host_collectives(world);
+  std::optional<TemporaryFolder> made;
+  std::string name;
+  if (group.rank == 0) name = made.emplace().path().string();
+  const auto bytes = group.all_gather_bytes(std::as_bytes(std::span(name)));
+  const std::filesystem::path folder(
+      std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+
+  // Goes on to `last` from what is there, and saves what it has come to.
+  const auto train = [&](const HostCollectives& ranks, int64_t from, int64_t last,
+                         const std::string& saved) {
+    Transformer model(tiny_model(), DeviceConfig(), 1);
+    TrainConfig config = group_training_config(0);
+    config.save_interval = 4;
+    TrainOptions options;
+    options.name = "test";
+    options.show_progress = false;
+    options.group = ranks;
+    options.bucket_bytes = 1024;
+    options.folder = folder / "run";
+    Trainer trainer(model, config, options);
+    EXPECT_EQ(trainer.resume(), from);
+    if (from < last) trainer.run(few_rows(), last);
+    trainer.save(folder / saved);
+  };
+  train(group, 0, 9, "end");
+  train(group, 8, 8, "group");
+  if (group.rank == 0) {
+    train(HostCollectives(), 8, 8, "alone");
+    const std::string checkpoint = read_text(folder / "run/checkpoints/step-00000008.safetensors");
+    EXPECT_TRUE(read_text(folder / "group") == checkpoint);
+    EXPECT_TRUE(read_text(folder / "alone") == checkpoint);
+  }
+  train(group, 8, 9, "end again");
+  if (group.rank == 0) {
+    EXPECT_TRUE(read_text(folder / "end") == read_text(folder / "end again"));
+  }
+  group.barrier();
 }
 
 }  // namespace

@@ -114,6 +114,16 @@ TEST_P(MemoryTest, IsWhatAFreshProcessGrowsBy) {
       predicted.optimizer / 1e6, predicted.activations / 1e6, predicted.loss / 1e6, measured / 1e6);
 }
 
+TEST(MemoryOfGroupTest, ACheckpointTakesARanksShare) {
+  const MemoryCase c{model_of(256, 4, 4096, true), 8, 2, 1};
+  TrainConfig train = training_of(c);
+  train.save_interval = 100;
+  const auto checkpoint = [&](int ranks) {
+    return predicted_memory(c.model, train, DeviceConfig(), 128, ranks).checkpoint;
+  };
+  EXPECT_NEAR(checkpoint(1) / checkpoint(4), 4, 1e-3);
+}
+
 TEST(MemoryOfGroupTest, SharesOutTheMomentsAlone) {
   const MemoryCase c{model_of(256, 4, 4096, true), 8, 2, 1};
   const MemoryEstimate one = predicted_memory(c.model, training_of(c), DeviceConfig(), 128, 1);

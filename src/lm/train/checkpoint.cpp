@@ -1,135 +1,150 @@
 // Checkpoints: weights, moments of AdamW and the progress of training, in one safetensors file with
-// a hash, written atomically while training goes on. The file does not depend on the size of the
-// group.
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
+// a hash, written atomically while training goes on. Each rank writes and reads its own shard; the
+// file does not depend on the size of the group.
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <utility>
 
+#include "lm/model/model_config_file.hpp"
 #include "lm/train/trainer_impl.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
 
 namespace smalltalk {
 namespace {
 
-const std::vector<float>& values_of(const SafetensorsFile& file, const std::string& name,
-                                    const ParameterSpec& spec, const std::filesystem::path& path) {
-  const auto found = file.tensors.find(name);
-  if (found == file.tensors.end() || found->second.shape != spec.shape) {
-    throw Error("'" + path.string() + "' has no tensor '" + name + "' of the model's shape");
+std::vector<ShardedBuffer> buffers_of(const ShardedAdamW::Shards& shards) {
+  return {{"", shards.parameters}, {"adam_m.", shards.first}, {"adam_v.", shards.second}};
+}
+
+// What the lowest rank that has one complains of; empty if none has. A text is one line.
+std::string first_complaint(const std::string& mine, const HostCollectives& group) {
+  const std::string line = mine.empty() ? "" : mine + "\n";
+  const auto all = group.all_gather_bytes(std::as_bytes(std::span(line)));
+  const std::string text(reinterpret_cast<const char*>(all.data()), all.size());
+  return text.substr(0, text.find('\n'));
+}
+
+// Error: the file holds other tensors than `expected`.
+void require_tensors(const std::filesystem::path& file, const SafetensorsHeader& header,
+                     const SafetensorsHeader& expected) {
+  for (const auto& [name, entry] : expected.tensors) {
+    const auto found = header.tensors.find(name);
+    if (found == header.tensors.end() || found->second.dtype != entry.dtype ||
+        found->second.shape != entry.shape) {
+      throw Error("'" + file.string() + "' has no tensor '" + name + "' of the model's shape");
+    }
   }
-  return found->second.values;
+  if (header.tensors != expected.tensors) {
+    throw Error("'" + file.string() + "' has tensors that the model has not");
+  }
 }
 
 }  // namespace
 
-Trainer::Impl::Snapshot Trainer::Impl::snapshot() {
-  Snapshot now;
-  const auto copy = [&](const at::Tensor& host) {
-    return options.group.rank == 0 ? host.clone() : at::Tensor();
-  };
-  now.parameters = copy(model.host_parameters());
-  now.first = copy(optimizer.gather_first());
-  now.second = copy(optimizer.gather_second());
-  now.metadata = checkpoint_metadata(progress, options.provenance);
-  now.metadata["schedule"] = to_string(config.schedule());
-  return now;
-}
-
-void Trainer::Impl::Snapshot::write(const ParameterLayout& layout,
-                                    const std::filesystem::path& file) const {
-  std::map<std::string, TensorView> tensors;
-  const auto add = [&](const std::string& prefix, const at::Tensor& flat) {
-    for (const ParameterSpec& spec : layout.specs) {
-      tensors[prefix + spec.name] = {
-          spec.shape, {flat.const_data_ptr<float>() + spec.offset, static_cast<size_t>(spec.size)}};
-    }
-  };
-  add("", parameters);
-  add("adam_m.", first);
-  add("adam_v.", second);
-  write_safetensors(file, tensors, metadata);
+std::map<std::string, std::string> Trainer::Impl::checkpoint_entries() const {
+  auto metadata = checkpoint_metadata(progress, options.provenance);
+  metadata["schedule"] = to_string(config.schedule());
+  return metadata;
 }
 
 void Trainer::Impl::save(const std::filesystem::path& file) {
-  const Snapshot now = snapshot();
-  if (options.group.rank == 0) now.write(model.layout, file);
+  ShardedWrite(file, options.group, sharded_layout(), buffers_of(optimizer.copy_shards()),
+               checkpoint_entries())
+      .finish();
+  options.group.barrier();
+}
+
+void Trainer::Impl::save_model(const std::filesystem::path& folder,
+                               const std::map<std::string, std::string>& metadata) {
+  // The weights last: a folder with weights is a whole one.
+  if (options.group.rank == 0) {
+    write_text_atomically(config_file(folder), model_config_text(model.config, metadata));
+  }
+  ShardedWrite(weights_file(folder), options.group, sharded_layout(),
+               {{"", optimizer.copy_shards().parameters}}, metadata)
+      .finish();
   options.group.barrier();
 }
 
 void Trainer::Impl::checkpoint() {
   if (options.folder.empty() || progress.step == saved_step) return;
+  if (write) write->finish();  // one at a time
   saved_step = progress.step;
-  Snapshot now = snapshot();
-  if (options.group.rank != 0) return;
-  checkpoints.begin_write(saved_step,
-                          [this, now = std::move(now)](const std::filesystem::path& file) {
-                            now.write(model.layout, file);
-                          });
+  write.emplace(checkpoints.file(saved_step), options.group, sharded_layout(),
+                buffers_of(optimizer.copy_shards()), checkpoint_entries(),
+                [this, step = saved_step] { checkpoints.written(step); });
 }
 
 void Trainer::Impl::flush_checkpoint() {
-  checkpoints.wait();
+  if (write) write->finish();
+  write.reset();
   // The other ranks may rely on the file, too.
   options.group.barrier();
 }
 
-void Trainer::Impl::resume() {
-  // The group's first rank decides: on a shared file system the others may see other files.
-  SafetensorsFile saved;
-  int64_t chosen = -1;
-  std::string damage;
-  if (options.group.rank == 0) {
-    for (const int64_t candidate : checkpoints.steps()) {
-      try {
-        saved = read_safetensors(checkpoints.file(candidate));
-        const std::string schedule = saved.metadata["schedule"];
-        if (!schedule.empty() &&
-            !begin_alike(parse_schedule(schedule), config.schedule(), candidate)) {
-          damage = fmt::format("'{}' was trained at other learning rates, '{}'",
-                               checkpoints.file(candidate).string(), schedule);
-          continue;
-        }
-        chosen = candidate;
-        break;
-      } catch (const Error& error) {
-        damage = error.what();
-        log_warning(damage + "; trying the one before it");
-      }
+Trainer::Impl::Checkpoint Trainer::Impl::read(const std::filesystem::path& file,
+                                              const ShardedAdamW::Shards& shards) const {
+  const HostCollectives& group = options.group;
+  Checkpoint read;
+  // Of this rank, then of all.
+  const auto look = [&](const std::function<void()>& at) {
+    if (!read.damage.empty()) return;
+    try {
+      at();
+    } catch (const Error& error) {
+      read.damage = error.what();
     }
-    if (chosen < 0 && !damage.empty()) {
-      throw Error(damage + ". No checkpoint before it is left: remove them to train " +
-                  options.name + " from its beginning");
-    }
-  }
-  options.group.broadcast(std::as_writable_bytes(std::span(&chosen, 1)), 0);
-  if (chosen < 0) return;
-  if (options.group.rank != 0) saved = read_safetensors(checkpoints.file(chosen));
-  take_up(saved, checkpoints.file(chosen));
-  saved_step = progress.step;
+    read.damage = first_complaint(read.damage, group);
+  };
+  uint64_t hash = 0;
+  look([&] {
+    read.header = read_safetensors_header(file);
+    hash = read_share(file, read.header, sharded_layout(), buffers_of(shards), group);
+  });
+  const std::vector<uint64_t> hashes = gather_values<uint64_t>({&hash, 1}, group);
+  hash = std::accumulate(hashes.begin(), hashes.end(), uint64_t{0});
+  look([&] { require_hash(file, read.header, hash); });
+  return read;
 }
 
-void Trainer::Impl::take_up(const SafetensorsFile& saved, const std::filesystem::path& file) {
-  // Everything is looked at before anything is taken up.
-  const TrainingProgress saved_progress = progress_of(saved, options.provenance, file);
-  at::Tensor first = at::zeros({model.parameters.numel()}, at::kFloat);
-  at::Tensor second = at::zeros_like(first);
-  for (const ParameterSpec& spec : model.layout.specs) {
-    values_of(saved, spec.name, spec, file);
-    const auto& m = values_of(saved, "adam_m." + spec.name, spec, file);
-    const auto& v = values_of(saved, "adam_v." + spec.name, spec, file);
-    std::copy(m.begin(), m.end(), first.data_ptr<float>() + spec.offset);
-    std::copy(v.begin(), v.end(), second.data_ptr<float>() + spec.offset);
+void Trainer::Impl::resume() {
+  // The group's first rank says which there are: on a shared file system the others may see other
+  // files.
+  const std::vector<int64_t> own =
+      options.group.rank == 0 ? checkpoints.steps() : std::vector<int64_t>();
+  const std::vector<int64_t> candidates = gather_values<int64_t>(own, options.group);
+  if (candidates.empty()) return;
+  const ShardedAdamW::Shards shards = optimizer.copy_shards();  // to be read into
+  std::string damage;
+  for (const int64_t candidate : candidates) {
+    const std::filesystem::path file = checkpoints.file(candidate);
+    auto [header, what_is_wrong] = read(file, shards);
+    if (!what_is_wrong.empty()) {
+      damage = what_is_wrong;
+      if (options.group.rank == 0) log_warning(damage + "; trying the one before it");
+      continue;
+    }
+    const std::string schedule = header.metadata["schedule"];
+    if (!schedule.empty() && !begin_alike(parse_schedule(schedule), config.schedule(), candidate)) {
+      damage =
+          fmt::format("'{}' was trained at other learning rates, '{}'", file.string(), schedule);
+      continue;
+    }
+    // Everything is looked at before anything is taken up.
+    const TrainingProgress saved = progress_of(header.metadata, options.provenance, file);
+    require_tensors(file, header, sharded_header(model.layout, buffers_of(shards), {}));
+    optimizer.set_shards(shards);
+    progress = saved;
+    saved_step = progress.step;
+    return;
   }
-  for (const ParameterSpec& spec : model.layout.specs) {
-    model.set_parameter(spec, saved.tensors.at(spec.name).values);
-  }
-  optimizer.set_moments(first, second);
-  progress = saved_progress;
+  throw Error(damage + ". No checkpoint before it is left: remove them to train " + options.name +
+              " from its beginning");
 }
 
 }  // namespace smalltalk

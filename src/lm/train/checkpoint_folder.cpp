@@ -1,11 +1,9 @@
 #include "lm/train/checkpoint_folder.hpp"
 
-#include <chrono>
 #include <utility>
 
 #include "lm/model/checkpoint_name.hpp"
 #include "smalltalk/core/system/files.hpp"
-#include "smalltalk/core/system/trace.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
 
 namespace smalltalk {
@@ -15,38 +13,19 @@ namespace fs = std::filesystem;
 CheckpointFolder::CheckpointFolder(fs::path model, Kept kept)
     : model_(std::move(model)), kept_(kept) {}
 
-CheckpointFolder::~CheckpointFolder() {
-  if (write_.valid()) write_.wait();
-}
-
 fs::path CheckpointFolder::file(int64_t step) const {
   return checkpoints_folder(model_) / checkpoint_name(step);
 }
 
 std::vector<int64_t> CheckpointFolder::steps() const { return checkpoint_steps(model_); }
 
-void CheckpointFolder::begin_write(int64_t step, std::function<void(const fs::path&)> write) {
-  wait();
-  write_ = std::async(std::launch::async, [this, step, write = std::move(write)] {
-    const TraceSpan span("write checkpoint");
-    write(file(step));
-    publish_link(checkpoints_folder(model_) / "latest", file(step));
-    // What lies beyond is damaged, or of another schedule.
-    for (const int64_t other : steps()) {
-      if (other > step) fs::remove(file(other));
-    }
-    prune(kept_.last);
-  });
-}
-
-void CheckpointFolder::wait() {
-  if (write_.valid()) write_.get();
-}
-
-void CheckpointFolder::check() {
-  if (write_.valid() && write_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) {
-    write_.get();
+void CheckpointFolder::written(int64_t step) const {
+  publish_link(checkpoints_folder(model_) / "latest", file(step));
+  // What lies beyond is damaged, or of another schedule.
+  for (const int64_t other : steps()) {
+    if (other > step) fs::remove(file(other));
   }
+  prune(kept_.last);
 }
 
 void CheckpointFolder::prune(int64_t keep_last) const {
@@ -57,8 +36,7 @@ void CheckpointFolder::prune(int64_t keep_last) const {
   }
 }
 
-void CheckpointFolder::clear() {
-  wait();
+void CheckpointFolder::clear() const {
   prune(0);
   if (!steps().empty()) return;
   fs::remove_all(checkpoints_folder(model_));

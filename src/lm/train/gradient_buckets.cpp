@@ -46,6 +46,16 @@ GradientBuckets::GradientBuckets(const ParameterLayout& layout, int group_size,
   reset();
 }
 
+std::vector<ShardPiece> GradientBuckets::pieces(int rank) const {
+  std::vector<ShardPiece> pieces;
+  for (const GradientBucket& bucket : buckets_) {
+    const int64_t begin = bucket.begin + rank * bucket.piece;
+    const int64_t size = std::min(bucket.piece, total_ - begin);
+    if (size > 0) pieces.push_back({begin, size, bucket.shard_begin});
+  }
+  return pieces;
+}
+
 void GradientBuckets::reset() {
   missing_.clear();
   for (const GradientBucket& bucket : buckets_) {

@@ -18,6 +18,14 @@ struct GradientBucket {
   int64_t shard_begin = 0;  // of the own piece among all own pieces
 };
 
+// What one rank owns: [begin, begin + size) of a flat buffer, which lies at `shard_begin` of the
+// rank's shard.
+struct ShardPiece {
+  int64_t begin = 0;
+  int64_t size = 0;
+  int64_t shard_begin = 0;
+};
+
 class GradientBuckets {
  public:
   // Buckets of at most `bucket_floats`. A group of one has one bucket and no padding.
@@ -26,6 +34,8 @@ class GradientBuckets {
   // Length of the buffer: the layout's, padded so that every bucket divides into pieces.
   int64_t padded() const { return padded_; }
   const std::vector<GradientBucket>& all() const { return buckets_; }
+  // All that this rank owns but padding, which is nobody's.
+  std::vector<ShardPiece> pieces(int rank) const;
 
   // The gradients of [begin, end) are final. Each index is named once between calls of reset().
   void ready(int64_t begin, int64_t end);

@@ -90,7 +90,7 @@ MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& tra
               memory);
     return memory;
   }
-  if (train.save_interval > 0) memory.checkpoint = 3 * flat;
+  if (train.save_interval > 0) memory.checkpoint = 3 * flat / group_size;
   add_cpu(model, layout, device.threads, rows, seq_length, train.recompute, memory);
   if (group_size > 1) {
     // MPI sums into a buffer of its own; the own piece cannot be the destination.

@@ -113,7 +113,7 @@ void ShardedAdamW::wait_for_pending(const char* what) {
   group_->pending.clear();
 }
 
-ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, double counted, bool stop) {
+ShardedAdamW::StepResult ShardedAdamW::reduce(const RankReport& mine) {
   if (size_ > 1) {
     while (!buckets_.all_popped()) reduce_next_bucket();
     wait_for_pending("wait for reduce-scatter");
@@ -133,16 +133,17 @@ ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, double counted, bool 
     }
     square += on_device.item<double>();
   }
-  if (size_ == 1) return {std::sqrt(square), {loss}, stop, counted};
+  if (size_ == 1) return {std::sqrt(square), {mine.loss}, mine.stop, mine.written, mine.counted};
 
   // One small all-reduce for all: the square sum, a slot per rank for the losses, who was asked to
-  // stop, what counts.
+  // stop, what counts, how many have written.
   const PhaseClock::Scope scope(clock_, "all-reduce", &PhaseSeconds::communication);
-  at::Tensor numbers = at::zeros({3 + size_}, at::kFloat);
+  at::Tensor numbers = at::zeros({4 + size_}, at::kFloat);
   numbers[0] = square;
-  numbers[1 + rank_] = loss;
-  numbers[1 + size_] = stop ? 1.0 : 0.0;
-  numbers[2 + size_] = counted;
+  numbers[1 + rank_] = mine.loss;
+  numbers[1 + size_] = mine.stop ? 1.0 : 0.0;
+  numbers[2 + size_] = mine.counted;
+  numbers[3 + size_] = mine.written ? 1.0 : 0.0;
   std::vector<at::Tensor> list = {numbers.to(model_.gradients.device())};
   group_->backend->allreduce(list, c10d::AllreduceOptions())->wait();
   const at::Tensor summed = list[0].to(at::kCPU);
@@ -150,6 +151,7 @@ ShardedAdamW::StepResult ShardedAdamW::reduce(double loss, double counted, bool 
   return {std::sqrt(static_cast<double>(values[0])),
           {values + 1, values + 1 + size_},
           values[1 + size_] > 0,
+          values[3 + size_] == static_cast<float>(size_),
           static_cast<double>(values[2 + size_]) / size_};
 }
 
@@ -178,6 +180,13 @@ void ShardedAdamW::update(const GradientBucket& bucket, AdamStep step) {
   range(decaying, bucket.piece, 0);
 }
 
+void ShardedAdamW::gather_parameters(const GradientBucket& bucket) {
+  at::Tensor whole = model_.parameters.narrow(0, bucket.begin, bucket.piece * size_);
+  at::Tensor mine = piece(model_.parameters, bucket);
+  group_->pending.push_back(
+      group_->backend->_allgather_base(whole, mine, c10d::AllgatherOptions()));
+}
+
 void ShardedAdamW::update_all(int64_t t, double lr, const StepResult& result) {
   const auto time = static_cast<double>(t + 1);
   AdamStep step{};
@@ -197,11 +206,7 @@ void ShardedAdamW::update_all(int64_t t, double lr, const StepResult& result) {
     for (const GradientBucket& bucket : buckets_.all()) {
       update(bucket, step);
       if (size_ == 1) continue;
-      // While this bucket is gathered, in place, the next one is updated.
-      at::Tensor whole = model_.parameters.narrow(0, bucket.begin, bucket.piece * size_);
-      at::Tensor mine = piece(model_.parameters, bucket);
-      group_->pending.push_back(
-          group_->backend->_allgather_base(whole, mine, c10d::AllgatherOptions()));
+      gather_parameters(bucket);  // meanwhile the next one is updated
     }
   }
   if (size_ > 1) wait_for_pending("wait for all-gather");
@@ -216,10 +221,9 @@ double ShardedAdamW::StepResult::mean_loss() const {
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
 }
 
-ShardedAdamW::StepResult ShardedAdamW::step(int64_t t, double lr, double loss, double counted,
-                                            bool stop,
+ShardedAdamW::StepResult ShardedAdamW::step(int64_t t, double lr, const RankReport& mine,
                                             const std::function<bool(const StepResult&)>& accept) {
-  StepResult result = reduce(loss, counted, stop);
+  StepResult result = reduce(mine);
   if (result.counted <= 0) result.counted = 1;  // nothing counts, and all is zero
   result.gradient_norm /= result.counted;
   for (double& each : result.losses) each /= result.counted;
@@ -230,23 +234,27 @@ ShardedAdamW::StepResult ShardedAdamW::step(int64_t t, double lr, double loss, d
   return result;
 }
 
-at::Tensor ShardedAdamW::gather(const at::Tensor& shard) {
-  if (size_ == 1) return shard.to(at::kCPU);
-  at::Tensor host = at::empty({buckets_.padded()}, at::kFloat);
+ShardedAdamW::Shards ShardedAdamW::copy_shards() const {
+  const auto copy = [](const at::Tensor& tensor) {
+    return tensor.to(at::kCPU, tensor.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  };
+  Shards shards{at::empty(first_.sizes(), at::kFloat), copy(first_), copy(second_)};
   for (const GradientBucket& bucket : buckets_.all()) {
-    at::Tensor whole = at::empty({bucket.piece * size_}, shard.options());
-    at::Tensor mine = shard.narrow(0, bucket.shard_begin, bucket.piece);
-    group_->backend->_allgather_base(whole, mine, c10d::AllgatherOptions())->wait();
-    host.narrow(0, bucket.begin, bucket.piece * size_).copy_(whole);
+    shards.parameters.narrow(0, bucket.shard_begin, bucket.piece)
+        .copy_(piece(model_.parameters, bucket));
   }
-  return host;
+  return shards;
 }
 
-void ShardedAdamW::set_moments(const at::Tensor& first, const at::Tensor& second) {
+void ShardedAdamW::set_shards(const Shards& shards) {
+  first_.copy_(shards.first);
+  second_.copy_(shards.second);
   for (const GradientBucket& bucket : buckets_.all()) {
-    first_.narrow(0, bucket.shard_begin, bucket.piece).copy_(piece(first, bucket));
-    second_.narrow(0, bucket.shard_begin, bucket.piece).copy_(piece(second, bucket));
+    piece(model_.parameters, bucket)
+        .copy_(shards.parameters.narrow(0, bucket.shard_begin, bucket.piece));
+    if (size_ > 1) gather_parameters(bucket);
   }
+  if (size_ > 1) wait_for_pending("wait for all-gather");
 }
 
 }  // namespace smalltalk

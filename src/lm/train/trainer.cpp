@@ -156,6 +156,10 @@ void Trainer::checkpoint() {
   impl_->flush_checkpoint();
 }
 void Trainer::save(const std::filesystem::path& file) const { impl_->save(file); }
+void Trainer::save_model(const std::filesystem::path& folder,
+                         const std::map<std::string, std::string>& metadata) const {
+  impl_->save_model(folder, metadata);
+}
 void Trainer::clear_checkpoints() {
   if (impl_->options.group.rank == 0) impl_->checkpoints.clear();
 }

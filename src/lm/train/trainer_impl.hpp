@@ -2,14 +2,17 @@
 // one model does in a step in training_run.cpp, checkpoints are in checkpoint.cpp.
 #pragma once
 
+#include <map>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "lm/model/transformer_impl.hpp"
 #include "lm/train/checkpoint_folder.hpp"
 #include "lm/train/sharded_adamw.hpp"
+#include "lm/train/sharded_file.hpp"
 #include "lm/train/training_log.hpp"
 #include "lm/train/training_progress.hpp"
-#include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
@@ -26,18 +29,21 @@ struct Trainer::Impl {
   // With a checkpoint of this step of each; throws Stopped. Collective.
   [[noreturn]] static void save_and_stop(std::span<Impl* const> trainers);
 
-  // All that a checkpoint holds, copied; on rank 0. Collective.
-  struct Snapshot {
-    at::Tensor parameters, first, second;  // in host memory
-    std::map<std::string, std::string> metadata;
-    void write(const ParameterLayout& layout, const std::filesystem::path& file) const;
-  };
-  Snapshot snapshot();
+  ShardedLayout sharded_layout() const { return {model.layout, optimizer.pieces()}; }
+  std::map<std::string, std::string> checkpoint_entries() const;  // its metadata
+  // Collective, as all that follow.
   void save(const std::filesystem::path& file);
-  void checkpoint();        // of this step, written while training goes on; collective
-  void flush_checkpoint();  // waits for it; collective
+  void save_model(const std::filesystem::path& folder,
+                  const std::map<std::string, std::string>& metadata);
+  void checkpoint();        // of this step, written while training goes on
+  void flush_checkpoint();  // waits for it
   void resume();
-  void take_up(const SafetensorsFile& saved, const std::filesystem::path& file);
+  struct Checkpoint {
+    SafetensorsHeader header;
+    std::string damage;  // empty: it is whole
+  };
+  // Reads this rank's share of a checkpoint, and takes part in checking all of it.
+  Checkpoint read(const std::filesystem::path& file, const ShardedAdamW::Shards& shards) const;
 
   Transformer::Impl& model;
   TrainConfig config;
@@ -47,8 +53,9 @@ struct Trainer::Impl {
   int64_t kept_step = 0;  // whose checkpoint is needed to train for longer; 0: none
   CheckpointFolder checkpoints;
   TrainingProgress progress;
-  int64_t saved_step = -1;  // of the newest checkpoint
-  int64_t micro_batch = 0;  // rows
+  int64_t saved_step = -1;            // of the newest checkpoint
+  int64_t micro_batch = 0;            // rows
+  std::optional<ShardedWrite> write;  // of a checkpoint, under way or done
 };
 
 }  // namespace smalltalk

@@ -25,8 +25,8 @@ std::string exact(const OutlierWindow& window) {
 // The metadata of one file.
 class Entries {
  public:
-  Entries(const SafetensorsFile& file, const std::filesystem::path& path)
-      : metadata_(file.metadata), path_(path.string()) {}
+  Entries(const std::map<std::string, std::string>& metadata, const std::filesystem::path& path)
+      : metadata_(metadata), path_(path.string()) {}
 
   const std::string& text(const std::string& key) const {
     const auto found = metadata_.find(key);
@@ -92,10 +92,10 @@ std::map<std::string, std::string> checkpoint_metadata(
   return metadata;
 }
 
-TrainingProgress progress_of(const SafetensorsFile& checkpoint,
+TrainingProgress progress_of(const std::map<std::string, std::string>& metadata,
                              const std::map<std::string, std::string>& provenance,
                              const std::filesystem::path& path) {
-  const Entries entries(checkpoint, path);
+  const Entries entries(metadata, path);
   for (const auto& [key, value] : provenance) {
     const std::string& saved = entries.text(kProvenance + key);
     if (saved == value) continue;

@@ -9,7 +9,6 @@
 #include <string>
 
 #include "lm/train/outlier_window.hpp"
-#include "smalltalk/lm/model/safetensors.hpp"
 
 namespace smalltalk {
 
@@ -30,7 +29,7 @@ struct TrainingProgress {
 std::map<std::string, std::string> checkpoint_metadata(
     const TrainingProgress& progress, const std::map<std::string, std::string>& provenance);
 // And back. `path` is for messages. Error: an entry that is missing or no number; other provenance.
-TrainingProgress progress_of(const SafetensorsFile& checkpoint,
+TrainingProgress progress_of(const std::map<std::string, std::string>& metadata,
                              const std::map<std::string, std::string>& provenance,
                              const std::filesystem::path& path);
 

@@ -63,9 +63,11 @@ bool Trainer::Impl::Run::end_step(double loss, int64_t targets) {
   const double lr = learning_rate(schedule_, progress_.step);
   // Adam's bias corrections go by the number of updates.
   const ShardedAdamW::StepResult result = trainer_.optimizer.step(
-      progress_.step - progress_.skipped_steps, lr, loss,
-      1 - static_cast<double>(std::exchange(padding_, 0)) / static_cast<double>(targets),
-      stop_requested(), [this](const auto& reduced) { return accept(reduced); });
+      progress_.step - progress_.skipped_steps, lr,
+      {loss, 1 - static_cast<double>(std::exchange(padding_, 0)) / static_cast<double>(targets),
+       stop_requested(), trainer_.write && trainer_.write->written()},
+      [this](const auto& reduced) { return accept(reduced); });
+  if (result.written) trainer_.write->complete();
   span_.reset();
   result.finite() ? add_loss(result) : report_nonfinite(result);
   ++progress_.step;
@@ -85,7 +87,6 @@ bool Trainer::Impl::Run::end_step(double loss, int64_t targets) {
       progress_.step == trainer_.kept_step) {
     trainer_.checkpoint();
   }
-  trainer_.checkpoints.check();
   return result.stop && !last;
 }
 

@@ -51,7 +51,8 @@ class Trainer {
 
   // Takes up the newest whole checkpoint of the folder, if there is one, whose steps so far had the
   // learning rates of this schedule; says which were damaged. Returns the step to go on from.
-  // Error: checkpoints, but none that will do; one of other provenance.
+  // Collective; each rank reads its own shard. Error: checkpoints, but none that will do; one of
+  // other provenance.
   int64_t resume();
   // Trains from step() up to but without `last_step`; step t consumes rows t B .. t B + B - 1, each
   // rank its share. Appends a JSON line to metrics.jsonl and prints a line every log_interval steps
@@ -63,10 +64,14 @@ class Trainer {
   // steps; what rows.read or a checkpoint's write throws.
   TrainSummary run(const RowSource& rows, int64_t last_step);
   int64_t step() const;
-  // A checkpoint of this step, whole when it returns. Collective, as is save().
+  // A checkpoint of this step, whole when it returns. Collective, as are the next two. Each rank
+  // writes its own shard. Error on the rank that fails; nothing gets its name then.
   void checkpoint();
   // The same in a file of any name.
   void save(const std::filesystem::path& file) const;
+  // The trained model: Transformer::save(), with the same bytes.
+  void save_model(const std::filesystem::path& folder,
+                  const std::map<std::string, std::string>& metadata) const;
   // Training is over: removes the checkpoints that are not kept for ever.
   void clear_checkpoints();
 
