@@ -288,9 +288,9 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
                                        derive_seed(experiment.seed, "expert order", index));
   const TrainSummary summary = trainer.run(rows, unit.train.steps);
 
+  metadata["schedule"] = to_string(unit.train.schedule());
+  trainer.save_model(folder, metadata);
   if (group.rank == 0) {
-    metadata["schedule"] = to_string(unit.train.schedule());
-    model.save(folder, metadata);
     if (before_complete) before_complete();
     const nlohmann::json done = {{"unit", unit.name},
                                  {"steps", summary.steps},
