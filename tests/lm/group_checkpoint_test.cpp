@@ -159,6 +159,34 @@ TEST(GroupCheckpointTest, OfADamagedOneAllRanksUseTheOneBefore) {
   EXPECT_EQ(train(3, folder.path(), 0), std::vector<int64_t>(3, 4));
 }
 
+// Whether it is whole is found out all the same.
+TEST(GroupCheckpointTest, OfAnotherShapeIsRefused) {
+  const TemporaryFolder folder;
+  train(3, folder.path(), 3);
+  const auto complaint_of_larger = [&] {
+    return complaint_of([&] {
+      run_thread_ranks(3, [&](const HostCollectives& host) {
+        ModelConfig larger = tiny_model();
+        larger.vocab_size = 41;
+        Transformer model(larger, DeviceConfig(), 1);
+        Trainer(model, saving_every_second_step(), options_of(host, folder.path())).resume();
+      });
+    });
+  };
+  EXPECT_TRUE(mentions(complaint_of_larger(),
+                       "step-00000002.safetensors' has no tensor "
+                       "'adam_m.model.embed_tokens.weight' of the model's "
+                       "shape"));
+  const auto file = folder.path() / "checkpoints/step-00000002.safetensors";
+  const std::string whole = read_text(file);
+  for (const size_t from_end : {1, 30'000, 60'000}) {
+    std::string damaged = whole;
+    damaged[whole.size() - from_end] ^= 1;
+    std::ofstream(file, std::ios::binary) << damaged;
+    EXPECT_TRUE(mentions(complaint_of_larger(), "is damaged")) << from_end;
+  }
+}
+
 // What rank 1 is told to write of step 4 leads to a full disk.
 HostCollectives on_a_full_disk(HostCollectives host, const fs::path& link) {
   if (host.rank != 1) return host;

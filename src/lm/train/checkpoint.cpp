@@ -65,8 +65,8 @@ void Trainer::Impl::save_model(const std::filesystem::path& folder,
   if (options.group.rank == 0) {
     write_text_atomically(config_file(folder), model_config_text(model.config, metadata));
   }
-  ShardedWrite(weights_file(folder), options.group, sharded_layout(),
-               {{"", optimizer.copy_shards().parameters}}, metadata)
+  const at::Tensor shard = optimizer.copy_shards().parameters;
+  ShardedWrite(weights_file(folder), options.group, sharded_layout(), {{"", shard}}, metadata)
       .finish();
   options.group.barrier();
 }
