@@ -47,7 +47,8 @@ TEST_P(AdamWTest, AgreesWithLibTorch) {
     const torch::Tensor gradient = torch::randn({impl.layout.total}) * 0.1;
     impl.gradients.copy_(gradient);
     const double lr = 0.01 * static_cast<double>(t + 1);
-    const auto result = ours.step(t, lr, {});
+    ours.begin_step({lr});
+    const auto result = ours.finish_step();
     EXPECT_NEAR(result.gradient_norm, gradient.norm().item<double>(), 1e-4);
     EXPECT_EQ(impl.gradients.abs().sum().item<double>(), 0);
 
@@ -87,7 +88,8 @@ TEST(AdamWTest, LeavesWeightsAloneWhenTheNormIsNotFinite) {
   ShardedAdamW optimizer(impl, adam_config(1), HostCollectives(), 1024);
   const torch::Tensor before = impl.parameters.clone();
   impl.gradients[5] = NAN;
-  EXPECT_FALSE(std::isfinite(optimizer.step(0, 0.1, {}).gradient_norm));
+  optimizer.begin_step({0.1});
+  EXPECT_FALSE(optimizer.finish_step().finite());
   EXPECT_TRUE(torch::equal(before, impl.parameters));
 }
 

@@ -1,9 +1,10 @@
-// The kernels of a block on the CPU (cuda_emulation.hpp). To be included once a program.
+// The kernels on the CPU (cuda_emulation.hpp).
 #pragma once
 
 #include "cuda_emulation.hpp"
 // Needs what stands above.
 #include "lm/torch/block_launch.hpp"
+#include "lm/torch/update_launch.hpp"
 
 namespace smalltalk {
 
@@ -21,3 +22,4 @@ void launch(const LaunchGrid& grid, CUstream_st* /*stream*/, void (*kernel)(Para
 }  // namespace smalltalk
 
 #include "lm/torch/block_kernels.cuh"
+#include "lm/torch/update_kernels.cuh"

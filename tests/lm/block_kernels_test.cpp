@@ -8,46 +8,13 @@
 
 #include <random>
 
+#include "guarded.hpp"
 #include "lm/torch/block_ops.hpp"
 #include "lm/torch/torch_engine.hpp"
 #include "models_fixture.hpp"
 
 namespace smalltalk {
 namespace {
-
-// An array between others that nobody may write to.
-template <class T>
-class Guarded {
- public:
-  explicit Guarded(size_t size, T value = {}) : values_(size + 2 * kGuard, guard()) {
-    std::fill_n(data(), size, value);
-  }
-  ~Guarded() {
-    for (size_t i = 0; i < kGuard; ++i) {
-      EXPECT_EQ(values_[i], guard()) << "in front";
-      EXPECT_EQ(values_[values_.size() - 1 - i], guard()) << "behind";
-    }
-  }
-  Guarded(const Guarded&) = delete;
-  T* data() { return values_.data() + kGuard; }
-  size_t size() const { return values_.size() - 2 * kGuard; }
-  T& operator[](size_t i) { return data()[i]; }
-
- private:
-  static constexpr size_t kGuard = 64;  // a multiple of what is loaded at once
-  static T guard() { return static_cast<T>(77); }
-  std::vector<T> values_;
-};
-
-float float_of(float value) { return value; }
-float float_of(uint16_t bits) { return emulation::from_bf16(bits); }
-template <class T>
-T value_of(float value) {
-  if constexpr (sizeof(T) == sizeof(float))
-    return value;
-  else
-    return emulation::to_bf16(value);
-}
 
 template <class T>
 void fill(Guarded<T>& values, uint64_t seed) {
@@ -350,7 +317,7 @@ TEST(BlockKernels, CarryAWholeStep) {
            {static_cast<const BlockKernels*>(nullptr), &kBlockKernels}) {
         Models models(config, kModels, precision);
         set_cpu_block_kernels(kernels);
-        losses.push_back(models.engine.accumulate_gradients(tokens, kRows, kRowTokens, 0.01F, {}));
+        losses.push_back(models.step(tokens, kRows, kRowTokens, 0.01F));
         gradients.push_back(models.gradients.clone());
         scores.emplace_back(kModels * kRows * kRowTokens * 37);
         models.engine.logits(shared, kRows, kRowTokens, scores.back());

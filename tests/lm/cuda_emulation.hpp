@@ -1,5 +1,5 @@
 // Runs the blocks of a CUDA kernel on the CPU, as far as block_kernels.cuh needs: the threads of a
-// block are fibers that yield at barriers only. To be included before the kernels, once a program.
+// block are fibers that yield at barriers only. To be included before the kernels.
 #pragma once
 
 #include <ucontext.h>
@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <vector>
 
-#define __global__
+#define __global__ inline
 #define __device__
 #define __launch_bounds__(threads, blocks)
 // Blocks run one after another, so one copy does.

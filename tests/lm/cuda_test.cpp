@@ -5,6 +5,8 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -26,6 +28,7 @@
 #include "lm/torch/torch_engine.hpp"
 #include "lm/torch/torch_loss.hpp"
 #include "loss_reference.hpp"
+#include "models_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
@@ -353,44 +356,24 @@ TEST_F(CudaTest, LossKernelsAgreeWithFloat64) {
   }
 }
 
-// Models of one flat buffer on the GPU.
-struct CudaModels {
+struct CudaModels : Models {
   CudaModels(int64_t count, const std::string& precision,
              const ModelConfig& model = tiny_model(FeedForward::swiglu, false, 2))
-      : config(model.resolved()),
-        layout(parameter_layout(config)),
-        parameters(initial(layout, count)),
-        gradients(at::zeros_like(parameters)),
-        engine(config, layout, parameters, precision, count) {
-    engine.rebind(parameters.data_ptr<float>(), gradients.data_ptr<float>());
-  }
-  static at::Tensor initial(const ParameterLayout& layout, int64_t count) {
-    at::Tensor host = at::zeros({count, layout.total});
-    for (int64_t r = 0; r < count; ++r) {
-      for (const ParameterSpec& spec : layout.specs) {
-        init_parameter(spec, static_cast<uint64_t>(3 + r), host[r].data_ptr<float>() + spec.offset);
-      }
-    }
-    return host.to(at::kCUDA);
-  }
-  at::Tensor step(const std::vector<int64_t>& tokens, const GradientsReady& ready,
+      : Models(model, count, precision, at::kCUDA) {}
+  at::Tensor step(const std::vector<int64_t>& tokens, const Exchange& exchange,
                   double* loss = nullptr) {
     gradients.zero_();
-    engine.begin_training({recompute, static_cast<bool>(ready)});
-    const auto losses = engine.accumulate_gradients(tokens, 4, 65, 0.01F, ready);
+    engine.begin_training({recompute, static_cast<bool>(exchange.ready)});
+    const std::vector<double> losses = Models::step(tokens, 4, 65, 0.01F, exchange);
     if (loss != nullptr) *loss = std::accumulate(losses.begin(), losses.end(), 0.0);
     return gradients.clone();
   }
 
-  ModelConfig config;
-  ParameterLayout layout;
-  at::Tensor parameters, gradients;
   Recompute recompute = Recompute::none;
-  TorchEngine engine;
 };
 
 // With `ready`, a step is never recorded.
-void ignore(int64_t, int64_t) {}
+const Exchange ignore = {{}, [](int64_t, int64_t) {}};
 
 // Sums of the attention kernels' gradients may come in any order.
 constexpr double kReordered = 1e-5, kReorderedBf16 = 1e-2;
@@ -420,10 +403,13 @@ TEST_F(CudaTest, SeveralModelsComputeAsOne) {
     std::vector<float> log_probs(3 * 4 * 64), one_log_probs(4 * 64);
     all.engine.compute_log_probs(shared, 4, 65, log_probs, {});
     for (int64_t r = 0; r < 3; ++r) {
-      one.parameters.copy_(all.parameters.narrow(0, r, 1));
+      const int64_t total = one.layout.total;
+      one.parameters.copy_(all.parameters.narrow(0, r * total, total));
+      one.copy_again();
       const std::vector<int64_t> own(tokens.begin() + r * 4 * 65,
                                      tokens.begin() + (r + 1) * 4 * 65);
-      EXPECT_LT(distance(gradients.narrow(0, r, 1), one.step(own, ignore)), reordered(precision));
+      EXPECT_LT(distance(gradients.narrow(0, r * total, total), one.step(own, ignore)),
+                reordered(precision));
       one.engine.compute_log_probs(shared, 4, 65, one_log_probs, {});
       for (int64_t i = 0; i < 4 * 64; ++i) {
         ASSERT_NEAR(log_probs[r * 4 * 64 + i], one_log_probs[i],
@@ -448,8 +434,10 @@ TEST_F(CudaTest, GraphEqualsEager) {
       std::vector<float> log_probs(2 * 32);
       graph.engine.compute_log_probs(random_tokens(2 * 33, 37, step), 2, 33, log_probs, {});
       // Weights change in place.
-      graph.parameters.mul_(0.9);
-      eager.parameters.mul_(0.9);
+      for (CudaModels* models : {&graph, &eager}) {
+        models->parameters.mul_(0.9);
+        models->copy_again();
+      }
     }
     graph.gradients.zero_();
     eager.gradients.zero_();
@@ -471,7 +459,10 @@ TEST_F(CudaTest, ARecordedStackEqualsAnEagerOneOverRounds) {
       const auto tokens = random_tokens(3 * 4 * 65, 1000, step);
       EXPECT_LT(distance(graph.step(tokens, {}), eager.step(tokens, ignore)), kReorderedBf16)
           << step;
-      for (CudaModels* models : {&graph, &eager}) models->parameters.mul_(0.99);
+      for (CudaModels* models : {&graph, &eager}) {
+        models->parameters.mul_(0.99);
+        models->copy_again();
+      }
       if (step % 4 != 3) continue;
       std::vector<float> log_probs(3 * 2 * 32);
       graph.engine.compute_log_probs(random_tokens(2 * 33, 1000, step), 2, 33, log_probs, {});
@@ -479,30 +470,63 @@ TEST_F(CudaTest, ARecordedStackEqualsAnEagerOneOverRounds) {
   }
 }
 
-TEST_F(CudaTest, AdamWAgreesWithTheCpu) {
-  constexpr int64_t kSize = 5000;
+TEST_F(CudaTest, AnUpdateAgreesWithTheCpu) {
+  constexpr int64_t kSize = 300001, kDecaying = 200002;
+  constexpr UpdateRule kRule{0.9, 0.95, 1e-6, 0.3, 1};
   at::Tensor host[4], device[4];  // parameters, gradients, first and second moments
   for (int i = 0; i < 4; ++i) {
     host[i] = at::randn({kSize});
     if (i == 3) host[i].square_();
     device[i] = host[i].to(at::kCUDA);
   }
-  AdamStep step{};
-  step.lr = 0.1F;
-  step.beta1 = 0.9F;
-  step.beta2 = 0.95F;
-  step.eps = 1e-6F;
-  step.weight_decay = 0.3F;
-  step.correction1 = 0.5F;
-  step.correction2_root = 0.7F;
-  step.gradient_scale = 0.8F;
-  const auto update = [&](auto apply, at::Tensor* tensors) {
-    apply(tensors[0].data_ptr<float>(), tensors[1].data_ptr<float>(), tensors[2].data_ptr<float>(),
-          tensors[3].data_ptr<float>(), kSize, step);
-  };
-  update(elementwise().adamw, host);
-  update([](auto... arguments) { cuda_device().adamw(arguments...); }, device);
+  const double square = host[1].to(at::kDouble).square().sum().item<double>();
+  const auto doubles = at::device(at::kCUDA).dtype(at::kDouble);
+  at::Tensor parts = at::zeros({kSquareParts}, doubles), loss = at::ones({1}, doubles),
+             numbers = at::zeros({StepSlots::size(1)}, doubles),
+             state = at::zeros({sizeof(UpdateState)}, doubles.dtype(at::kByte)),
+             copy = at::zeros({kSize}, doubles.dtype(at::kBFloat16));
+  auto* of_state = reinterpret_cast<UpdateState*>(state.data_ptr());
+  const UpdateKernels& kernels = cuda_device().update_kernels();
+  CUstream_st* const stream = cuda_device().stream();
+  kernels.square_sums(device[1].const_data_ptr<float>(), kSize, parts.data_ptr<double>(), stream);
+  kernels.collect({}, parts.const_data_ptr<double>(), kSquareParts, loss.data_ptr<double>(),
+                  numbers.data_ptr<double>(), stream);
+  kernels.decide(kRule, 0.1, 1, numbers.const_data_ptr<double>(), of_state, stream);
+  const UpdateBuffers buffers{device[0].data_ptr<float>(),
+                              device[1].data_ptr<float>(),
+                              device[2].data_ptr<float>(),
+                              device[3].data_ptr<float>(),
+                              static_cast<uint16_t*>(copy.data_ptr()),
+                              kSize,
+                              kDecaying};
+  kernels.adamw(of_state, buffers, stream);
+  cuda_device().check_launch();
+  EXPECT_NEAR(numbers[StepSlots::kSquareSum].item<double>() / square, 1, 1e-6);
+  EXPECT_EQ(numbers[StepSlots::kLosses].item<double>(), 1);
+
+  AdamStep step = adam_step(kRule, 0.1, 0, std::sqrt(square), 1);
+  const auto part = [&](int i, int64_t from) { return host[i].data_ptr<float>() + from; };
+  elementwise().adamw(part(0, 0), part(1, 0), part(2, 0), part(3, 0), kDecaying, step);
+  step.weight_decay = 0;
+  elementwise().adamw(part(0, kDecaying), part(1, kDecaying), part(2, kDecaying),
+                      part(3, kDecaying), kSize - kDecaying, step);
   for (const int i : {0, 2, 3}) EXPECT_LT(distance(device[i], host[i]), 1e-6) << i;
+  EXPECT_TRUE(copy.equal(device[0].to(at::kBFloat16)));
+  EXPECT_EQ(device[1].abs().max().item<float>(), 0);
+}
+
+// Copies that are under way while the device computes arrive as they were when they were asked for.
+TEST_F(CudaTest, TokensAreUploadedBesideTheWork) {
+  const at::Tensor a = at::randn({4096, 4096}, at::device(at::kCUDA).dtype(at::kFloat));
+  std::vector<at::Tensor> sums;
+  std::vector<int64_t> expected;
+  for (int64_t i = 0; i < 200; ++i) {
+    const std::vector<int64_t> tokens(10000, i);
+    at::mm(a, a);
+    sums.push_back(cuda_device().upload(tokens).sum());
+    expected.push_back(10000 * i);
+  }
+  for (size_t i = 0; i < sums.size(); ++i) ASSERT_EQ(sums[i].item<int64_t>(), expected[i]) << i;
 }
 
 TEST_F(CudaTest, NcclGroupOfOneGivesBackWhatItGets) {

@@ -49,21 +49,17 @@ TEST_P(GroupCurveTest, IsThatOfOneRank) {
 class ForwardingEngine : public Engine {
  public:
   explicit ForwardingEngine(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
-  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                           int64_t row_tokens, float scale,
-                                           const GradientsReady& ready) override {
-    return engine_->accumulate_gradients(tokens, rows, row_tokens, scale, ready);
+  LossSums accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                float scale, const Exchange& exchange) override {
+    return engine_->accumulate_gradients(tokens, rows, row_tokens, scale, exchange);
   }
   void begin_training(const TrainingPlan& plan) override { engine_->begin_training(plan); }
-  void parameters_changed() override { engine_->parameters_changed(); }
   PhaseSeconds seconds() override { return engine_->seconds(); }
   int64_t rows_at_once(int64_t) const override { return 1; }
   void compute_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>,
                          std::span<uint8_t>) override {}
   void logits(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
-  void rebind(float* parameters, float* gradients) override {
-    engine_->rebind(parameters, gradients);
-  }
+  void rebind(const ModelBuffers& buffers) override { engine_->rebind(buffers); }
 
  private:
   std::unique_ptr<Engine> engine_;
@@ -77,13 +73,12 @@ class StoppingEngine : public ForwardingEngine {
                  const std::atomic<int>& reduced)
       : ForwardingEngine(std::move(engine)), last_layer_(last_layer), reduced_(reduced) {}
 
-  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                           int64_t row_tokens, float scale,
-                                           const GradientsReady& ready) override {
-    GradientsReady stopping;
-    if (ready) {
-      stopping = [&](int64_t begin, int64_t end) {
-        ready(begin, end);
+  LossSums accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                float scale, const Exchange& exchange) override {
+    Exchange stopping = exchange;
+    if (exchange.ready) {
+      stopping.ready = [&](int64_t begin, int64_t end) {
+        exchange.ready(begin, end);
         if (begin != last_layer_) return;
         const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
         while (reduced_ == 0 && std::chrono::steady_clock::now() < give_up) {
@@ -142,14 +137,13 @@ class NanEngine : public ForwardingEngine {
  public:
   NanEngine(std::unique_ptr<Engine> engine, int first, int last)
       : ForwardingEngine(std::move(engine)), first_(first), last_(last) {}
-  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                           int64_t row_tokens, float scale,
-                                           const GradientsReady& ready) override {
-    const auto losses =
-        ForwardingEngine::accumulate_gradients(tokens, rows, row_tokens, scale, ready);
+  LossSums accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                float scale, const Exchange& exchange) override {
+    const LossSums losses =
+        ForwardingEngine::accumulate_gradients(tokens, rows, row_tokens, scale, exchange);
     const bool broken = pass_ >= first_ && pass_ < last_;
     ++pass_;
-    return broken ? std::vector<double>{NAN} : losses;
+    return broken ? LossSums{[] { return std::vector<double>{NAN}; }} : losses;
   }
 
  private:
@@ -211,15 +205,16 @@ TEST(GroupTest, ReducesWhileTheRankHasOtherThingsToDo) {
     };
     Transformer model(tiny_model(), DeviceConfig(), 1);
     ShardedAdamW optimizer(model.impl(), group_training_config(0), host, 1 << 20);
-    optimizer.step(0, 1e-3, {});
+    optimizer.begin_step({1e-3});
     const int buckets = reduced;
     EXPECT_GE(optimizer.seconds().communication, kSeconds * buckets);  // in which it waited
 
     // Gradients that are ready go ahead; the step finds them reduced.
-    optimizer.gradients_ready()(0, model.num_parameters());
+    optimizer.exchange(true).ready(0, model.num_parameters());
     while (reduced < 2 * buckets) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    optimizer.step(1, 1e-3, {});
+    optimizer.begin_step({1e-3});
     EXPECT_EQ(reduced, 2 * buckets);
+    optimizer.wait_for_parameters();
   });
 }
 

@@ -50,14 +50,15 @@ TEST_P(TorchEngineTest, NamesEveryGradientOnceWhenItIsFinal) {
     std::vector<float> when_named(named.size());
     int calls = 0;
     models.engine.begin_training({Recompute::none, true});
-    models.engine.accumulate_gradients(tokens, kRows, kRowTokens, 1,
-                                       [&](int64_t begin, int64_t end) {
-                                         ++calls;
-                                         for (int64_t i = begin; i < end; ++i) {
-                                           ++named[i];
-                                           when_named[i] = gradients[i];
-                                         }
-                                       });
+    Exchange exchange;
+    exchange.ready = [&](int64_t begin, int64_t end) {
+      ++calls;
+      for (int64_t i = begin; i < end; ++i) {
+        ++named[i];
+        when_named[i] = gradients[i];
+      }
+    };
+    models.step(tokens, kRows, kRowTokens, 1, exchange);
     // Head if it is not the embedding, layers, norms, embedding.
     EXPECT_EQ(calls, count * (GetParam().num_layers + (GetParam().tie_embeddings ? 2 : 3)));
     for (size_t i = 0; i < named.size(); ++i) {
@@ -75,8 +76,7 @@ TEST_P(TorchEngineTest, RecomputationChangesNoBit) {
     for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
       models.engine.begin_training({recompute});
       models.gradients.zero_();
-      losses.push_back(
-          models.engine.accumulate_gradients(some_tokens(5), kRows, kRowTokens, 0.01F, {})[0]);
+      losses.push_back(models.step(some_tokens(5), kRows, kRowTokens, 0.01F)[0]);
       gradients.push_back(models.gradients.clone());
     }
     EXPECT_GT(gradients[0].norm().item<double>(), 0);
@@ -118,13 +118,13 @@ TEST(TorchEngineOnceTest, ARecordedStepStaysRecorded) {
       models->engine.begin_training({Recompute::selective});
     for (uint64_t step = 0; step < 2; ++step) {
       const auto tokens = random_tokens(2 * kRows * kRowTokens, 37, 2 * round + step);
-      const auto expected = plain.engine.accumulate_gradients(tokens, kRows, kRowTokens, 0.1F, {});
-      EXPECT_EQ(recorded.engine.accumulate_gradients(tokens, kRows, kRowTokens, 0.1F, {}),
-                expected);
+      const auto expected = plain.step(tokens, kRows, kRowTokens, 0.1F);
+      EXPECT_EQ(recorded.step(tokens, kRows, kRowTokens, 0.1F), expected);
     }
     ASSERT_TRUE(recorded.gradients.equal(plain.gradients)) << round;
     for (Models* models : {&recorded, &plain}) {
       models->parameters.add_(models->gradients, -0.01);
+      models->copy_again();
       models->gradients.zero_();
     }
     if (round % 25 != 0) continue;
@@ -136,32 +136,36 @@ TEST(TorchEngineOnceTest, ARecordedStepStaysRecorded) {
   EXPECT_EQ(ClosureGraph::replayed, 2 * (200 - 2));
   // Another shape takes their place; a group, which announces, records nothing.
   const auto tokens = random_tokens(2 * 2 * 9, 37, 1);
-  for (int i = 0; i < 3; ++i) recorded.engine.accumulate_gradients(tokens, 2, 9, 0.1F, {});
+  for (int i = 0; i < 3; ++i) recorded.step(tokens, 2, 9, 0.1F);
   EXPECT_EQ(ClosureGraph::made, 4);
   EXPECT_EQ(ClosureGraph::recorded, 4);
   recorded.engine.begin_training({Recompute::none, true});
-  for (int i = 0; i < 3; ++i) recorded.engine.accumulate_gradients(tokens, 2, 9, 0.1F, {});
+  for (int i = 0; i < 3; ++i) recorded.step(tokens, 2, 9, 0.1F);
   EXPECT_EQ(ClosureGraph::made, 4);
 }
 
-// In bfloat16 the products compute with a copy of the weights, made when somebody says that these
-// have changed, and kept for all micro-batches.
-TEST(TorchEngineOnceTest, ChangedParametersAreSeenWhenTheyAreTold) {
-  Models models(tiny_model(), 1, "bf16-mixed"), fresh(tiny_model(), 1, "bf16-mixed");
-  const auto step = [&](Models& of) {
-    of.gradients.zero_();
-    return of.engine.accumulate_gradients(some_tokens(5), kRows, kRowTokens, 0.1F, {})[0];
-  };
-  const double before = step(models);
-  for (Models* each : {&models, &fresh}) each->parameters.mul_(1.25);
-  const double expected = step(fresh);
-  EXPECT_NE(expected, before);
-  models.engine.parameters_changed();
-  EXPECT_EQ(step(models), expected);
-  for (Models* each : {&models, &fresh}) each->parameters.mul_(1.25);
-  models.engine.begin_training({});
-  fresh.engine.begin_training({Recompute::full});
-  EXPECT_EQ(step(models), step(fresh));
+// In a group parameters arrive while others are computed with.
+TEST_P(TorchEngineTest, ReadsNoParameterBeforeItHasArrived) {
+  for (const std::string precision : {"float32", "bf16-mixed"}) {
+    Models whole(GetParam(), 1, precision), late(GetParam(), 1, precision);
+    whole.engine.begin_training({Recompute::none, true});
+    late.engine.begin_training({Recompute::none, true});
+    const auto expected = whole.step(some_tokens(5), kRows, kRowTokens, 0.01F);
+    // Each is NaN until it is asked for.
+    late.parameters.fill_(NAN);
+    late.copy_again();
+    int64_t asked = 0;
+    Exchange exchange;
+    exchange.needed = [&](int64_t begin, int64_t end) {
+      asked += end - begin;
+      late.parameters.narrow(0, begin, end - begin)
+          .copy_(whole.parameters.narrow(0, begin, end - begin));
+      late.copy_again();
+    };
+    EXPECT_EQ(late.step(some_tokens(5), kRows, kRowTokens, 0.01F, exchange), expected);
+    EXPECT_TRUE(late.gradients.equal(whole.gradients));
+    EXPECT_GE(asked, late.layout.total);
+  }
 }
 
 TEST(TorchEngineOnceTest, NoTwoRanksShareAGpu) {
@@ -216,7 +220,7 @@ TEST(TorchEngineOnceTest, AStepMovesWhatTheTableSays) {
   models.engine.begin_training({});
   set_cpu_block_kernels(&kCountingKernels);
   moved.clear();
-  models.engine.accumulate_gradients(random_tokens(2 * 4 * 33, 37, 5), 4, 33, 0.1F, {});
+  models.step(random_tokens(2 * 4 * 33, 37, 5), 4, 33, 0.1F);
   set_cpu_block_kernels(nullptr);
   const auto unit = int64_t{64} * (2 * 4 * 32);  // H bytes for each token
   // The first norm has nothing to add; the last one belongs to no layer.
@@ -279,8 +283,7 @@ TEST(TorchEngineOnceTest, RecomputationSavesMemory) {
   set_cpu_block_kernels(&kIdleKernels);  // a GPU's tensors, and no others
   for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
     models.engine.begin_training({recompute});
-    peaks.push_back(CountingAllocator::peak_over_now(
-        [&] { models.engine.accumulate_gradients(tokens, 8, 65, 1, {}); }));
+    peaks.push_back(CountingAllocator::peak_over_now([&] { models.step(tokens, 8, 65, 1); }));
   }
   set_cpu_block_kernels(nullptr);
   DeviceConfig gpu;
@@ -307,8 +310,7 @@ TEST_P(TorchEngineTest, SeveralModelsComputeAsOne) {
     tokens.insert(tokens.end(), part.begin(), part.end());
   }
   const auto shared = some_tokens(50);
-  const std::vector<double> losses =
-      all.engine.accumulate_gradients(tokens, kRows, kRowTokens, 0.01F, {});
+  const std::vector<double> losses = all.step(tokens, kRows, kRowTokens, 0.01F);
   const int64_t scores = kRows * (kRowTokens - 1), logit_count = kRows * kRowTokens * 37;
   std::vector<float> log_probs(kModels * scores), logits(kModels * logit_count);
   all.engine.compute_log_probs(shared, kRows, kRowTokens, log_probs, {});
@@ -319,7 +321,7 @@ TEST_P(TorchEngineTest, SeveralModelsComputeAsOne) {
     const int64_t total = one.layout.total;
     one.parameters.copy_(all.parameters.narrow(0, r * total, total));
     const auto own = std::span(tokens).subspan(r * kRows * kRowTokens, kRows * kRowTokens);
-    const double loss = one.engine.accumulate_gradients(own, kRows, kRowTokens, 0.01F, {})[0];
+    const double loss = one.step(own, kRows, kRowTokens, 0.01F)[0];
     EXPECT_NEAR(losses[r], loss, 1e-5 * loss);
     const at::Tensor gradients = all.gradients.narrow(0, r * total, total);
     EXPECT_LT((gradients - one.gradients).norm().item<double>(),

@@ -90,9 +90,12 @@ TEST_P(ModelTest, EnginesAgree) {
   const std::vector<float> logits = model.logits(tokens, 5, 70);
 
   Transformer::Impl& impl = model.impl();
-  TorchEngine torch(impl.config, impl.layout, impl.parameters, "float32");
+  TorchEngine torch(impl.config, impl.layout, at::kCPU, "float32");
   at::Tensor gradients = at::zeros_like(impl.parameters);
-  torch.rebind(impl.parameters.data_ptr<float>(), gradients.data_ptr<float>());
+  ModelBuffers buffers;
+  buffers.parameters = impl.parameters.data_ptr<float>();
+  buffers.gradients = gradients.data_ptr<float>();
+  torch.rebind(buffers);
   torch.accumulate_gradients(tokens, 5, 70, 1.0F / (5 * 69), {});
   for (Engine* engine : {static_cast<Engine*>(&torch), impl.engine.get()}) {
     EXPECT_GT(engine->seconds().forward, 0);

@@ -40,9 +40,9 @@ int64_t CpuEngine::pass_rows(int64_t rows, int64_t length, int64_t threads) {
   return std::min(rows_per_pass(length), (rows + threads - 1) / threads);
 }
 
-void CpuEngine::rebind(float* parameters, float* gradients) {
-  parameters_ = parameters;
-  gradients_ = gradients;
+void CpuEngine::rebind(const ModelBuffers& buffers) {
+  parameters_ = buffers.parameters;
+  gradients_ = buffers.gradients;
 }
 
 void CpuEngine::for_models(const std::function<void(CpuEngine&, int64_t)>& work) {
@@ -51,8 +51,10 @@ void CpuEngine::for_models(const std::function<void(CpuEngine&, int64_t)>& work)
     engine.keep_ = keep_;
     for (auto m = static_cast<int64_t>(lane); m < num_models_;
          m += static_cast<int64_t>(lanes_.size())) {
-      engine.rebind(parameters_ + m * layout_.total,
-                    gradients_ == nullptr ? nullptr : gradients_ + m * layout_.total);
+      ModelBuffers buffers;
+      buffers.parameters = parameters_ + m * layout_.total;
+      if (gradients_ != nullptr) buffers.gradients = gradients_ + m * layout_.total;
+      engine.rebind(buffers);
       work(engine, m);
     }
   };
@@ -63,18 +65,23 @@ void CpuEngine::for_models(const std::function<void(CpuEngine&, int64_t)>& work)
   }
 }
 
-std::vector<double> CpuEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                                    int64_t row_tokens, float scale,
-                                                    const GradientsReady& ready) {
-  if (num_models_ == 1) return {train_rows(tokens, rows, row_tokens, scale, ready)};
+LossSums CpuEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                         int64_t row_tokens, float scale,
+                                         const Exchange& exchange) {
+  if (exchange.needed) exchange.needed(0, num_models_ * layout_.total);
   std::vector<double> losses(static_cast<size_t>(num_models_));
+  const auto result = [&] { return LossSums{[losses] { return losses; }}; };
+  if (num_models_ == 1) {
+    losses[0] = train_rows(tokens, rows, row_tokens, scale, exchange.ready);
+    return result();
+  }
   const auto size = static_cast<size_t>(rows * row_tokens);
   for_models([&](CpuEngine& engine, int64_t m) {
     const auto part = tokens.subspan(static_cast<size_t>(m) * size, size);
     losses[m] = engine.train_rows(part, rows, row_tokens, scale, {});
   });
-  if (ready) ready(0, num_models_ * layout_.total);
-  return losses;
+  if (exchange.ready) exchange.ready(0, num_models_ * layout_.total);
+  return result();
 }
 
 PhaseSeconds CpuEngine::seconds() {

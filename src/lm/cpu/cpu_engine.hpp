@@ -26,17 +26,16 @@ class CpuEngine : public Engine {
             int64_t num_models = 1);
 
   void begin_training(const TrainingPlan& plan) override;
-  void parameters_changed() override {}  // it has no other copy of them
-  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                           int64_t row_tokens, float scale,
-                                           const GradientsReady& ready) override;
+  // Parameters are asked for as a whole: on a CPU, sending takes the cores that computing needs.
+  LossSums accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                float scale, const Exchange& exchange) override;
   PhaseSeconds seconds() override;  // of the first worker; the others work alike
   int64_t rows_at_once(int64_t row_tokens) const override;
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                          std::span<float> log_probs, std::span<uint8_t> greedy) override;
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
-  void rebind(float* parameters, float* gradients) override;
+  void rebind(const ModelBuffers& buffers) override;
 
   // Rows of one pass of a training step over `rows` rows.
   static int64_t pass_rows(int64_t rows, int64_t length, int64_t threads);

@@ -1,6 +1,6 @@
 // What computes a transformer, forward and backward. There are two: CpuEngine, written out by hand
-// for small models on few cores, and TorchEngine for GPUs (and for tests, on the CPU), which writes
-// out the matrix products and their gradients and leaves what lies between them to autograd.
+// for small models on few cores, and TorchEngine for GPUs (and for tests, on the CPU), out of
+// LibTorch's products and kernels of our own.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,31 @@ class ThreadTeam;  // src/lm/cpu/thread_team.hpp
 // a time, from any thread. On a GPU they are final in the order of the current stream.
 using GradientsReady = std::function<void(int64_t begin, int64_t end)>;
 
+// Returns once the parameters of [begin, end) of the flat buffer have arrived, which other ranks
+// may still be sending. On a GPU the current stream waits, not the caller.
+using ParametersNeeded = std::function<void(int64_t begin, int64_t end)>;
+
+// What goes on between the ranks of a group while gradients are computed. Either may be empty.
+struct Exchange {
+  ParametersNeeded needed;  // asked before they are read for the first time in a call
+  GradientsReady ready;
+};
+
+// The flat buffers of R models. Those of a rank's own model end in padding, behind the last model.
+struct ModelBuffers {
+  // [R, P] float32. Null: a group has shared them out, and only `copies` and `norms` are whole.
+  float* parameters = nullptr;
+  void* copies = nullptr;  // of them, in bfloat16, for products: kept up by who writes parameters
+  float* norms = nullptr;  // those from ParameterLayout::decay_size on; null: see `parameters`
+  float* gradients = nullptr;  // [R, P] float32; null: nothing is trained
+};
+
+// Sums of -log p over the targets of a call, [R].
+struct LossSums {
+  std::function<std::vector<double>()> values;  // waits for the device
+  const double* on_device = nullptr;            // GPUs only; until the engine's next call
+};
+
 // What is the same in all steps of a training.
 struct TrainingPlan {
   Recompute recompute = Recompute::none;
@@ -40,15 +65,12 @@ class Engine {
   virtual ~Engine() = default;
   // For the calls of accumulate_gradients that follow.
   virtual void begin_training(const TrainingPlan& plan) = 0;
-  // The parameters are others than in the call of accumulate_gradients before. begin_training()
-  // says so, too; what only scores needs not be told.
-  virtual void parameters_changed() = 0;
   // tokens [R, rows, row_tokens], each model its own: every row predicts its tokens 1 ..
-  // row_tokens - 1. Adds to the gradient buffer the gradients of `scale` times the sums of -log p;
-  // returns these sums [R], unscaled.
-  virtual std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                                   int64_t row_tokens, float scale,
-                                                   const GradientsReady& ready) = 0;
+  // row_tokens - 1. Adds to the gradient buffer the gradients of `scale` times the sums of -log p,
+  // which it returns unscaled. On a GPU nothing waits for the device.
+  virtual LossSums accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                        int64_t row_tokens, float scale,
+                                        const Exchange& exchange) = 0;
   // What accumulate_gradients took since the engine was made, forward and backward. On a GPU this
   // waits for the device: call it once in many steps.
   virtual PhaseSeconds seconds() = 0;
@@ -62,15 +84,15 @@ class Engine {
   // logits [rows, row_tokens, V]; of one model.
   virtual void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                       std::span<float> logits) = 0;
-  // The flat buffers have moved.
-  virtual void rebind(float* parameters, float* gradients) = 0;
+  // Where the flat buffers are: before the first call, and when they have moved.
+  virtual void rebind(const ModelBuffers& buffers) = 0;
 };
 
 // The compute threads of a device's engines; models that take turns share them.
 std::shared_ptr<ThreadTeam> make_thread_team(const DeviceConfig& device);
 
-// The engine for the device, for `num_models` models whose flat `parameters` are bound to it. The
-// rooms of the engines define these two, so that models need not know them.
+// The engine for the device on which `parameters` are, for `num_models` models. The rooms of the
+// engines define these two, so that models need not know them.
 std::unique_ptr<Engine> make_engine(const ModelConfig& config, const ParameterLayout& layout,
                                     const DeviceConfig& device, const at::Tensor& parameters,
                                     ThreadTeam& team, int64_t num_models);

@@ -24,38 +24,73 @@ void require_device(const DeviceConfig& device) {
 
 }  // namespace
 
-Transformer::Impl::Impl(const ModelConfig& model, const DeviceConfig& where, at::Tensor given,
-                        std::shared_ptr<ThreadTeam> threads, int64_t models)
+Transformer::Impl::Impl(const ModelConfig& model, const DeviceConfig& where, int64_t models)
     : config(model.resolved()),
       device(where),
       layout(parameter_layout(config)),
-      num_models(models),
-      parameters(std::move(given)),
-      team(std::move(threads)) {
+      num_models(models) {
   require_device(device);
-  if (!team) team = make_thread_team(device);
-  if (!parameters.defined()) {
-    const auto place = device.device == "cuda" ? at::kCUDA : at::kCPU;
-    parameters = at::zeros({num_models * layout.total}, at::device(place).dtype(at::kFloat));
-  }
+  team = make_thread_team(device);
+  const auto place = device.device == "cuda" ? at::kCUDA : at::kCPU;
+  parameters = at::zeros({num_models * layout.total}, at::device(place).dtype(at::kFloat));
+  if (device.precision == "bf16-mixed") copies = at::zeros_like(parameters, at::kBFloat16);
+  make_engine_here();
+}
+
+Transformer::Impl::Impl(const Impl& stack, int64_t model)
+    : config(stack.config),
+      device(stack.device),
+      layout(stack.layout),
+      num_models(1),
+      team(stack.team) {
+  const auto part = [&](const at::Tensor& all) {
+    return all.defined() ? all.narrow(0, model * layout.total, layout.total) : all;
+  };
+  parameters = part(stack.parameters);
+  copies = part(stack.copies);
+  make_engine_here();
+}
+
+void Transformer::Impl::make_engine_here() {
   engine = make_engine(config, layout, device, parameters, *team, num_models);
-  engine->rebind(parameters.data_ptr<float>(), nullptr);
+  rebind();
+}
+
+void Transformer::Impl::rebind() {
+  ModelBuffers buffers;
+  if (parameters.defined()) buffers.parameters = parameters.data_ptr<float>();
+  if (copies.defined()) buffers.copies = copies.data_ptr();
+  if (norms.defined()) buffers.norms = norms.data_ptr<float>() + layout.decay_size - norms_begin;
+  if (gradients.defined()) buffers.gradients = gradients.data_ptr<float>();
+  engine->rebind(buffers);
 }
 
 void Transformer::Impl::allocate_gradients() {
-  if (!gradients.defined() || gradients.numel() != parameters.numel()) {
-    gradients = at::zeros_like(parameters);
+  const at::Tensor& alike = parameters.defined() ? parameters : copies;
+  if (!gradients.defined() || gradients.numel() != alike.numel()) {
+    gradients = at::zeros_like(alike, at::kFloat);
   }
-  engine->rebind(parameters.data_ptr<float>(), gradients.data_ptr<float>());
+  rebind();
 }
 
 void Transformer::Impl::pad_to(int64_t padded) {
-  if (padded != parameters.numel()) {
-    at::Tensor larger = at::zeros({padded}, parameters.options());
-    larger.narrow(0, 0, layout.total).copy_(parameters.narrow(0, 0, layout.total));
-    parameters = larger;
+  for (at::Tensor* buffer : {&parameters, &copies}) {
+    if (!buffer->defined() || buffer->numel() == padded) continue;
+    at::Tensor larger = at::zeros({padded}, buffer->options());
+    larger.narrow(0, 0, layout.total).copy_(buffer->narrow(0, 0, layout.total));
+    *buffer = larger;
   }
   allocate_gradients();
+}
+
+void Transformer::Impl::share_out(int64_t padded, int64_t begin) {
+  ST_CHECK(copies.defined() && num_models == 1 && begin <= layout.decay_size);
+  norms_begin = begin;
+  norms = at::zeros({padded - begin}, parameters.options());
+  const int64_t count = layout.total - begin;
+  norms.narrow(0, 0, count).copy_(parameters.narrow(0, begin, count));
+  parameters.reset();
+  pad_to(padded);
 }
 
 void Transformer::Impl::set_parameter(const ParameterSpec& spec, std::span<const float> values) {
@@ -63,6 +98,11 @@ void Transformer::Impl::set_parameter(const ParameterSpec& spec, std::span<const
   const at::Tensor source = at::from_blob(const_cast<float*>(values.data()), {spec.size},
                                           at::TensorOptions().dtype(at::kFloat));
   parameters.narrow(0, spec.offset, spec.size).copy_(source);
+  copy_again(spec.offset, spec.size);
+}
+
+void Transformer::Impl::copy_again(int64_t begin, int64_t count) {
+  if (copies.defined()) copies.narrow(0, begin, count).copy_(parameters.narrow(0, begin, count));
 }
 
 void Transformer::Impl::init(uint64_t seed) {
@@ -74,7 +114,12 @@ void Transformer::Impl::init(uint64_t seed) {
   }
 }
 
-at::Tensor Transformer::Impl::host_parameters() const { return parameters.to(at::kCPU); }
+at::Tensor Transformer::Impl::host_parameters() const {
+  if (!parameters.defined()) {
+    throw Error("internal error: the weights are shared out over a group of ranks");
+  }
+  return parameters.to(at::kCPU);
+}
 
 Transformer::Transformer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Transformer::~Transformer() = default;
@@ -100,6 +145,7 @@ void Transformer::set_weights(std::span<const float> values) {
   const at::Tensor host =
       at::from_blob(const_cast<float*>(values.data()), {impl_->layout.total}, at::kFloat);
   impl_->parameters.narrow(0, 0, impl_->layout.total).copy_(host);
+  impl_->copy_again(0, impl_->layout.total);
 }
 
 std::map<std::string, std::span<const float>> Transformer::parameters() const {

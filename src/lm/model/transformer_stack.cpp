@@ -29,13 +29,9 @@ TransformerStack::TransformerStack(const ModelConfig& config, const DeviceConfig
                                    size_t num_models) {
   ST_CHECK(num_models > 0);
   const auto count = static_cast<int64_t>(num_models);
-  impl_ = std::make_unique<Impl>(Impl{{config, device, {}, nullptr, count}, {}});
-  Transformer::Impl& all = impl_->all;
+  impl_ = std::make_unique<Impl>(Impl{{config, device, count}, {}});
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t size = all.layout.total;
-    auto view = std::make_unique<Transformer::Impl>(
-        config, device, all.parameters.narrow(0, i * size, size), all.team);
-    impl_->models.emplace_back(std::move(view));
+    impl_->models.emplace_back(std::make_unique<Transformer::Impl>(impl_->all, i));
   }
 }
 

@@ -1,5 +1,5 @@
 // The kernels of block_launch.hpp, and how they are launched. Whoever includes this says before
-// what differs between a GPU (block.cu) and its emulation by a test on the CPU:
+// what differs between a GPU (kernels.cu) and its emulation by a test on the CPU:
 // round_to_bf16(value) and launch(grid, stream, kernel, arguments...), which starts blocks of
 // kBlockThreads threads. bfloat16 values travel as their bits.
 #pragma once

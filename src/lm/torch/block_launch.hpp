@@ -82,6 +82,6 @@ struct BlockKernels {
                   void* d_logits, CUstream_st* stream);
 };
 
-const BlockKernels& cuda_block_kernels();  // of block.cu
+const BlockKernels& cuda_block_kernels();  // of kernels.cu
 
 }  // namespace smalltalk

@@ -16,17 +16,10 @@ namespace smalltalk {
 namespace {
 
 const BlockKernels* cpu_kernels = nullptr;
+const UpdateKernels* cpu_update_kernels = nullptr;
 
 NumberType number_type(at::ScalarType type) {
   return type == at::kBFloat16 ? NumberType::bfloat16 : NumberType::float32;
-}
-
-CUstream_st* stream_of(const at::Tensor& tensor) {
-  return tensor.is_cuda() ? cuda_device().stream() : nullptr;
-}
-
-void check_launch(const at::Tensor& tensor) {
-  if (tensor.is_cuda()) cuda_device().check_launch();
 }
 
 const BlockKernels* kernels_for_norm(const at::Tensor& x) {
@@ -73,6 +66,19 @@ const BlockKernels* block_kernels(const at::Device& device) {
   return device.is_cuda() ? &cuda_device().block_kernels() : cpu_kernels;
 }
 void set_cpu_block_kernels(const BlockKernels* kernels) { cpu_kernels = kernels; }
+
+CUstream_st* stream_of(const at::Tensor& tensor) {
+  return tensor.is_cuda() ? cuda_device().stream() : nullptr;
+}
+
+void check_launch(const at::Tensor& tensor) {
+  if (tensor.is_cuda()) cuda_device().check_launch();
+}
+
+const UpdateKernels* update_kernels(const at::Device& device) {
+  return device.is_cuda() ? &cuda_device().update_kernels() : cpu_update_kernels;
+}
+void set_cpu_update_kernels(const UpdateKernels* kernels) { cpu_update_kernels = kernels; }
 
 // ---- Norm ---------------------------------------------------------------------------------------
 

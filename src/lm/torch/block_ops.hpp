@@ -7,6 +7,7 @@
 
 #include "lm/torch/block_launch.hpp"
 #include "lm/torch/torch_ops.hpp"
+#include "lm/torch/update_launch.hpp"
 #include "smalltalk/core/experiment/experiment.hpp"
 
 namespace smalltalk {
@@ -15,6 +16,13 @@ namespace smalltalk {
 const BlockKernels* block_kernels(const at::Device& device);
 // What stands for the GPU's kernels on the CPU, for tests; null: nothing.
 void set_cpu_block_kernels(const BlockKernels* kernels);
+// The same for those of the optimiser; null: the CPU's own code.
+const UpdateKernels* update_kernels(const at::Device& device);
+void set_cpu_update_kernels(const UpdateKernels* kernels);
+
+// The stream to launch them on; after each launch check_launch() throws what CUDA says.
+CUstream_st* stream_of(const at::Tensor& tensor);
+void check_launch(const at::Tensor& tensor);
 
 struct Normed {
   at::Tensor sum;   // [R, T, H] float32, what was normalised

@@ -1,6 +1,7 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -8,7 +9,8 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
-#include "lm/torch/adamw_launch.hpp"
+#include <cstring>
+
 #include "lm/torch/device.hpp"
 #include "smalltalk/core/system/error.hpp"
 
@@ -16,6 +18,12 @@ namespace smalltalk {
 namespace {
 
 CUstream_st* current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
+
+void wait_for(const c10::cuda::CUDAStream& waits, const c10::cuda::CUDAStream& other) {
+  at::cuda::CUDAEvent event;
+  event.record(other);
+  event.block(waits);
+}
 
 class CudaGraph final : public DeviceGraph {
  public:
@@ -40,11 +48,6 @@ class CudaGraph final : public DeviceGraph {
 };
 
 void CudaGraph::run(const std::function<void()>& work) {
-  const auto wait_for = [](const c10::cuda::CUDAStream& waits, const c10::cuda::CUDAStream& other) {
-    at::cuda::CUDAEvent event;
-    event.record(other);
-    event.block(waits);
-  };
   const c10::cuda::CUDAStream current = c10::cuda::getCurrentCUDAStream();
   wait_for(stream_, current);
   {
@@ -95,13 +98,27 @@ class CudaDevice final : public Device {
     return at::cuda::getDeviceProperties(c10::cuda::current_device())->name;
   }
 
-  void adamw(float* parameters, const float* gradients, float* first, float* second, int64_t size,
-             const AdamStep& step) override {
-    launch_adamw(parameters, gradients, first, second, size, step, current_stream());
-    check_launch();
+  at::Tensor upload(std::span<const int64_t> values) override {
+    static const c10::cuda::CUDAStream copying = c10::cuda::getStreamFromPool();
+    const c10::cuda::CUDAStream current = c10::cuda::getCurrentCUDAStream();
+    const auto size = static_cast<int64_t>(values.size());
+    const auto options = at::TensorOptions().dtype(at::kLong);
+    const at::Tensor pinned = at::empty({size}, options.pinned_memory(true));
+    std::memcpy(pinned.mutable_data_ptr<int64_t>(), values.data(), values.size_bytes());
+    at::Tensor result;
+    {
+      const c10::cuda::CUDAStreamGuard guard(copying);
+      result = at::empty({size}, options.device(at::kCUDA, copying.device_index()));
+      result.copy_(pinned, /*non_blocking=*/true);
+    }
+    wait_for(current, copying);
+    // The allocators take either memory back only when it is out of use on both streams.
+    result.record_stream(current.unwrap());
+    return result;
   }
 
   const BlockKernels& block_kernels() override { return cuda_block_kernels(); }
+  const UpdateKernels& update_kernels() override { return cuda_update_kernels(); }
   CUstream_st* stream() override { return current_stream(); }
   void check_launch() override { C10_CUDA_CHECK(cudaGetLastError()); }
 

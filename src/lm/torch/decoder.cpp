@@ -50,7 +50,7 @@ Decoder::Impl::Impl(const Transformer::Impl& model, int64_t rows, int64_t max_si
       max_tokens(max_size),
       angles(rotary_angles(config, max_size, device)),
       sizes(static_cast<size_t>(rows), 0) {
-  const at::Tensor products = model.parameters.to(type);
+  const at::Tensor products = type == at::kFloat ? model.parameters : model.copies;
   const auto matrix = [&](int64_t offset, int64_t out, int64_t in) {
     return products.narrow(0, offset, out * in).view({out, in});
   };
@@ -58,8 +58,7 @@ Decoder::Impl::Impl(const Transformer::Impl& model, int64_t rows, int64_t max_si
     return model.parameters.narrow(0, offset, config.hidden_size);
   };
   const int64_t hidden = config.hidden_size, width = config.intermediate_size;
-  embedding = model.parameters.narrow(0, model.layout.embedding, config.vocab_size * hidden)
-                  .view({config.vocab_size, hidden});
+  embedding = matrix(model.layout.embedding, config.vocab_size, hidden);
   head = matrix(model.layout.head, config.vocab_size, hidden);
   final_norm = norm(model.layout.final_norm);
   for (const LayerOffsets& at : model.layout.layers) {
@@ -95,7 +94,7 @@ std::vector<float> Decoder::Impl::feed(const at::Tensor& ids, int64_t first_row,
     return cache.narrow(0, first_row, rows).narrow(1, 0, longest).transpose(1, 2);
   };
 
-  at::Tensor x = at::embedding(embedding, ids.to(device));  // [B, n, H], float32
+  at::Tensor x = at::embedding(embedding, ids.to(device)).to(at::kFloat);  // [B, n, H]
   for (Layer& layer : layers) {
     const at::Tensor normed = rms_norm(x, layer.attention_norm, config.rms_norm_eps, type);
     const at::Tensor qkv = at::linear(normed, layer.qkv).view({rows, count, heads + 2 * kv, dim});

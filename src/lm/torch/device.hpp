@@ -8,11 +8,16 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
-#include "lm/cpu/elementwise.hpp"
 #include "lm/torch/block_launch.hpp"
+#include "lm/torch/update_launch.hpp"
 #include "smalltalk/core/system/error.hpp"
+
+namespace at {
+class Tensor;
+}
 
 namespace smalltalk {
 
@@ -44,12 +49,14 @@ class Device {
   virtual void reset_peak_memory() = 0;
   virtual std::string name() = 0;  // as the driver calls it, "NVIDIA H100 80GB HBM3"
 
-  // Sum of the squares and AdamW, as in elementwise.hpp, on device pointers and the current stream.
-  virtual void adamw(float* parameters, const float* gradients, float* first, float* second,
-                     int64_t size, const AdamStep& step) = 0;
+  // A copy of `values` in the device's memory [n], int64, which are read before this returns: from
+  // pinned memory, on a stream of its own, beside what the device computes. The current stream
+  // waits for it.
+  virtual at::Tensor upload(std::span<const int64_t> values) = 0;
 
   // To be launched on the current stream; after each launch check_launch() throws what CUDA says.
   virtual const BlockKernels& block_kernels() = 0;
+  virtual const UpdateKernels& update_kernels() = 0;
   virtual CUstream_st* stream() = 0;
   virtual void check_launch() = 0;
 

@@ -15,7 +15,8 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const ParameterLa
                                     const DeviceConfig& device, const at::Tensor& parameters,
                                     ThreadTeam& team, int64_t num_models) {
   if (device.device == "cuda") {
-    return std::make_unique<TorchEngine>(config, layout, parameters, device.precision, num_models);
+    return std::make_unique<TorchEngine>(config, layout, parameters.device(), device.precision,
+                                         num_models);
   }
   return std::make_unique<CpuEngine>(config, layout, team, num_models);
 }

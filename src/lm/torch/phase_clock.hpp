@@ -33,6 +33,9 @@ class PhaseClock {
     TraceSpan span_;
   };
 
+  // Now, on the current stream; null on the CPU.
+  std::unique_ptr<c10::Event> record_event() const;
+
   // Sums so far. Waits for the device to come to the end of the last phase: not for every step.
   const PhaseSeconds& seconds();
 
@@ -41,7 +44,6 @@ class PhaseClock {
     double PhaseSeconds::*phase;
     std::unique_ptr<c10::Event> begin, end;
   };
-  std::unique_ptr<c10::Event> record_event() const;
 
   c10::Device device_;
   PhaseSeconds seconds_;

@@ -80,11 +80,10 @@ struct TorchEngine::RecordedStep {
 };
 
 TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layout,
-                         const at::Tensor& parameters, const std::string& precision,
-                         int64_t num_models)
+                         at::Device device, const std::string& precision, int64_t num_models)
     : config_(config),
       layout_(layout),
-      device_(parameters.device()),
+      device_(device),
       type_(precision == "bf16-mixed" ? at::kBFloat16 : at::kFloat),
       num_models_(num_models),
       weights_(config, layout, device_, type_, num_models),
@@ -92,21 +91,18 @@ TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layou
   if (device_.is_cuda()) {
     make_graph_ = [](const DeviceGraph* before) { return cuda_device().make_graph(before); };
   }
-  ST_CHECK(num_models >= 1 && parameters.numel() >= num_models * layout.total);
-  rebind(parameters.data_ptr<float>(), nullptr);
+  ST_CHECK(num_models >= 1);
 }
 
 TorchEngine::~TorchEngine() = default;
 
-void TorchEngine::rebind(float* parameters, float* gradients) {
-  can_train_ = gradients != nullptr;
-  cast_is_old_ = true;
+void TorchEngine::rebind(const ModelBuffers& buffers) {
+  can_train_ = buffers.gradients != nullptr;
   recorded_.reset();
-  weights_.rebind(parameters, gradients);
+  weights_.rebind(buffers);
 }
 
 void TorchEngine::begin_training(const TrainingPlan& plan) {
-  cast_is_old_ = true;
   if (plan == plan_) return;  // what was recorded still holds
   plan_ = plan;
   recorded_.reset();
@@ -158,18 +154,19 @@ TorchEngine::Attention TorchEngine::attend(at::Tensor qkv, const Positions& posi
 at::Tensor TorchEngine::to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                                   int64_t row_tokens) const {
   ST_CHECK(static_cast<int64_t>(tokens.size()) == sets * rows * row_tokens);
+  if (device_.is_cuda()) return cuda_device().upload(tokens).view({sets, rows, row_tokens});
   return at::from_blob(const_cast<int64_t*>(tokens.data()), {sets, rows, row_tokens}, at::kLong)
-      .to(device_, /*non_blocking=*/false, /*copy=*/true);
+      .clone();
 }
 
 at::Tensor TorchEngine::embed(const at::Tensor& inputs) const {
   const at::Tensor ids = inputs.flatten(1);
-  if (num_models_ == 1) return at::embedding(weights_.embedding.value[0], ids);
+  if (num_models_ == 1) return at::embedding(weights_.embedding.value[0], ids).to(at::kFloat);
   Tensors models;
   for (int64_t r = 0; r < num_models_; ++r) {
     models.push_back(at::embedding(weights_.embedding.value[r], ids[std::min(r, ids.size(0) - 1)]));
   }
-  return at::stack(models);
+  return at::stack(models).to(at::kFloat);
 }
 
 Normed TorchEngine::normed(const Stream& x, const TorchWeight& weight) const {
@@ -192,7 +189,6 @@ TorchEngine::Stream TorchEngine::forward_layer(const TorchLayer& layer, const St
 }
 
 at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
-  weights_.cast();
   const Positions positions = positions_of(inputs);
   Stream x{embed(inputs), {}};
   for (const TorchLayer& layer : weights_.layers) {
@@ -222,7 +218,7 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
   ST_CHECK(std::ssize(log_probs) == num_models_ * size);
   for (int64_t r = 0; r < num_models_; ++r) {
     const TargetScores scores =
-        fused_target_scores(out[r], weights_.head.matrix[r], targets, counts);
+        fused_target_scores(out[r], weights_.head.value[r], targets, counts);
     const at::Tensor of_rows = scores.log_probs.narrow(0, 0, size).to(at::kCPU);
     std::memcpy(log_probs.data() + r * size, of_rows.const_data_ptr<float>(), of_rows.nbytes());
     if (greedy.empty()) continue;
@@ -276,19 +272,33 @@ void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Pos
   through_norm(saved.attention_norm, layer.attention_norm, layer.qkv, d_qkv);
 }
 
-void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep& step) {
+std::pair<int64_t, int64_t> TorchEngine::matrices_of(int64_t layer) const {
+  return {layout_.layers[layer].qkv,
+          layer + 1 == config_.num_layers ? layout_.decay_size : layout_.layers[layer + 1].qkv};
+}
+
+void TorchEngine::forward_step(const at::Tensor& tokens, float scale,
+                               const ParametersNeeded& needed, SavedStep& step) {
+  const auto need = [&](int64_t begin, int64_t end) {
+    if (needed) needed(begin, end);
+  };
   const int64_t length = tokens.size(2) - 1;
+  need(layout_.embedding, layout_.embedding + config_.vocab_size * config_.hidden_size);
+  need(layout_.decay_size, layout_.total);
   step.positions = positions_of(tokens.narrow(2, 0, length));
   step.layers.assign(weights_.layers.size(), {});
   Stream x{embed(tokens.narrow(2, 0, length)), {}};
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
     const TraceSpan span("layer", static_cast<int64_t>(i));
+    const auto [begin, end] = matrices_of(static_cast<int64_t>(i));
+    need(begin, end);
     SavedLayer& saved = step.layers[i];
     x = forward_layer(weights_.layers[i], x, step.positions, &saved);
     if (plan_.recompute == Recompute::selective) saved.drop_outputs();
     if (plan_.recompute == Recompute::full) saved.drop_all_but_input();
   }
   step.final_norm = normed(x, weights_.final_norm);
+  need(layout_.head, layout_.head + config_.vocab_size * config_.hidden_size);
   const at::Tensor out = step.final_norm.out;
   const at::Tensor targets = tokens.narrow(2, 1, length).flatten(1);
   const at::Tensor all = counted(tokens), counts = all.defined() ? all.flatten(1) : all;
@@ -296,7 +306,7 @@ void TorchEngine::forward_step(const at::Tensor& tokens, float scale, SavedStep&
   Tensors losses;
   for (int64_t r = 0; r < num_models_; ++r) {
     at::Tensor d_hidden = step.d_out[r], d_head = weights_.head.gradient[r];
-    losses.push_back(fused_cross_entropy(out[r], weights_.head.matrix[r], targets[r], scale,
+    losses.push_back(fused_cross_entropy(out[r], weights_.head.value[r], targets[r], scale,
                                          d_hidden, d_head, counts.defined() ? counts[r] : counts));
   }
   step.losses = at::stack(losses);
@@ -318,8 +328,8 @@ void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& 
   for (int64_t i = config_.num_layers - 1; i >= 0; --i) {
     const TraceSpan span("layer", i);
     backward_layer(weights_.layers[i], step.layers[i], step.positions, d_x, d_delta);
-    finish(layout_.layers[i].qkv,
-           i + 1 == config_.num_layers ? layout_.decay_size : layout_.layers[i + 1].qkv);
+    const auto [begin, end] = matrices_of(i);
+    finish(begin, end);
   }
   finish(layout_.decay_size, layout_.total);
   const at::Tensor ids = tokens.narrow(2, 0, tokens.size(2) - 1).flatten(1);
@@ -330,15 +340,14 @@ void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& 
   finish(0, config_.tie_embeddings ? layout_.blocks : layout_.head);
 }
 
-std::vector<double> TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                                      int64_t row_tokens, float scale,
-                                                      const GradientsReady& ready) {
+LossSums TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
+                                           int64_t row_tokens, float scale,
+                                           const Exchange& exchange) {
   ST_CHECK(can_train_);
   const at::NoGradGuard no_grad;
   at::Tensor ids = to_device(tokens, num_models_, rows, row_tokens);
-  if (std::exchange(cast_is_old_, false)) weights_.cast();  // once for all micro-batches of a step
   const bool use_graphs = make_graph_ && !plan_.announces;
-  ST_CHECK(!ready || plan_.announces);
+  ST_CHECK((!exchange.ready && !exchange.needed) || plan_.announces);
   SavedStep unrecorded;
   if (use_graphs) {
     if (!recorded_ || recorded_->tokens.sizes() != ids.sizes() || recorded_->scale != scale) {
@@ -354,10 +363,11 @@ std::vector<double> TorchEngine::accumulate_gradients(std::span<const int64_t> t
   {
     const PhaseClock::Scope scope(clock_, "forward", &PhaseSeconds::forward);
     if (use_graphs) {
-      recorded->forward->run(
-          [this, recorded] { forward_step(recorded->tokens, recorded->scale, recorded->step); });
+      recorded->forward->run([this, recorded] {
+        forward_step(recorded->tokens, recorded->scale, {}, recorded->step);
+      });
     } else {
-      forward_step(ids, scale, step);
+      forward_step(ids, scale, exchange.needed, step);
     }
   }
   {
@@ -366,11 +376,16 @@ std::vector<double> TorchEngine::accumulate_gradients(std::span<const int64_t> t
       recorded->backward->run(
           [this, recorded] { backward_step(recorded->tokens, {}, recorded->step); });
     } else {
-      backward_step(ids, ready, step);
+      backward_step(ids, exchange.ready, step);
     }
   }
-  const at::Tensor losses = step.losses.to(at::kCPU);
-  return {losses.const_data_ptr<double>(), losses.const_data_ptr<double>() + num_models_};
+  losses_ = step.losses;
+  const auto values = [sums = losses_] {
+    const at::Tensor host = sums.to(at::kCPU);
+    const auto* data = host.const_data_ptr<double>();
+    return std::vector<double>(data, data + host.numel());
+  };
+  return {values, losses_.const_data_ptr<double>()};
 }
 
 }  // namespace smalltalk

@@ -26,26 +26,22 @@ namespace smalltalk {
 
 class TorchEngine : public Engine {
  public:
-  // `parameters` holds the flat buffers [R, layout.total], one after another; it decides the
-  // device. Whatever is behind the last model is padding.
-  TorchEngine(const ModelConfig& config, const ParameterLayout& layout,
-              const at::Tensor& parameters, const std::string& precision, int64_t num_models = 1);
+  TorchEngine(const ModelConfig& config, const ParameterLayout& layout, at::Device device,
+              const std::string& precision, int64_t num_models = 1);
   ~TorchEngine() override;
 
   // Where the plan announces nothing, a GPU launches CUDA graphs from the third call of the same
-  // shapes and scale on. REQUIRES a plan that announces if there is a `ready`.
-  std::vector<double> accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
-                                           int64_t row_tokens, float scale,
-                                           const GradientsReady& ready) override;
+  // shapes and scale on. REQUIRES a plan that announces if there is an exchange.
+  LossSums accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                float scale, const Exchange& exchange) override;
   int64_t rows_at_once(int64_t row_tokens) const override;
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                          std::span<float> log_probs, std::span<uint8_t> greedy) override;
   // Of R models: logits [R, rows, row_tokens, V].
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
-  void rebind(float* parameters, float* gradients) override;
+  void rebind(const ModelBuffers& buffers) override;
   void begin_training(const TrainingPlan& plan) override;
-  void parameters_changed() override { cast_is_old_ = true; }
   PhaseSeconds seconds() override { return clock_.seconds(); }
 
   // What records steps where there is no GPU, for tests.
@@ -86,8 +82,11 @@ class TorchEngine : public Engine {
                       at::Tensor& d_x, at::Tensor& d_delta) const;
   at::Tensor hidden(const at::Tensor& inputs);  // inference: -> [R, T, H]
   // The two halves of a step. tokens [R, rows, row_tokens]; the loss belongs to the first.
-  void forward_step(const at::Tensor& tokens, float scale, SavedStep& step);
+  void forward_step(const at::Tensor& tokens, float scale, const ParametersNeeded& needed,
+                    SavedStep& step);
   void backward_step(const at::Tensor& tokens, const GradientsReady& ready, SavedStep& step);
+  // Parameters of a layer's matrices: [first, second) of the flat buffer.
+  std::pair<int64_t, int64_t> matrices_of(int64_t layer) const;
 
   ModelConfig config_;
   ParameterLayout layout_;
@@ -95,11 +94,11 @@ class TorchEngine : public Engine {
   at::ScalarType type_;  // of the products
   int64_t num_models_;
   TrainingPlan plan_;
-  bool cast_is_old_ = true;  // what training computes with is not what the parameters are
   TorchWeights weights_;
   bool can_train_ = false;  // there are gradient buffers
   MakeGraph make_graph_;    // empty: nothing is recorded
   std::unique_ptr<RecordedStep> recorded_;
+  at::Tensor losses_;  // of the newest call [R], float64 on the device
   PhaseClock clock_;
 };
 

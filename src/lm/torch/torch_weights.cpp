@@ -4,15 +4,16 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
+
+#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 
 at::Tensor product(const at::Tensor& x, const TorchWeight& weight) {
-  if (weight.matrix.size(0) == 1) return at::mm(x[0], weight.matrix[0].t()).unsqueeze(0);
-  return at::bmm(x, weight.matrix.transpose(1, 2));
+  if (weight.value.size(0) == 1) return at::mm(x[0], weight.value[0].t()).unsqueeze(0);
+  return at::bmm(x, weight.value.transpose(1, 2));
 }
 
 void product_float(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
@@ -39,21 +40,22 @@ void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
 }
 
 at::Tensor product_backward(const at::Tensor& x, TorchWeight& weight, const at::Tensor& d_out) {
-  if (weight.matrix.size(0) == 1) {
+  if (weight.value.size(0) == 1) {
     at::Tensor gradient = weight.gradient[0];
     add_product(gradient, d_out[0].t(), x[0]);
-    return at::mm(d_out[0], weight.matrix[0]).unsqueeze(0);
+    return at::mm(d_out[0], weight.value[0]).unsqueeze(0);
   }
   add_product(weight.gradient, d_out.transpose(1, 2), x);
-  return at::bmm(d_out, weight.matrix);
+  return at::bmm(d_out, weight.value);
 }
 
 TorchWeights::TorchWeights(const ModelConfig& config, const ParameterLayout& layout,
                            at::Device device, at::ScalarType type, int64_t num_models)
     : config_(config), layout_(layout), device_(device), type_(type), num_models_(num_models) {}
 
-TorchWeight TorchWeights::weight(int64_t offset, const std::vector<int64_t>& shape,
-                                 float* gradients) const {
+// `values` begins with the parameter at `values_begin`.
+TorchWeight TorchWeights::weight(const at::Tensor& values, int64_t values_begin, int64_t offset,
+                                 const std::vector<int64_t>& shape, float* gradients) const {
   std::vector<int64_t> sizes = {num_models_}, strides = {layout_.total};
   int64_t stride = 1;
   for (const int64_t extent : shape) stride *= extent;
@@ -63,41 +65,45 @@ TorchWeight TorchWeights::weight(int64_t offset, const std::vector<int64_t>& sha
     strides.push_back(stride);
   }
   TorchWeight result;
-  result.value = flat_.as_strided(sizes, strides, offset);
-  result.matrix = matrices_.as_strided(sizes, strides, offset);
+  result.value = values.as_strided(sizes, strides, offset - values_begin);
   if (gradients != nullptr) {
-    result.gradient = at::from_blob(gradients + offset, sizes, strides, flat_.options());
+    const auto options = at::TensorOptions().dtype(at::kFloat).device(device_);
+    result.gradient = at::from_blob(gradients + offset, sizes, strides, options);
   }
   return result;
 }
 
-void TorchWeights::rebind(float* parameters, float* gradients) {
-  flat_ = at::from_blob(parameters, {num_models_ * layout_.total},
-                        at::TensorOptions().dtype(at::kFloat).device(device_));
-  if (type_ == at::kFloat) {
-    matrices_ = flat_;
-  } else if (!matrices_.defined()) {
-    matrices_ = at::empty_like(flat_, type_);
-  }
-  const auto view = [&](int64_t offset, const std::vector<int64_t>& shape) {
-    return weight(offset, shape, gradients);
+void TorchWeights::rebind(const ModelBuffers& buffers) {
+  const auto flat = [&](void* data, int64_t size, at::ScalarType type) {
+    return at::from_blob(data, {size}, at::TensorOptions().dtype(type).device(device_));
+  };
+  const int64_t size = num_models_ * layout_.total;
+  const bool is_float = type_ == at::kFloat, apart = buffers.norms != nullptr;
+  ST_CHECK(is_float ? buffers.parameters != nullptr : buffers.copies != nullptr);
+  ST_CHECK(apart ? num_models_ == 1 : buffers.parameters != nullptr);
+  const at::Tensor products =
+      flat(is_float ? buffers.parameters : buffers.copies, size, is_float ? at::kFloat : type_);
+  const int64_t norms_begin = apart ? layout_.decay_size : 0;
+  const at::Tensor norms =
+      flat(apart ? buffers.norms : buffers.parameters, size - norms_begin, at::kFloat);
+  const auto matrix = [&](int64_t offset, int64_t out, int64_t in) {
+    return weight(products, 0, offset, {out, in}, buffers.gradients);
   };
   const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
-  embedding = view(layout_.embedding, {config_.vocab_size, hidden});
-  head = view(layout_.head, {config_.vocab_size, hidden});
-  final_norm = view(layout_.final_norm, {1, hidden});
+  const auto norm = [&](int64_t offset) {
+    return weight(norms, norms_begin, offset, {1, hidden}, buffers.gradients);
+  };
+  embedding = matrix(layout_.embedding, config_.vocab_size, hidden);
+  head = matrix(layout_.head, config_.vocab_size, hidden);
+  final_norm = norm(layout_.final_norm);
   layers.clear();
   for (const LayerOffsets& layer : layout_.layers) {
-    layers.push_back({view(layer.qkv, {qkv_width(config_), hidden}),
-                      view(layer.output, {hidden, config_.num_heads * config_.head_dim()}),
-                      view(layer.gate_up, {gate_up_width(config_), hidden}),
-                      view(layer.down, {hidden, width}), view(layer.attention_norm, {1, hidden}),
-                      view(layer.feed_forward_norm, {1, hidden})});
+    layers.push_back({matrix(layer.qkv, qkv_width(config_), hidden),
+                      matrix(layer.output, hidden, config_.num_heads * config_.head_dim()),
+                      matrix(layer.gate_up, gate_up_width(config_), hidden),
+                      matrix(layer.down, hidden, width), norm(layer.attention_norm),
+                      norm(layer.feed_forward_norm)});
   }
-}
-
-void TorchWeights::cast() {
-  if (type_ != at::kFloat) matrices_.copy_(flat_);
 }
 
 }  // namespace smalltalk

@@ -6,13 +6,14 @@
 
 #include <vector>
 
-#include "lm/model/parameter_layout.hpp"
+#include "lm/model/engine.hpp"
 
 namespace smalltalk {
 
 struct TorchWeight {
-  // [R, ...]. `matrix` is the value in the type of the products; `gradient` is float32.
-  at::Tensor value, matrix, gradient;
+  // [R, ...]. The value is of the type of the products, but for norms, whose is float32, as is the
+  // gradient.
+  at::Tensor value, gradient;
 };
 
 // Products a x b whose sums are float32 whatever the type of both: written to `out` [m, n], or
@@ -35,24 +36,21 @@ class TorchWeights {
   TorchWeights(const ModelConfig& config, const ParameterLayout& layout, at::Device device,
                at::ScalarType type, int64_t num_models);
 
-  // Where the flat buffers are; gradients may be null. Every TorchWeight is made anew.
-  void rebind(float* parameters, float* gradients);
-  // Brings the matrices up to date: before the first product with changed parameters.
-  void cast();
+  // Every TorchWeight is made anew.
+  void rebind(const ModelBuffers& buffers);
 
   TorchWeight embedding, head, final_norm;
   std::vector<TorchLayer> layers;
 
  private:
-  TorchWeight weight(int64_t offset, const std::vector<int64_t>& shape, float* gradients) const;
+  TorchWeight weight(const at::Tensor& values, int64_t values_begin, int64_t offset,
+                     const std::vector<int64_t>& shape, float* gradients) const;
 
   ModelConfig config_;
   ParameterLayout layout_;
   at::Device device_;
   at::ScalarType type_;
   int64_t num_models_;
-  at::Tensor flat_;      // [R * P], the parameters
-  at::Tensor matrices_;  // the same in the type of the products
 };
 
 }  // namespace smalltalk

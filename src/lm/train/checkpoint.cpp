@@ -53,10 +53,10 @@ std::map<std::string, std::string> Trainer::Impl::checkpoint_entries() const {
 }
 
 void Trainer::Impl::save(const std::filesystem::path& file) {
-  ShardedWrite(file, options.group, sharded_layout(), buffers_of(optimizer.copy_shards()),
+  ShardedWrite(file, group(), sharded_layout(), buffers_of(optimizer.copy_shards()),
                checkpoint_entries())
       .finish();
-  options.group.barrier();
+  group().barrier();
 }
 
 void Trainer::Impl::save_model(const std::filesystem::path& folder,
@@ -66,25 +66,33 @@ void Trainer::Impl::save_model(const std::filesystem::path& folder,
     write_text_atomically(config_file(folder), model_config_text(model.config, metadata));
   }
   const at::Tensor shard = optimizer.copy_shards().parameters;
-  ShardedWrite(weights_file(folder), options.group, sharded_layout(), {{"", shard}}, metadata)
-      .finish();
-  options.group.barrier();
+  ShardedWrite(weights_file(folder), group(), sharded_layout(), {{"", shard}}, metadata).finish();
+  group().barrier();
 }
 
 void Trainer::Impl::checkpoint() {
   if (options.folder.empty() || progress.step == saved_step) return;
+  optimizer.wait_for_parameters();
   if (write) write->finish();  // one at a time
   saved_step = progress.step;
-  write.emplace(checkpoints.file(saved_step), options.group, sharded_layout(),
+  write.emplace(checkpoints.file(saved_step), group(), sharded_layout(),
                 buffers_of(optimizer.copy_shards()), checkpoint_entries(),
                 [this, step = saved_step] { checkpoints.written(step); });
 }
 
+void Trainer::Impl::complete_checkpoint() {
+  // The group may have said so in two steps before anybody heard of it.
+  if (!write || !write->written()) return;
+  optimizer.wait_for_parameters();
+  write->complete();
+}
+
 void Trainer::Impl::flush_checkpoint() {
+  optimizer.wait_for_parameters();
   if (write) write->finish();
   write.reset();
   // The other ranks may rely on the file, too.
-  options.group.barrier();
+  group().barrier();
 }
 
 Trainer::Impl::Checkpoint Trainer::Impl::read(const std::filesystem::path& file,
@@ -138,8 +146,8 @@ void Trainer::Impl::resume() {
     // Everything is looked at before anything is taken up.
     const TrainingProgress saved = progress_of(header.metadata, options.provenance, file);
     require_tensors(file, header, sharded_header(model.layout, buffers_of(shards), {}));
-    optimizer.set_shards(shards);
     progress = saved;
+    optimizer.set_shards(shards, progress.step - progress.skipped_steps);
     saved_step = progress.step;
     return;
   }

@@ -27,11 +27,11 @@ GradientBuckets::GradientBuckets(const ParameterLayout& layout, int group_size,
   // that is no multiple of the unit moves, so that what it cuts off is in the later part.
   const int64_t embedding_end = layout.head == layout.embedding ? layout.blocks : layout.head;
   const int64_t head_begin = std::min(round_up(embedding_end, unit), padded_);
-  const int64_t norms_begin = std::max(layout.decay_size / unit * unit, head_begin);
-  const int64_t blocks_begin = std::clamp(layout.blocks / unit * unit, head_begin, norms_begin);
+  norms_begin_ = std::max(layout.decay_size / unit * unit, head_begin);
+  const int64_t blocks_begin = std::clamp(layout.blocks / unit * unit, head_begin, norms_begin_);
   const std::pair<int64_t, int64_t> parts[] = {{head_begin, blocks_begin},
-                                               {blocks_begin, norms_begin},
-                                               {norms_begin, padded_},
+                                               {blocks_begin, norms_begin_},
+                                               {norms_begin_, padded_},
                                                {0, head_begin}};
   int64_t shard = 0;
   for (const auto& [begin, end] : parts) {

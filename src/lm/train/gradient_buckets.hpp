@@ -36,6 +36,8 @@ class GradientBuckets {
   const std::vector<GradientBucket>& all() const { return buckets_; }
   // All that this rank owns but padding, which is nobody's.
   std::vector<ShardPiece> pieces(int rank) const;
+  // Where the buckets of norm weights begin, with what little of the matrices is before them.
+  int64_t norms_begin() const { return norms_begin_; }
 
   // The gradients of [begin, end) are final. Each index is named once between calls of reset().
   void ready(int64_t begin, int64_t end);
@@ -47,7 +49,7 @@ class GradientBuckets {
   void reset();
 
  private:
-  int64_t total_, padded_;
+  int64_t total_, padded_, norms_begin_ = 0;
   int group_size_;
   std::vector<GradientBucket> buckets_;
   std::vector<int64_t> missing_;  // floats of each bucket that are not final

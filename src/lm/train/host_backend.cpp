@@ -21,6 +21,12 @@ std::span<float> floats(const at::Tensor& tensor) {
   return {tensor.data_ptr<float>(), static_cast<size_t>(tensor.numel())};
 }
 
+// What is only moved may be of any type, as long as it fills floats.
+std::span<float> as_floats(const at::Tensor& tensor) {
+  ST_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.nbytes() % sizeof(float) == 0);
+  return {static_cast<float*>(tensor.data_ptr()), tensor.nbytes() / sizeof(float)};
+}
+
 void require_sum(const c10d::ReduceOp& op) {
   if (op != c10d::ReduceOp::SUM) throw Error("the host backend can only sum");
 }
@@ -105,10 +111,10 @@ c10::intrusive_ptr<c10d::Work> HostBackend::allreduce(std::vector<at::Tensor>& t
 
 c10::intrusive_ptr<c10d::Work> HostBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                             const c10d::AllgatherOptions&) {
-  ST_CHECK(floats(output).size() == floats(input).size() * static_cast<size_t>(size_));
+  ST_CHECK(as_floats(output).size() == as_floats(input).size() * static_cast<size_t>(size_));
   return enqueue(c10d::OpType::_ALLGATHER_BASE, [output, input](const HostCollectives& host) {
     const TraceSpan span("all-gather");
-    host.all_gather(floats(input), floats(output));
+    host.all_gather(as_floats(input), as_floats(output));
   });
 }
 

@@ -1,7 +1,7 @@
 // A c10d backend over HostCollectives: what ProcessGroupNCCL is on GPUs, this is on the CPU, so
 // that the optimiser knows one interface. A thread of its own runs the blocking collectives one
-// after another in the order of the calls, while the caller goes on to compute. Float32 tensors in
-// host memory.
+// after another in the order of the calls, while the caller goes on to compute. Tensors in host
+// memory, of float32 where they are summed.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,7 +1,8 @@
 #include "lm/train/sharded_adamw.hpp"
 
-#include <ATen/ops/dot.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -11,6 +12,7 @@
 
 #include "lm/cpu/elementwise.hpp"
 #include "lm/cpu/thread_team.hpp"
+#include "lm/torch/block_ops.hpp"
 #include "lm/torch/device.hpp"
 #include "lm/torch/nccl_group.hpp"
 #include "lm/train/host_backend.hpp"
@@ -45,35 +47,87 @@ double square_sum(ThreadTeam& team, const float* values, int64_t size) {
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-// On a device, without another tensor of that size.
-void add_square_sum(at::Tensor& sum, const at::Tensor& values) {
-  constexpr int64_t kPart = int64_t{1} << 26;
-  for (int64_t begin = 0; begin < values.numel(); begin += kPart) {
-    const at::Tensor part = values.narrow(0, begin, std::min(kPart, values.numel() - begin));
-    sum += at::dot(part, part);
-  }
+// Large models are sent in larger buckets: some hundred calls, however large they are.
+int64_t bucket_floats(int64_t given_bytes, int64_t parameters) {
+  constexpr auto kFloatBytes = static_cast<int64_t>(sizeof(float));
+  const int64_t bytes = given_bytes > 0 ? given_bytes
+                                        : std::clamp(parameters * kFloatBytes / 100,
+                                                     int64_t{25} << 20, int64_t{256} << 20);
+  return bytes / kFloatBytes;
 }
 
 }  // namespace
 
 struct ShardedAdamW::Group {
   c10::intrusive_ptr<c10d::Backend> backend;
-  std::vector<c10::intrusive_ptr<c10d::Work>> pending = {};
+  using Works = std::vector<c10::intrusive_ptr<c10d::Work>>;
+  Works sums;                   // of gradients, under way
+  std::vector<Works> arriving;  // parameters of each bucket
+
+  void sum(at::Tensor mine, at::Tensor whole) {
+    sums.push_back(backend->_reduce_scatter_base(mine, whole, c10d::ReduceScatterOptions()));
+  }
+  void gather(size_t bucket, at::Tensor whole, at::Tensor mine) {
+    arriving[bucket].push_back(backend->_allgather_base(whole, mine, c10d::AllgatherOptions()));
+  }
+  static void wait_for(Works& works) {
+    for (const auto& work : works) work->wait();
+    works.clear();
+  }
 };
+
+ShardedAdamW::StepResult ShardedAdamW::Numbers::read() const {
+  if (arrived) arrived->synchronize();
+  const auto* values = on_host.const_data_ptr<double>();
+  const int64_t ranks = on_host.numel() - StepSlots::kLosses;
+  const double mean = values[StepSlots::kCounted] / static_cast<double>(ranks);
+  StepResult result;
+  result.counted = mean > 0 ? mean : 1;  // nothing counts, and all is zero
+  result.gradient_norm = std::sqrt(values[StepSlots::kSquareSum]) / result.counted;
+  for (int64_t i = 0; i < ranks; ++i) {
+    result.losses.push_back(values[StepSlots::kLosses + i] / result.counted);
+  }
+  result.stop = values[StepSlots::kStop] > 0;
+  result.written = values[StepSlots::kWritten] == static_cast<double>(ranks);
+  return result;
+}
 
 ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
                            const HostCollectives& host, int64_t bucket_bytes)
     : model_(model),
-      config_(config),
+      rule_{config.adam_beta1, config.adam_beta2, config.adam_eps, config.weight_decay,
+            config.grad_clip},
       rank_(host.rank),
       size_(host.size),
-      buckets_(model.layout, host.size, bucket_bytes / static_cast<int64_t>(sizeof(float))),
+      buckets_(model.layout, host.size, bucket_floats(bucket_bytes, model.layout.total)),
+      kernels_(update_kernels(model.parameters.device())),
+      late_steps_(kernels_ == nullptr ? 0 : 1),
       clock_(model.parameters.device()) {
-  model_.pad_to(buckets_.padded());
-  first_ = at::zeros({buckets_.padded() / size_}, model_.parameters.options());
-  second_ = at::zeros_like(first_);
+  const auto options = model.parameters.options();
+  const auto shard = [&] { return at::zeros({buckets_.padded() / size_}, options); };
+  if (size_ > 1 && model_.copies.defined()) {
+    parameters_ = shard();
+    for (const GradientBucket& bucket : buckets_.all()) {
+      const int64_t begin = bucket.begin + rank_ * bucket.piece;
+      const int64_t count = std::clamp<int64_t>(model_.layout.total - begin, 0, bucket.piece);
+      parameters_.narrow(0, bucket.shard_begin, count)
+          .copy_(model_.parameters.narrow(0, std::min(begin, model_.layout.total), count));
+    }
+    model_.share_out(buckets_.padded(), buckets_.norms_begin());
+  } else {
+    model_.pad_to(buckets_.padded());
+  }
+  first_ = shard();
+  second_ = shard();
+  if (kernels_ != nullptr) {
+    const auto bytes = [&](int64_t count) { return at::zeros({count}, options.dtype(at::kByte)); };
+    loss_ = at::zeros({1}, options.dtype(at::kDouble));
+    parts_ = at::zeros({std::ssize(buckets_.all()) * kSquareParts}, loss_.options());
+    state_ = bytes(sizeof(UpdateState));
+  }
   if (size_ == 1) return;
   group_ = std::make_unique<Group>();
+  group_->arriving.resize(buckets_.all().size());
   if (model_.device.device == "cuda") {
     group_->backend = make_nccl_group(host);
   } else {
@@ -90,126 +144,220 @@ at::Tensor ShardedAdamW::piece(const at::Tensor& flat, const GradientBucket& buc
   return flat.narrow(0, bucket.begin + rank_ * bucket.piece, bucket.piece);
 }
 
-GradientsReady ShardedAdamW::gradients_ready() {
+at::Tensor ShardedAdamW::own(const at::Tensor& shard, const GradientBucket& bucket) const {
+  return shard.narrow(0, bucket.shard_begin, bucket.piece);
+}
+
+at::Tensor ShardedAdamW::parameters_of(const GradientBucket& bucket) const {
+  return parameters_.defined() ? own(parameters_, bucket) : piece(model_.parameters, bucket);
+}
+
+// ---- Communication ------------------------------------------------------------------------------
+
+Exchange ShardedAdamW::exchange(bool last_micro_batch) {
   if (size_ == 1) return {};
-  return [this](int64_t begin, int64_t end) {
+  Exchange exchange;
+  exchange.needed = [this](int64_t begin, int64_t end) { wait_for_parameters(begin, end); };
+  if (!last_micro_batch) return exchange;
+  exchange.ready = [this](int64_t begin, int64_t end) {
     buckets_.ready(begin, end);
     while (buckets_.next_is_ready()) reduce_next_bucket();
   };
+  return exchange;
 }
 
 // In place: the own piece becomes the sum.
 void ShardedAdamW::reduce_next_bucket() {
   const GradientBucket& bucket = buckets_.pop();
-  at::Tensor whole = model_.gradients.narrow(0, bucket.begin, bucket.piece * size_);
-  at::Tensor mine = piece(model_.gradients, bucket);
-  group_->pending.push_back(
-      group_->backend->_reduce_scatter_base(mine, whole, c10d::ReduceScatterOptions()));
+  group_->sum(piece(model_.gradients, bucket),
+              model_.gradients.narrow(0, bucket.begin, bucket.piece * size_));
 }
 
-void ShardedAdamW::wait_for_pending(const char* what) {
-  const PhaseClock::Scope scope(clock_, what, &PhaseSeconds::communication);
-  for (const auto& work : group_->pending) work->wait();
-  group_->pending.clear();
+void ShardedAdamW::reduce() {
+  if (size_ == 1) return;
+  while (!buckets_.all_popped()) reduce_next_bucket();
+  const PhaseClock::Scope scope(clock_, "wait for reduce-scatter", &PhaseSeconds::communication);
+  Group::wait_for(group_->sums);
+  buckets_.reset();
 }
 
-ShardedAdamW::StepResult ShardedAdamW::reduce(const RankReport& mine) {
-  if (size_ > 1) {
-    while (!buckets_.all_popped()) reduce_next_bucket();
-    wait_for_pending("wait for reduce-scatter");
-    buckets_.reset();
+void ShardedAdamW::send_out(const GradientBucket& bucket) {
+  if (size_ == 1) return;
+  const auto index = static_cast<size_t>(&bucket - buckets_.all().data());
+  const auto whole = [&](const at::Tensor& flat, int64_t begin) {
+    return flat.narrow(0, bucket.begin - begin, bucket.piece * size_);
+  };
+  if (!parameters_.defined()) {
+    const at::Tensor& flat = model_.parameters;
+    return group_->gather(index, whole(flat, 0), piece(flat, bucket));
   }
-  double square = 0;
-  {
-    const PhaseClock::Scope scope(clock_, "gradient norm", &PhaseSeconds::optimizer);
-    at::Tensor on_device = at::zeros({}, model_.gradients.options().dtype(at::kDouble));
+  group_->gather(index, whole(model_.copies, 0), piece(model_.copies, bucket));
+  const int64_t norms_begin = buckets_.norms_begin();
+  if (bucket.begin < norms_begin) return;
+  group_->gather(index, whole(model_.norms, norms_begin), own(parameters_, bucket));
+}
+
+void ShardedAdamW::wait_for_parameters(int64_t begin, int64_t end) {
+  if (size_ == 1) return;
+  for (size_t i = 0; i < buckets_.all().size(); ++i) {
+    const GradientBucket& bucket = buckets_.all()[i];
+    const bool overlaps = bucket.begin < end && begin < bucket.begin + bucket.piece * size_;
+    if (!overlaps || group_->arriving[i].empty()) continue;
+    const PhaseClock::Scope scope(clock_, "wait for all-gather", &PhaseSeconds::communication);
+    Group::wait_for(group_->arriving[i]);
+  }
+}
+
+void ShardedAdamW::wait_for_parameters() { wait_for_parameters(0, buckets_.padded()); }
+
+// ---- A step -------------------------------------------------------------------------------------
+
+void ShardedAdamW::add_loss(const LossSums& losses, int64_t model) {
+  if (losses.on_device != nullptr && kernels_ != nullptr) {
+    loss_ += at::from_blob(const_cast<double*>(losses.on_device) + model, {1}, loss_.options());
+    return;
+  }
+  const double loss = losses.values()[static_cast<size_t>(model)];
+  if (kernels_ == nullptr) {
+    host_loss_ += loss;
+  } else {
+    loss_ += loss;
+  }
+}
+
+at::Tensor ShardedAdamW::collect(const Step& step) {
+  const PhaseClock::Scope scope(clock_, "gradient norm", &PhaseSeconds::optimizer);
+  const int64_t size = StepSlots::size(size_);
+  if (kernels_ == nullptr) {
+    at::Tensor numbers = at::zeros({size}, at::kDouble);
+    auto* values = numbers.data_ptr<double>();
     for (const GradientBucket& bucket : buckets_.all()) {
       const at::Tensor mine = piece(model_.gradients, bucket);
-      if (mine.is_cpu()) {
-        square += square_sum(*model_.team, mine.const_data_ptr<float>(), mine.numel());
-      } else {
-        add_square_sum(on_device, mine);
-      }
+      values[StepSlots::kSquareSum] +=
+          square_sum(*model_.team, mine.const_data_ptr<float>(), mine.numel());
     }
-    square += on_device.item<double>();
+    values[StepSlots::kStop] = step.stop ? 1 : 0;
+    values[StepSlots::kWritten] = step.written ? 1 : 0;
+    values[StepSlots::kCounted] = step.counted;
+    values[StepSlots::kLosses + rank_] = std::exchange(host_loss_, 0) * size_ / step.targets;
+    return numbers;
   }
-  if (size_ == 1) return {std::sqrt(square), {mine.loss}, mine.stop, mine.written, mine.counted};
-
-  // One small all-reduce for all: the square sum, a slot per rank for the losses, who was asked to
-  // stop, what counts, how many have written.
-  const PhaseClock::Scope scope(clock_, "all-reduce", &PhaseSeconds::communication);
-  at::Tensor numbers = at::zeros({4 + size_}, at::kFloat);
-  numbers[0] = square;
-  numbers[1 + rank_] = mine.loss;
-  numbers[1 + size_] = mine.stop ? 1.0 : 0.0;
-  numbers[2 + size_] = mine.counted;
-  numbers[3 + size_] = mine.written ? 1.0 : 0.0;
-  std::vector<at::Tensor> list = {numbers.to(model_.gradients.device())};
-  group_->backend->allreduce(list, c10d::AllreduceOptions())->wait();
-  const at::Tensor summed = list[0].to(at::kCPU);
-  const float* values = summed.const_data_ptr<float>();
-  return {std::sqrt(static_cast<double>(values[0])),
-          {values + 1, values + 1 + size_},
-          values[1 + size_] > 0,
-          values[3 + size_] == static_cast<float>(size_),
-          static_cast<double>(values[2 + size_]) / size_};
+  CUstream_st* const stream = stream_of(parts_);
+  auto* parts = parts_.data_ptr<double>();
+  for (const GradientBucket& bucket : buckets_.all()) {
+    const at::Tensor mine = piece(model_.gradients, bucket);
+    kernels_->square_sums(mine.const_data_ptr<float>(), mine.numel(),
+                          parts + (&bucket - buckets_.all().data()) * kSquareParts, stream);
+  }
+  at::Tensor numbers = at::empty({size}, parts_.options());
+  RankNumbers mine{rank_, size_, size_ / step.targets};
+  mine.stop = step.stop ? 1 : 0;
+  mine.written = step.written ? 1 : 0;
+  mine.counted = step.counted;
+  kernels_->collect(mine, parts, parts_.numel(), loss_.data_ptr<double>(),
+                    numbers.data_ptr<double>(), stream);
+  check_launch(numbers);
+  return numbers;
 }
 
-void ShardedAdamW::update(const GradientBucket& bucket, AdamStep step) {
-  // Matrices decay, the norm weights behind them do not.
+// One small all-reduce for all that the ranks tell each other.
+at::Tensor ShardedAdamW::share(const at::Tensor& numbers) {
+  if (size_ == 1) return numbers;
+  const PhaseClock::Scope scope(clock_, "all-reduce", &PhaseSeconds::communication);
+  std::vector<at::Tensor> list = {numbers.is_cpu() ? numbers.to(at::kFloat) : numbers};
+  group_->backend->allreduce(list, c10d::AllreduceOptions())->wait();
+  return list[0].to(at::kDouble);
+}
+
+void ShardedAdamW::begin_step(const Step& step, const Accept& accept) {
+  wait_for_parameters();
+  reduce();
+  const at::Tensor numbers = share(collect(step));
+  Numbers result{numbers, nullptr};
+  if (numbers.is_cuda()) {
+    const auto pinned = at::TensorOptions().dtype(at::kDouble).pinned_memory(true);
+    result.on_host = at::empty({numbers.numel()}, pinned);
+    result.on_host.copy_(numbers, /*non_blocking=*/true);
+    result.arrived = clock_.record_event();
+  }
+  // Whether it is finite, a GPU finds out itself.
+  bool accepted = true;
+  AdamStep update{};
+  if (kernels_ == nullptr || accept) {
+    const StepResult known = result.read();
+    accepted = known.finite() && (!accept || accept(known));
+    if (accepted && kernels_ == nullptr) {
+      update = adam_step(rule_, step.lr, host_updates_++, known.gradient_norm, known.counted);
+    }
+  }
+  results_.push_back(std::move(result));
+  if (accepted) {
+    if (kernels_ != nullptr) {
+      kernels_->decide(rule_, step.lr, size_, numbers.const_data_ptr<double>(), state(),
+                       stream_of(numbers));
+    }
+    const PhaseClock::Scope scope(clock_, "AdamW", &PhaseSeconds::optimizer);
+    const auto& all = buckets_.all();  // the next forward pass needs the last of them first
+    for (auto bucket = all.rbegin(); bucket != all.rend(); ++bucket) {
+      kernels_ == nullptr ? update_on_host(*bucket, update) : update_on_device(*bucket);
+      send_out(*bucket);
+    }
+  }
+  // AdamW leaves zeros behind; the other ranks' pieces hold what was sent.
+  if (!accepted || size_ > 1) model_.gradients.zero_();
+}
+
+ShardedAdamW::StepResult ShardedAdamW::finish_step() {
+  ST_CHECK(!results_.empty());
+  const StepResult result = results_.front().read();
+  results_.pop_front();
+  return result;
+}
+
+UpdateState* ShardedAdamW::state() const {
+  return reinterpret_cast<UpdateState*>(state_.data_ptr());
+}
+
+// Matrices decay, the norm weights behind them do not.
+int64_t ShardedAdamW::decaying(const GradientBucket& bucket) const {
   const int64_t begin = bucket.begin + rank_ * bucket.piece;
-  const int64_t decaying = std::clamp<int64_t>(model_.layout.decay_size - begin, 0, bucket.piece);
-  float* parameters = model_.parameters.data_ptr<float>() + begin;
-  float* gradients = model_.gradients.data_ptr<float>() + begin;
-  float* first = first_.data_ptr<float>() + bucket.shard_begin;
-  float* second = second_.data_ptr<float>() + bucket.shard_begin;
+  return std::clamp<int64_t>(model_.layout.decay_size - begin, 0, bucket.piece);
+}
+
+void ShardedAdamW::update_on_device(const GradientBucket& bucket) {
+  const at::Tensor copy = model_.copies.defined() ? piece(model_.copies, bucket) : at::Tensor();
+  const UpdateBuffers buffers{parameters_of(bucket).data_ptr<float>(),
+                              piece(model_.gradients, bucket).data_ptr<float>(),
+                              own(first_, bucket).data_ptr<float>(),
+                              own(second_, bucket).data_ptr<float>(),
+                              copy.defined() ? static_cast<uint16_t*>(copy.data_ptr()) : nullptr,
+                              bucket.piece,
+                              decaying(bucket)};
+  kernels_->adamw(state(), buffers, stream_of(first_));
+  check_launch(first_);
+}
+
+void ShardedAdamW::update_on_host(const GradientBucket& bucket, AdamStep step) {
+  const at::Tensor mine = parameters_of(bucket);
+  auto* parameters = mine.data_ptr<float>();
+  auto* gradients = piece(model_.gradients, bucket).data_ptr<float>();
+  auto* first = own(first_, bucket).data_ptr<float>();
+  auto* second = own(second_, bucket).data_ptr<float>();
   const auto range = [&](int64_t from, int64_t to, double decay) {
     step.weight_decay = static_cast<float>(decay);
-    if (!first_.is_cpu()) {
-      cuda_device().adamw(parameters + from, gradients + from, first + from, second + from,
-                          to - from, step);
-      return;
-    }
     for_pieces(*model_.team, to - from, [&](int64_t, int64_t piece_begin, int64_t piece_end) {
       const int64_t at = from + piece_begin;
       elementwise().adamw(parameters + at, gradients + at, first + at, second + at,
                           piece_end - piece_begin, step);
     });
   };
-  range(0, decaying, config_.weight_decay);
-  range(decaying, bucket.piece, 0);
+  range(0, decaying(bucket), rule_.weight_decay);
+  range(decaying(bucket), bucket.piece, 0);
+  copy_again(bucket);
 }
 
-void ShardedAdamW::gather_parameters(const GradientBucket& bucket) {
-  at::Tensor whole = model_.parameters.narrow(0, bucket.begin, bucket.piece * size_);
-  at::Tensor mine = piece(model_.parameters, bucket);
-  group_->pending.push_back(
-      group_->backend->_allgather_base(whole, mine, c10d::AllgatherOptions()));
-}
-
-void ShardedAdamW::update_all(int64_t t, double lr, const StepResult& result) {
-  const auto time = static_cast<double>(t + 1);
-  AdamStep step{};
-  step.lr = static_cast<float>(lr);
-  step.beta1 = static_cast<float>(config_.adam_beta1);
-  step.beta2 = static_cast<float>(config_.adam_beta2);
-  step.eps = static_cast<float>(config_.adam_eps);
-  step.correction1 = static_cast<float>(1 - std::pow(config_.adam_beta1, time));
-  step.correction2_root = static_cast<float>(std::sqrt(1 - std::pow(config_.adam_beta2, time)));
-  double scale = 1 / result.counted;
-  if (config_.grad_clip > 0 && result.gradient_norm > config_.grad_clip) {
-    scale *= config_.grad_clip / result.gradient_norm;
-  }
-  step.gradient_scale = static_cast<float>(scale);
-  {
-    const PhaseClock::Scope scope(clock_, "AdamW", &PhaseSeconds::optimizer);
-    for (const GradientBucket& bucket : buckets_.all()) {
-      update(bucket, step);
-      if (size_ == 1) continue;
-      gather_parameters(bucket);  // meanwhile the next one is updated
-    }
-  }
-  if (size_ > 1) wait_for_pending("wait for all-gather");
+void ShardedAdamW::copy_again(const GradientBucket& bucket) {
+  if (model_.copies.defined()) piece(model_.copies, bucket).copy_(parameters_of(bucket));
 }
 
 bool ShardedAdamW::StepResult::finite() const {
@@ -221,18 +369,8 @@ double ShardedAdamW::StepResult::mean_loss() const {
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
 }
 
-ShardedAdamW::StepResult ShardedAdamW::step(int64_t t, double lr, const RankReport& mine,
-                                            const std::function<bool(const StepResult&)>& accept) {
-  StepResult result = reduce(mine);
-  if (result.counted <= 0) result.counted = 1;  // nothing counts, and all is zero
-  result.gradient_norm /= result.counted;
-  for (double& each : result.losses) each /= result.counted;
-  const bool accepted = std::isfinite(result.gradient_norm) && (!accept || accept(result));
-  if (accepted) update_all(t, lr, result);
-  // On the CPU AdamW leaves zeros behind; the other ranks' pieces hold what was sent.
-  if (!accepted || size_ > 1 || !first_.is_cpu()) model_.gradients.zero_();
-  return result;
-}
+// ---- What lasts
+// -----------------------------------------------------------------------------------
 
 ShardedAdamW::Shards ShardedAdamW::copy_shards() const {
   const auto copy = [](const at::Tensor& tensor) {
@@ -240,21 +378,26 @@ ShardedAdamW::Shards ShardedAdamW::copy_shards() const {
   };
   Shards shards{at::empty(first_.sizes(), at::kFloat), copy(first_), copy(second_)};
   for (const GradientBucket& bucket : buckets_.all()) {
-    shards.parameters.narrow(0, bucket.shard_begin, bucket.piece)
-        .copy_(piece(model_.parameters, bucket));
+    own(shards.parameters, bucket).copy_(parameters_of(bucket));
   }
   return shards;
 }
 
-void ShardedAdamW::set_shards(const Shards& shards) {
+void ShardedAdamW::set_shards(const Shards& shards, int64_t updates) {
   first_.copy_(shards.first);
   second_.copy_(shards.second);
-  for (const GradientBucket& bucket : buckets_.all()) {
-    piece(model_.parameters, bucket)
-        .copy_(shards.parameters.narrow(0, bucket.shard_begin, bucket.piece));
-    if (size_ > 1) gather_parameters(bucket);
+  host_updates_ = updates;
+  if (kernels_ != nullptr) {
+    UpdateState none{};
+    none.updates = updates;
+    state_.copy_(at::from_blob(&none, {sizeof(none)}, at::kByte));
   }
-  if (size_ > 1) wait_for_pending("wait for all-gather");
+  for (const GradientBucket& bucket : buckets_.all()) {
+    parameters_of(bucket).copy_(own(shards.parameters, bucket));
+    copy_again(bucket);
+    send_out(bucket);
+  }
+  wait_for_parameters();
 }
 
 }  // namespace smalltalk

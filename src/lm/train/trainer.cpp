@@ -70,7 +70,6 @@ void Trainer::Impl::train(Transformer::Impl& models, std::span<Impl* const> trai
   const int64_t share = first.config.batch_size / group.size;
   const auto targets = static_cast<double>(first.config.batch_size * (row_tokens - 1));
   const auto scale = static_cast<float>(1 / targets);
-
   Engine& engine = *models.engine;
   engine.begin_training({first.config.recompute, group.size > 1});
   std::deque<Run> runs;  // they do not move
@@ -80,7 +79,6 @@ void Trainer::Impl::train(Transformer::Impl& models, std::span<Impl* const> trai
   std::vector<int64_t> tokens;  // of one micro-batch of each model
   while (first.progress.step < last_step) {
     for (Run& run : runs) run.begin_step();
-    std::vector<double> losses(runs.size());  // sums over this rank's targets
     for (int64_t done = 0; done < share; done += first.micro_batch) {
       tokens.clear();
       for (Run& run : runs) {
@@ -89,16 +87,14 @@ void Trainer::Impl::train(Transformer::Impl& models, std::span<Impl* const> trai
       }
       // Only the last micro-batch makes gradients final.
       const bool last = done + first.micro_batch == share;
-      const std::vector<double> sums =
-          engine.accumulate_gradients(tokens, first.micro_batch, row_tokens, scale,
-                                      last ? first.optimizer.gradients_ready() : GradientsReady());
-      for (size_t i = 0; i < losses.size(); ++i) losses[i] += sums[i];
+      const LossSums losses = engine.accumulate_gradients(tokens, first.micro_batch, row_tokens,
+                                                          scale, first.optimizer.exchange(last));
+      for (size_t i = 0; i < trainers.size(); ++i) {
+        trainers[i]->optimizer.add_loss(losses, static_cast<int64_t>(i));
+      }
     }
     bool stop = false;
-    for (size_t i = 0; i < losses.size(); ++i) {
-      stop |= runs[i].end_step(losses[i] * group.size / targets, share * (row_tokens - 1));
-    }
-    engine.parameters_changed();
+    for (Run& run : runs) stop |= run.end_step(share * (row_tokens - 1));
     if (stop) save_and_stop(trainers);
   }
   for (Impl* trainer : trainers) trainer->flush_checkpoint();
@@ -172,10 +168,11 @@ std::map<std::string, std::vector<float>> loss_gradients(Transformer& transforme
   check_tokens(tokens, count, row_tokens, model.config.vocab_size);
   model.allocate_gradients();
   model.gradients.zero_();
-  model.engine->parameters_changed();
   const auto targets = static_cast<double>(count * (row_tokens - 1));
-  const double sum = model.engine->accumulate_gradients(tokens, count, row_tokens,
-                                                        static_cast<float>(1 / targets), {})[0];
+  const double sum =
+      model.engine
+          ->accumulate_gradients(tokens, count, row_tokens, static_cast<float>(1 / targets), {})
+          .values()[0];
   if (loss != nullptr) *loss = sum / targets;
   const at::Tensor host = model.gradients.to(at::kCPU);
   const float* base = host.const_data_ptr<float>();

@@ -35,8 +35,9 @@ struct Trainer::Impl {
   void save(const std::filesystem::path& file);
   void save_model(const std::filesystem::path& folder,
                   const std::map<std::string, std::string>& metadata);
-  void checkpoint();        // of this step, written while training goes on
-  void flush_checkpoint();  // waits for it
+  void checkpoint();           // of this step, written while training goes on
+  void complete_checkpoint();  // all ranks have written theirs
+  void flush_checkpoint();     // waits for it
   void resume();
   struct Checkpoint {
     SafetensorsHeader header;
@@ -44,6 +45,12 @@ struct Trainer::Impl {
   };
   // Reads this rank's share of a checkpoint, and takes part in checking all of it.
   Checkpoint read(const std::filesystem::path& file, const ShardedAdamW::Shards& shards) const;
+
+  // To be called on: nothing of the optimiser's is under way.
+  const HostCollectives& group() {
+    optimizer.wait_for_parameters();
+    return options.group;
+  }
 
   Transformer::Impl& model;
   TrainConfig config;

@@ -40,7 +40,7 @@ Trainer::Impl::Run::Run(Impl& trainer, Engine& engine, const RowSource& rows, in
 
 void Trainer::Impl::Run::begin_step() {
   if (progress_.step == traced_.first && traced_.last > progress_.step) {
-    trainer_.options.group.barrier();  // the ranks' times count from here
+    trainer_.group().barrier();  // the ranks' times count from here
     start_trace();
     tracing_ = true;
   }
@@ -58,44 +58,67 @@ std::span<const int64_t> Trainer::Impl::Run::next_tokens() {
   return tokens;
 }
 
-bool Trainer::Impl::Run::end_step(double loss, int64_t targets) {
+bool Trainer::Impl::Run::end_step(int64_t targets) {
   const TrainConfig& config = trainer_.config;
+  ShardedAdamW& optimizer = trainer_.optimizer;
   const double lr = learning_rate(schedule_, progress_.step);
-  // Adam's bias corrections go by the number of updates.
-  const ShardedAdamW::StepResult result = trainer_.optimizer.step(
-      progress_.step - progress_.skipped_steps, lr,
-      {loss, 1 - static_cast<double>(std::exchange(padding_, 0)) / static_cast<double>(targets),
-       stop_requested(), trainer_.write && trainer_.write->written()},
-      [this](const auto& reduced) { return accept(reduced); });
-  if (result.written) trainer_.write->complete();
-  span_.reset();
-  result.finite() ? add_loss(result) : report_nonfinite(result);
-  ++progress_.step;
-  progress_.targets += config.batch_size * (rows_.row_tokens - 1);
+  const int64_t batch_targets = config.batch_size * (rows_.row_tokens - 1);
+  const int64_t number = ++progress_.step;
+  progress_.targets += batch_targets;
   ++interval_steps_;
-  const bool last = progress_.step == last_step_;
-  if (tracing_ && (last || progress_.step == traced_.last)) {
+  ShardedAdamW::Accept accept_outlier;
+  if (config.outlier_zscore != 0 && config.outlier_skip) {
+    accept_outlier = [&](const StepResult& result) { return accept(result, number); };
+  }
+  const double counted =
+      1 - static_cast<double>(std::exchange(padding_, 0)) / static_cast<double>(targets);
+  optimizer.begin_step({lr, static_cast<double>(batch_targets), counted, stop_requested(),
+                        trainer_.write && trainer_.write->written()},
+                       accept_outlier);
+  span_.reset();
+  const bool last = number == last_step_;
+  const auto is_multiple = [&](int64_t of) { return of > 0 && number % of == 0; };
+  const bool logs = last || number == 1 || is_multiple(std::max<int64_t>(config.log_interval, 1));
+  const bool saves = is_multiple(config.save_interval) || is_multiple(config.keep_every) ||
+                     number == trainer_.kept_step;
+  const bool ends_trace = tracing_ && (last || number == traced_.last);
+  // The device is not waited for where nobody looks.
+  const bool all = logs || saves || ends_trace || accept_outlier;
+  while (optimizer.pending() > (all ? 0 : optimizer.late_steps())) {
+    const StepResult result = optimizer.finish_step();
+    take_in(result, number - optimizer.pending());
+  }
+  if (ends_trace) {
     write_trace();
     tracing_ = false;
   }
-  const int64_t interval = std::max<int64_t>(config.log_interval, 1);
-  if (last || progress_.step == 1 || progress_.step % interval == 0) {
-    log_step(result.gradient_norm, lr);
+  if (logs) log_step(lr);
+  if (saves) trainer_.checkpoint();
+  if (!stop_ || last) return false;
+  while (optimizer.pending() > 0) {
+    const StepResult result = optimizer.finish_step();
+    take_in(result, number - optimizer.pending());
   }
-  const auto is_multiple = [&](int64_t of) { return of > 0 && progress_.step % of == 0; };
-  if (is_multiple(config.save_interval) || is_multiple(config.keep_every) ||
-      progress_.step == trainer_.kept_step) {
-    trainer_.checkpoint();
-  }
-  return result.stop && !last;
+  return true;
 }
 
-bool Trainer::Impl::Run::accept(const ShardedAdamW::StepResult& result) {
+void Trainer::Impl::Run::take_in(const StepResult& result, int64_t step) {
   const TrainConfig& config = trainer_.config;
-  if (!result.finite()) return false;
-  if (config.outlier_zscore == 0) return true;
+  if (result.finite()) {
+    if (config.outlier_zscore != 0 && !config.outlier_skip) accept(result, step);
+    add_loss(result);
+  } else {
+    report_nonfinite(result, step);
+  }
+  gradient_norm_ = result.gradient_norm;
+  stop_ |= result.stop;
+  if (result.written) trainer_.complete_checkpoint();
+}
+
+bool Trainer::Impl::Run::accept(const StepResult& result, int64_t step) {
+  const TrainConfig& config = trainer_.config;
   const double loss = result.mean_loss();
-  const OutlierRow row{progress_.step + 1,
+  const OutlierRow row{step,
                        loss,
                        result.gradient_norm,
                        progress_.losses.zscore(loss),
@@ -110,10 +133,10 @@ bool Trainer::Impl::Run::accept(const ShardedAdamW::StepResult& result) {
   return !config.outlier_skip;
 }
 
-void Trainer::Impl::Run::report_nonfinite(const ShardedAdamW::StepResult& result) {
+void Trainer::Impl::Run::report_nonfinite(const StepResult& result, int64_t step) {
   const TrainConfig& config = trainer_.config;
   std::string sequences;
-  const int64_t first = progress_.step * config.batch_size;
+  const int64_t first = (step - 1) * config.batch_size;
   const int64_t named = std::min<int64_t>(config.batch_size, kNamedSequences);
   for (int64_t row = first; rows_.sequence_of && row < first + named; ++row) {
     sequences += fmt::format("{}{}", row == first ? "; sequences " : ", ", rows_.sequence_of(row));
@@ -123,7 +146,7 @@ void Trainer::Impl::Run::report_nonfinite(const ShardedAdamW::StepResult& result
   }
   const std::string what = fmt::format("{}: loss {} or gradient norm {} of step {} is not finite{}",
                                        trainer_.options.name, fmt::join(result.losses, ", "),
-                                       result.gradient_norm, progress_.step + 1, sequences);
+                                       result.gradient_norm, step, sequences);
   if (!config.skip_nonfinite) {
     throw Error(what +
                 ". Leave such steps out (skip_nonfinite = true), or lower the learning rate or set "
@@ -136,7 +159,7 @@ void Trainer::Impl::Run::report_nonfinite(const ShardedAdamW::StepResult& result
   if (trainer_.options.group.rank == 0) log_warning(what + "; its update is left out");
 }
 
-void Trainer::Impl::Run::add_loss(const ShardedAdamW::StepResult& result) {
+void Trainer::Impl::Run::add_loss(const StepResult& result) {
   progress_.nonfinite_in_a_row = 0;
   ++progress_.interval_steps;
   progress_.interval_loss += result.mean_loss();
@@ -145,7 +168,7 @@ void Trainer::Impl::Run::add_loss(const ShardedAdamW::StepResult& result) {
   }
 }
 
-void Trainer::Impl::Run::log_step(double gradient_norm, double lr) {
+void Trainer::Impl::Run::log_step(double lr) {
   const double now = now_seconds();
   const PhaseSeconds now_phases = phases();
   const int64_t sequences = interval_steps_ * trainer_.config.batch_size;
@@ -160,7 +183,7 @@ void Trainer::Impl::Run::log_step(double gradient_norm, double lr) {
     row.max_loss = progress_.last_loss;
   }
   row.loss = progress_.last_loss;
-  row.gradient_norm = gradient_norm;
+  row.gradient_norm = gradient_norm_;
   row.lr = lr;
   row.seconds = now - interval_start_;
   row.phases = now_phases - interval_phases_;
@@ -182,9 +205,9 @@ PhaseSeconds Trainer::Impl::Run::phases() {
   return result;
 }
 
-void Trainer::Impl::Run::write_trace() const {
+void Trainer::Impl::Run::write_trace() {
   const TrainOptions& options = trainer_.options;
-  const HostCollectives& group = options.group;
+  const HostCollectives& group = trainer_.group();
   const std::string mine = (group.rank == 0 ? "" : ",\n") + stop_trace(group.rank);
   const auto all = group.all_gather_bytes(std::as_bytes(std::span(mine)));
   if (group.rank != 0) return;

@@ -19,21 +19,24 @@ class Trainer::Impl::Run {
   void begin_step();
   // This rank's next micro-batch.
   std::span<const int64_t> next_tokens();
-  // All gradients of the step have been added up; `loss` is the mean over this rank's `targets`,
-  // padding among them. Updates the weights, logs and saves what is due. Returns whether some rank
-  // of the group was asked to stop and steps are left: the same on all of them.
-  bool end_step(double loss, int64_t targets);
+  // All gradients and losses of the step over this rank's `targets`, padding among them, have been
+  // added up. Updates the weights, logs and saves what is due. Returns whether some rank of the
+  // group was asked to stop and steps are left: the same on all of them.
+  bool end_step(int64_t targets);
 
  private:
-  // Whether the update of this step is to be made. Reports outliers. The same on all ranks.
-  bool accept(const ShardedAdamW::StepResult& result);
+  using StepResult = ShardedAdamW::StepResult;
+  // What a step came to, counted from 1.
+  void take_in(const StepResult& result, int64_t step);
+  // Whether its update is to be made. Reports outliers. The same on all ranks.
+  bool accept(const StepResult& result, int64_t step);
   // Error, unless such steps are to be left out.
-  void report_nonfinite(const ShardedAdamW::StepResult& result);
-  void add_loss(const ShardedAdamW::StepResult& result);
-  void log_step(double gradient_norm, double lr);
+  void report_nonfinite(const StepResult& result, int64_t step);
+  void add_loss(const StepResult& result);
+  void log_step(double lr);
   PhaseSeconds phases();  // so far
   // trace.json of all ranks of the group.
-  void write_trace() const;
+  void write_trace();
 
   Impl& trainer_;
   TrainingProgress& progress_;
@@ -46,6 +49,8 @@ class Trainer::Impl::Run {
   std::optional<TraceSpan> span_;  // of the step
   double data_seconds_ = 0;        // waited for tokens so far
   int64_t padding_ = 0;            // targets of this rank's step so far that do not count
+  double gradient_norm_ = 0;       // of the newest step that was taken in
+  bool stop_ = false;              // some rank was asked to
 
   // Of this process since the last logged step.
   double interval_start_;

@@ -30,7 +30,7 @@ struct TrainOptions {
   std::filesystem::path folder;
   std::map<std::string, std::string> provenance;  // a checkpoint of other provenance is refused
   HostCollectives group;                          // ranks that train this model together
-  int64_t bucket_bytes = int64_t{25} << 20;       // of gradients that a group sums by one call
+  int64_t bucket_bytes = 0;  // of gradients that a group sums by one call; 0: by the model's size
   // Keeps the checkpoint from which the model can be trained for longer (Schedule).
   bool keeps_stable_phase = false;
   bool show_progress = true;

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "lm/torch/block_launch.hpp"
+#include "lm/torch/update_launch.hpp"
 
 namespace smalltalk {
 namespace {
@@ -23,9 +24,11 @@ void launch(const LaunchGrid& grid, CUstream_st* stream, void (*kernel)(Paramete
 }  // namespace smalltalk
 
 #include "lm/torch/block_kernels.cuh"
+#include "lm/torch/update_kernels.cuh"
 
 namespace smalltalk {
 
 const BlockKernels& cuda_block_kernels() { return kBlockKernels; }
+const UpdateKernels& cuda_update_kernels() { return kUpdateKernels; }
 
 }  // namespace smalltalk
