@@ -122,18 +122,18 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
   const auto expert = static_cast<double>(parameter_count(experiment.expert_model));
   const auto router = static_cast<double>(parameter_count(experiment.router_model));
   TrainConfig planned = train;
-  if (experiment.device.device == "cuda" && planned.micro_batch_size == 0) {
+  try {
     constexpr double kAssumedGpuBytes = 80e9;
-    planned.micro_batch_size = 1;
-    try {
-      planned.micro_batch_size = fitting_micro_batch(
-          experiment.expert_model, train, experiment.device, experiment.data.seq_length,
-          std::max(plan.group_size, 1), kAssumedGpuBytes);
-    } catch (const Error& error) {
-      log_warning(error.what());
-    }
+    planned = fitted_to_device(experiment.expert_model, train, experiment.device,
+                               experiment.data.seq_length, std::max(plan.group_size, 1),
+                               kAssumedGpuBytes);
+  } catch (const Error& error) {
+    log_warning(error.what());
+    if (planned.micro_batch_size == 0) planned.micro_batch_size = 1;
+    if (planned.recompute == Recompute::automatic) planned.recompute = Recompute::full;
   }
   result.micro_batch = planned.micro_batch_size;
+  result.recompute = planned.recompute;
   result.memory_per_device =
       predicted_memory(experiment.expert_model, planned, experiment.device,
                        experiment.data.seq_length, std::max(plan.group_size, 1));
@@ -164,8 +164,8 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
   if (cuda) {
     for (const Accelerator& each : accelerators()) {
       const StepTime step =
-          predicted_step(experiment.expert_model, experiment.expert_train,
-                         experiment.data.seq_length, std::max(plan.group_size, 1), each);
+          predicted_step(experiment.expert_model, planned, experiment.data.seq_length,
+                         std::max(plan.group_size, 1), each);
       result.steps.emplace_back(each.name, step);
       if (given == 0 && each.name == "H100") result.flops_per_second = step.mfu * each.peak_flops;
     }
@@ -200,6 +200,7 @@ std::string describe(const Estimate& e) {
   line("  activations", human_bytes(memory.activations));
   line("  loss", human_bytes(memory.loss));
   if (e.micro_batch > 0) line("  micro batch", std::to_string(e.micro_batch));
+  if (e.recompute != Recompute::none) line("  recompute", to_string(e.recompute));
   line("disk", human_bytes(e.disk_bytes));
   line("scores sent by each rank", human_bytes(e.score_bytes));
   line("bytes between groups after shards", "0");

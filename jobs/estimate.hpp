@@ -24,11 +24,12 @@ struct Estimate {
   MixtureFlops flops;
   double baseline_flops = 0;
   MemoryEstimate memory_per_device;  // of training an expert
-  int64_t micro_batch = 0;      // with which that is; on a GPU, if the key is 0, what 80 GB hold
-  double disk_bytes = 0;        // tokens, checkpoints, models, shards, scores
-  double score_bytes = 0;       // sent by each rank, over all rounds of the EM
-  double flops_per_second = 0;  // per device: device.flops_per_second, or an assumption
-  double seconds = 0;           // of the busiest rank, at that rate
+  int64_t micro_batch = 0;  // with which that is; on a GPU, if the key is 0, what 80 GB hold
+  Recompute recompute = Recompute::none;  // likewise, if the key is auto
+  double disk_bytes = 0;                  // tokens, checkpoints, models, shards, scores
+  double score_bytes = 0;                 // sent by each rank, over all rounds of the EM
+  double flops_per_second = 0;            // per device: device.flops_per_second, or an assumption
+  double seconds = 0;                     // of the busiest rank, at that rate
   std::vector<std::pair<std::string, StepTime>> steps;  // of an expert, by GPU; empty on a CPU
   int64_t num_sequences = 0;                            // of the training corpus
   CorpusSize corpus = CorpusSize::counted;

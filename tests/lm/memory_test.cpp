@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "fixtures.hpp"
+#include "lm/model/parameter_layout.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
@@ -135,18 +136,22 @@ TEST(MemoryOfGroupTest, SharesOutTheMomentsAlone) {
   EXPECT_GT(four.communication, 0);
 }
 
-TEST(MemoryOfGpuTest, TheLargestMicroBatchThatFitsIsTaken) {
-  MemoryCase c{model_of(256, 8, 4096, true), 24, 0, 1};
+DeviceConfig gpu() {
   DeviceConfig device;
   device.device = "cuda";
   device.precision = "bf16-mixed";
+  return device;
+}
+
+TEST(MemoryOfGpuTest, TheLargestMicroBatchThatFitsIsTaken) {
+  MemoryCase c{model_of(256, 8, 4096, true), 24, 0, 1, Recompute::none};
   const auto needed = [&](int64_t micro) {
     c.micro_batch_size = micro;
-    return predicted_memory(c.model, training_of(c), device, kSeqLength, 2).total();
+    return predicted_memory(c.model, training_of(c), gpu(), kSeqLength, 2).total();
   };
   const auto fitting = [&](double bytes) {
     c.micro_batch_size = 0;
-    return fitting_micro_batch(c.model, training_of(c), device, kSeqLength, 2, bytes);
+    return fitted_to_device(c.model, training_of(c), gpu(), kSeqLength, 2, bytes).micro_batch_size;
   };
   EXPECT_EQ(fitting(needed(12) / 0.9 + 1), 12);  // all of a rank's share
   EXPECT_EQ(fitting(needed(12) / 0.9 - 1e4), 6);
@@ -158,6 +163,52 @@ TEST(MemoryOfGpuTest, TheLargestMicroBatchThatFitsIsTaken) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("expert.recompute"), std::string::npos);
   }
+}
+
+TEST(MemoryOfGpuTest, NoMoreIsComputedAgainThanMustBe) {
+  constexpr int64_t kLength = 1024;
+  const MemoryCase c{model_of(256, 8, 4096, true), 64, 0, 1, Recompute::automatic};
+  const auto needed = [&](Recompute recompute, int64_t micro) {
+    TrainConfig train = training_of(c);
+    train.recompute = recompute;
+    train.micro_batch_size = micro;
+    return predicted_memory(c.model, train, gpu(), kLength, 1).total() / 0.9 + 1;
+  };
+  const auto fitted = [&](double bytes) {
+    const TrainConfig train = fitted_to_device(c.model, training_of(c), gpu(), kLength, 1, bytes);
+    return std::pair(train.recompute, train.micro_batch_size);
+  };
+  using enum Recompute;
+  EXPECT_EQ(fitted(needed(none, 64)), std::pair(none, int64_t{64}));
+  EXPECT_EQ(fitted(needed(none, 8)), std::pair(none, int64_t{8}));
+  // 8,192 tokens at a time are worth more than what is kept.
+  ASSERT_LT(needed(selective, 8), needed(none, 8) - 10);
+  EXPECT_EQ(fitted(needed(none, 8) - 10), std::pair(selective, int64_t{8}));
+  ASSERT_LT(needed(none, 1), needed(full, 8) - 10);
+  EXPECT_EQ(fitted(needed(none, 1)).first, none);
+  EXPECT_EQ(fitted_to_device(c.model, training_of(c), DeviceConfig(), kLength, 1, 1).recompute,
+            none);
+}
+
+// 7.5 bytes a parameter: an eighth of float32 weights and of two moments, all bfloat16 weights and
+// float32 gradients.
+TEST(MemoryOfGpuTest, ThePapersLargestModelFitsIntoEightGpus) {
+  ModelConfig model = model_of(4096, 32, 32'000, false);
+  model.num_heads = 32;
+  model.feed_forward = FeedForward::relu2;
+  model.intermediate_size = 4 * 4096;
+  TrainConfig train;
+  train.batch_size = 512;
+  train.recompute = Recompute::selective;
+  const TrainConfig fitted = fitted_to_device(model, train, gpu(), 1024, 8, 80e9);
+  const MemoryEstimate memory = predicted_memory(model, fitted, gpu(), 1024, 8);
+  const auto parameters = static_cast<double>(parameter_layout(model.resolved()).total);
+  EXPECT_NEAR((memory.weights + memory.gradients + memory.optimizer) / parameters, 7.5, 0.01);
+  EXPECT_LE(memory.total(), 72e9);
+  EXPECT_GE(fitted.micro_batch_size, 2);
+  std::printf("%.2fB parameters, micro batch %ld: %.1f GB, activations %.1f\n", parameters / 1e9,
+              static_cast<long>(fitted.micro_batch_size), memory.total() / 1e9,
+              memory.activations / 1e9);
 }
 
 TEST(MemoryOfGpuTest, RecomputingKeepsLess) {

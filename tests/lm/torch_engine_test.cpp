@@ -128,20 +128,25 @@ TEST(TorchEngineOnceTest, ARecordedStepStaysRecorded) {
       models->gradients.zero_();
     }
     if (round % 25 != 0) continue;
-    std::vector<float> log_probs(2 * 2 * 8);
-    recorded.engine.compute_log_probs(random_tokens(2 * 9, 37, round), 2, 9, log_probs, {});
+    std::vector<float> log_probs(2 * 2 * 8), expected(log_probs.size());
+    std::vector<uint8_t> greedy(log_probs.size()), expected_greedy(log_probs.size());
+    const auto tokens = random_tokens(2 * 9, 37, round);
+    recorded.engine.compute_log_probs(tokens, 2, 9, log_probs, greedy);
+    plain.engine.compute_log_probs(tokens, 2, 9, expected, expected_greedy);
+    EXPECT_EQ(log_probs, expected);
+    EXPECT_EQ(greedy, expected_greedy);
   }
-  EXPECT_EQ(ClosureGraph::made, 2);  // forward and backward
-  EXPECT_EQ(ClosureGraph::recorded, 2);
-  EXPECT_EQ(ClosureGraph::replayed, 2 * (200 - 2));
+  EXPECT_EQ(ClosureGraph::made, 2 + 1);  // forward and backward; scores
+  EXPECT_EQ(ClosureGraph::recorded, 2 + 1);
+  EXPECT_EQ(ClosureGraph::replayed, 2 * (200 - 2) + 4 - 2);
   // Another shape takes their place; a group, which announces, records nothing.
   const auto tokens = random_tokens(2 * 2 * 9, 37, 1);
   for (int i = 0; i < 3; ++i) recorded.step(tokens, 2, 9, 0.1F);
-  EXPECT_EQ(ClosureGraph::made, 4);
-  EXPECT_EQ(ClosureGraph::recorded, 4);
+  EXPECT_EQ(ClosureGraph::made, 5);
+  EXPECT_EQ(ClosureGraph::recorded, 5);
   recorded.engine.begin_training({Recompute::none, true});
   for (int i = 0; i < 3; ++i) recorded.step(tokens, 2, 9, 0.1F);
-  EXPECT_EQ(ClosureGraph::made, 4);
+  EXPECT_EQ(ClosureGraph::made, 5);
 }
 
 // In a group parameters arrive while others are computed with.
@@ -291,7 +296,7 @@ TEST(TorchEngineOnceTest, RecomputationSavesMemory) {
   for (size_t i = 0; i < 3; ++i) {
     TrainConfig train;
     train.batch_size = 8;
-    train.recompute = static_cast<Recompute>(i);
+    train.recompute = std::array{Recompute::none, Recompute::selective, Recompute::full}[i];
     const MemoryEstimate predicted = predicted_memory(config, train, gpu, 64, 1);
     EXPECT_NEAR((predicted.activations + predicted.loss) / peaks[i], 1, 0.05)
         << i << " " << peaks[i];

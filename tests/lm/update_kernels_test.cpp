@@ -202,6 +202,36 @@ TEST(UpdateKernels, TrainAsTheHostDoes) {
   }
 }
 
+// The checkpoint of a group that shares weights out is that of any other.
+TEST(UpdateKernels, AGroupThatSharesWeightsOutSavesThemAll) {
+  const TemporaryFolder folder;
+  const auto written = folder.path() / "checkpoints/step-00000004.safetensors";
+  const auto run = [&](int ranks, const auto& with) {
+    run_thread_ranks(ranks, [&](const HostCollectives& host) {
+      Transformer model(tiny_model(FeedForward::swiglu, false, 2), DeviceConfig(), 1);
+      use_torch_engine(model, "bf16-mixed");
+      TrainOptions options = quiet(folder.path());
+      options.group = host;
+      options.bucket_bytes = 700;
+      Trainer trainer(model, group_training_config(0), options);
+      with(trainer);
+    });
+  };
+  run(3, [&](Trainer& trainer) {
+    trainer.run(few_rows(), 4);
+    trainer.checkpoint();
+  });
+  for (const int ranks : {1, 2, 3, 4}) {
+    SCOPED_TRACE(ranks);
+    const auto again = folder.path() / std::to_string(ranks);
+    run(ranks, [&](Trainer& trainer) {
+      EXPECT_EQ(trainer.resume(), 4);
+      trainer.save(again);
+    });
+    EXPECT_TRUE(read_text(written) == read_text(again));
+  }
+}
+
 // Stops and checkpoints of a device that is not waited for fall where the host's fall.
 TEST(UpdateKernels, ResumeToTheBit) {
   const Emulated kernels;

@@ -196,6 +196,7 @@ std::string to_string(FeedForward value) {
 std::string to_string(Packing value) { return value == Packing::concat ? "concat" : "documents"; }
 
 std::string to_string(Recompute value) {
+  if (value == Recompute::automatic) return "auto";
   if (value == Recompute::none) return "none";
   return value == Recompute::selective ? "selective" : "full";
 }

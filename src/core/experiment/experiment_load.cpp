@@ -116,7 +116,8 @@ void assign(const Entry& entry, Packing& field) {
 }
 
 void assign(const Entry& entry, Recompute& field) {
-  assign_enum(entry, field, {Recompute::none, Recompute::selective, Recompute::full});
+  assign_enum(entry, field,
+              {Recompute::automatic, Recompute::none, Recompute::selective, Recompute::full});
 }
 
 void assign(const Entry& entry, Decay& field) { assign_enum(entry, field, kDecays); }

@@ -89,8 +89,8 @@ PhaseSeconds CpuEngine::seconds() {
 }
 
 Keep kept_with(Recompute recompute) {
-  if (recompute == Recompute::none) return Keep::everything;
-  return recompute == Recompute::selective ? Keep::products : Keep::inputs;
+  if (recompute == Recompute::selective) return Keep::products;
+  return recompute == Recompute::full ? Keep::inputs : Keep::everything;
 }
 
 void CpuEngine::begin_training(const TrainingPlan& plan) { keep_ = kept_with(plan.recompute); }

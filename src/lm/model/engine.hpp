@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "lm/model/parameter_layout.hpp"
@@ -53,8 +54,8 @@ struct LossSums {
 
 // What is the same in all steps of a training.
 struct TrainingPlan {
-  Recompute recompute = Recompute::none;
-  bool announces = false;  // some calls will be told when gradients are ready
+  Recompute recompute = Recompute::automatic;  // which is none here
+  bool announces = false;                      // some calls will be told when gradients are ready
   bool operator==(const TrainingPlan&) const = default;
 };
 
@@ -71,6 +72,8 @@ class Engine {
   virtual LossSums accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
                                         int64_t row_tokens, float scale,
                                         const Exchange& exchange) = 0;
+  // Which kernel computes attention, where there is a choice: known from the first step on.
+  virtual std::string attention() const { return {}; }
   // What accumulate_gradients took since the engine was made, forward and backward. On a GPU this
   // waits for the device: call it once in many steps.
   virtual PhaseSeconds seconds() = 0;

@@ -1,8 +1,11 @@
 #include "lm/torch/torch_engine.hpp"
 
+#include <ATen/Context.h>
+#include <ATen/SDPBackend.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_fused_sdp_choice.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/embedding_dense_backward.h>
@@ -19,13 +22,51 @@
 #include <utility>
 
 #include "lm/torch/block_ops.hpp"
-#include "lm/torch/torch_loss.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/trace.hpp"
 
 namespace smalltalk {
 
+namespace {
+
 constexpr int64_t kScoredTokens = 1 << 14;  // at once: enough for a GPU's products
+
+// While it lives, attention on a GPU is computed by kernels that add up in a fixed order: flash,
+// or, where there is a mask or the type is float32, LibTorch's "memory efficient" one. cuDNN's
+// gradients differ from run to run.
+class FixedOrder {
+ public:
+  FixedOrder()
+      : had_cudnn_(context().userEnabledCuDNNSDP()), was_(context().deterministicAlgorithms()) {
+    context().setSDPUseCuDNN(false);
+    context().setDeterministicFillUninitializedMemory(false);
+    context().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  }
+  ~FixedOrder() {
+    context().setSDPUseCuDNN(had_cudnn_);
+    context().setDeterministicAlgorithms(was_, false);
+  }
+  FixedOrder(const FixedOrder&) = delete;
+
+ private:
+  static at::Context& context() { return at::globalContext(); }
+  bool had_cudnn_, was_;
+};
+
+std::string name_of(at::SDPBackend backend) {
+  switch (backend) {
+    case at::SDPBackend::flash_attention:
+      return "flash";
+    case at::SDPBackend::efficient_attention:
+      return "memory efficient";
+    case at::SDPBackend::math:
+      return "unfused, which is slow";
+    default:
+      return "the library's";
+  }
+}
+
+}  // namespace
 
 // What the backward pass needs of attention.
 struct TorchEngine::Attention {
@@ -79,6 +120,12 @@ struct TorchEngine::RecordedStep {
   std::unique_ptr<DeviceGraph> forward, backward;
 };
 
+struct TorchEngine::RecordedScores {
+  at::Tensor tokens;    // [1, rows, row_tokens]: read by the graph
+  TargetScores scores;  // written by it
+  std::unique_ptr<DeviceGraph> graph;
+};
+
 TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layout,
                          at::Device device, const std::string& precision, int64_t num_models)
     : config_(config),
@@ -99,6 +146,7 @@ TorchEngine::~TorchEngine() = default;
 void TorchEngine::rebind(const ModelBuffers& buffers) {
   can_train_ = buffers.gradients != nullptr;
   recorded_.reset();
+  recorded_scores_.reset();
   weights_.rebind(buffers);
 }
 
@@ -145,6 +193,14 @@ TorchEngine::Attention TorchEngine::attend(at::Tensor qkv, const Positions& posi
     seen = seen.repeat({query.size(0) / seen.size(0), 1, 1, 1});
   }
   const auto mask = seen.defined() ? std::optional(seen) : std::nullopt;
+  std::optional<FixedOrder> fixed;
+  if (device_.is_cuda()) {
+    fixed.emplace();
+    if (attention_.empty()) {
+      attention_ = name_of(
+          static_cast<at::SDPBackend>(at::_fused_sdp_choice(query, key, value, mask, 0.0, !mask)));
+    }
+  }
   attention.output = at::scaled_dot_product_attention(query, key, value, mask, 0.0, !mask)
                          .transpose(1, 2)
                          .reshape({qkv.size(0), qkv.size(1), -1});
@@ -188,7 +244,7 @@ TorchEngine::Stream TorchEngine::forward_layer(const TorchLayer& layer, const St
   return {feed_forward_norm.sum, product(activated, layer.down)};
 }
 
-at::Tensor TorchEngine::hidden(const at::Tensor& inputs) {
+at::Tensor TorchEngine::hidden(const at::Tensor& inputs) const {
   const Positions positions = positions_of(inputs);
   Stream x{embed(inputs), {}};
   for (const TorchLayer& layer : weights_.layers) {
@@ -202,6 +258,20 @@ int64_t TorchEngine::rows_at_once(int64_t row_tokens) const {
   return std::max<int64_t>(1, kScoredTokens / std::max<int64_t>(1, row_tokens - 1));
 }
 
+TargetScores TorchEngine::scores(const at::Tensor& tokens) const {
+  const int64_t length = tokens.size(2) - 1;
+  const at::Tensor out = hidden(tokens.narrow(2, 0, length));
+  const at::Tensor targets = tokens.narrow(2, 1, length).flatten();
+  const at::Tensor all = counted(tokens), counts = all.defined() ? all.flatten() : all;
+  Tensors log_probs, greedy;
+  for (int64_t r = 0; r < num_models_; ++r) {
+    const TargetScores of = fused_target_scores(out[r], weights_.head.value[r], targets, counts);
+    log_probs.push_back(of.log_probs);
+    greedy.push_back(of.greedy);
+  }
+  return {at::stack(log_probs), at::stack(greedy)};
+}
+
 void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
                                     int64_t row_tokens, std::span<float> log_probs,
                                     std::span<uint8_t> greedy) {
@@ -211,20 +281,29 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
   // Always as many rows, filled up with token 0: products of another shape may round otherwise.
   const at::Tensor ids =
       at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens), {0, 0, 0, at_once - rows});
-  const at::Tensor out = hidden(ids.narrow(2, 0, row_tokens - 1));
-  const at::Tensor targets = ids.narrow(2, 1, row_tokens - 1).flatten();
-  const at::Tensor all = counted(ids), counts = all.defined() ? all.flatten() : all;
+  TargetScores unrecorded;
+  if (make_graph_) {
+    if (!recorded_scores_ || recorded_scores_->tokens.sizes() != ids.sizes()) {
+      recorded_scores_.reset();  // its memory is free before other is taken
+      recorded_scores_ =
+          std::make_unique<RecordedScores>(ids, TargetScores{}, make_graph_(nullptr));
+    } else {
+      recorded_scores_->tokens.copy_(ids);
+    }
+    RecordedScores* const recorded = recorded_scores_.get();
+    recorded->graph->run([this, recorded] { recorded->scores = scores(recorded->tokens); });
+  } else {
+    unrecorded = scores(ids);
+  }
+  const TargetScores& result = make_graph_ ? recorded_scores_->scores : unrecorded;
   const int64_t size = rows * (row_tokens - 1);
   ST_CHECK(std::ssize(log_probs) == num_models_ * size);
-  for (int64_t r = 0; r < num_models_; ++r) {
-    const TargetScores scores =
-        fused_target_scores(out[r], weights_.head.value[r], targets, counts);
-    const at::Tensor of_rows = scores.log_probs.narrow(0, 0, size).to(at::kCPU);
-    std::memcpy(log_probs.data() + r * size, of_rows.const_data_ptr<float>(), of_rows.nbytes());
-    if (greedy.empty()) continue;
-    const at::Tensor flags = scores.greedy.narrow(0, 0, size).to(at::kCPU);
-    std::memcpy(greedy.data() + r * size, flags.const_data_ptr<uint8_t>(), flags.nbytes());
-  }
+  const auto copy = [&](const at::Tensor& from, auto to) {
+    const at::Tensor host = from.narrow(1, 0, size).to(at::kCPU).contiguous();
+    std::memcpy(to.data(), host.const_data_ptr(), host.nbytes());
+  };
+  copy(result.log_probs, log_probs);
+  if (!greedy.empty()) copy(result.greedy, greedy);
 }
 
 void TorchEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
@@ -265,6 +344,8 @@ void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Pos
   }
   Attention& attention = saved.attention;
   const at::Tensor d_attention = product_backward(attention.output.detach(), layer.output, d_delta);
+  std::optional<FixedOrder> fixed;
+  if (device_.is_cuda()) fixed.emplace();
   const Tensors d_heads = torch::autograd::grad({attention.output}, attention.heads, {d_attention});
   attention = {};
   const at::Tensor d_qkv = split_heads_backward(config_, {d_heads[0], d_heads[1], d_heads[2]},

@@ -19,6 +19,7 @@
 #include "lm/torch/block_ops.hpp"
 #include "lm/torch/device.hpp"
 #include "lm/torch/phase_clock.hpp"
+#include "lm/torch/torch_loss.hpp"
 #include "lm/torch/torch_ops.hpp"
 #include "lm/torch/torch_weights.hpp"
 
@@ -44,6 +45,8 @@ class TorchEngine : public Engine {
   void begin_training(const TrainingPlan& plan) override;
   PhaseSeconds seconds() override { return clock_.seconds(); }
 
+  std::string attention() const override { return attention_; }
+
   // What records steps where there is no GPU, for tests.
   using MakeGraph = std::function<std::unique_ptr<DeviceGraph>(const DeviceGraph* before)>;
   void record_with(MakeGraph make_graph) { make_graph_ = std::move(make_graph); }
@@ -54,6 +57,7 @@ class TorchEngine : public Engine {
   struct SavedLayer;
   struct SavedStep;
   struct RecordedStep;
+  struct RecordedScores;
   // Where tokens stand in their sequences, and which they see.
   struct Positions {
     RotaryAngles rotary;
@@ -80,7 +84,9 @@ class TorchEngine : public Engine {
   // d_delta: the same in the type of the products.
   void backward_layer(TorchLayer& layer, SavedLayer& saved, const Positions& positions,
                       at::Tensor& d_x, at::Tensor& d_delta) const;
-  at::Tensor hidden(const at::Tensor& inputs);  // inference: -> [R, T, H]
+  at::Tensor hidden(const at::Tensor& inputs) const;  // inference: -> [R, T, H]
+  // Of all models, [R, rows * (row_tokens - 1)] each.
+  TargetScores scores(const at::Tensor& tokens) const;  // [1, rows, row_tokens]
   // The two halves of a step. tokens [R, rows, row_tokens]; the loss belongs to the first.
   void forward_step(const at::Tensor& tokens, float scale, const ParametersNeeded& needed,
                     SavedStep& step);
@@ -98,7 +104,9 @@ class TorchEngine : public Engine {
   bool can_train_ = false;  // there are gradient buffers
   MakeGraph make_graph_;    // empty: nothing is recorded
   std::unique_ptr<RecordedStep> recorded_;
+  std::unique_ptr<RecordedScores> recorded_scores_;
   at::Tensor losses_;  // of the newest call [R], float64 on the device
+  mutable std::string attention_;
   PhaseClock clock_;
 };
 

@@ -12,6 +12,13 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 
 }  // namespace
 
+int64_t bucket_floats(int64_t given_bytes, int64_t parameters) {
+  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
+  const int64_t by_size =
+      std::clamp(parameters * kFloat / 100, int64_t{25} << 20, int64_t{256} << 20);
+  return (given_bytes > 0 ? given_bytes : by_size) / kFloat;
+}
+
 GradientBuckets::GradientBuckets(const ParameterLayout& layout, int group_size,
                                  int64_t bucket_floats)
     : total_(layout.total), padded_(layout.total), group_size_(group_size) {

@@ -26,6 +26,10 @@ struct ShardPiece {
   int64_t shard_begin = 0;
 };
 
+// Of a bucket: what is given, in bytes, or, for 0, by the model's size: some hundred calls, however
+// large it is.
+int64_t bucket_floats(int64_t given_bytes, int64_t parameters);
+
 class GradientBuckets {
  public:
   // Buckets of at most `bucket_floats`. A group of one has one bucket and no padding.

@@ -31,8 +31,8 @@ void add_cpu(const ModelConfig& model, const ParameterLayout& layout, int64_t th
 }
 
 // The tensors of TorchEngine, per token.
-void add_torch(const ModelConfig& model, const ParameterLayout& layout, bool bf16, int64_t rows,
-               int64_t length, Recompute recompute, MemoryEstimate& memory) {
+void add_torch(const ModelConfig& model, bool bf16, int64_t rows, int64_t length,
+               Recompute recompute, MemoryEstimate& memory) {
   const int64_t tokens = rows * length;
   const double product = bf16 ? 2 : kFloat;  // bytes of a number in matrix products
   const auto size = [&](int64_t width) { return product * static_cast<double>(width); };
@@ -67,7 +67,6 @@ void add_torch(const ModelConfig& model, const ParameterLayout& layout, bool bf1
   // Who sees whom, and the same as numbers.
   if (model.document_mask)
     memory.activations += (1 + product) * static_cast<double>(tokens * length);
-  if (bf16) memory.weights += product * static_cast<double>(layout.total);
 }
 
 }  // namespace
@@ -76,8 +75,7 @@ MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& tra
                                 const DeviceConfig& device, int64_t seq_length, int group_size) {
   const ModelConfig model = given.resolved();
   const ParameterLayout layout = parameter_layout(model);
-  const int64_t bucket_floats = TrainOptions().bucket_bytes / static_cast<int64_t>(sizeof(float));
-  const GradientBuckets buckets(layout, group_size, bucket_floats);
+  const GradientBuckets buckets(layout, group_size, bucket_floats(0, layout.total));
   const double flat = kFloat * static_cast<double>(buckets.padded());
   const int64_t share = std::max<int64_t>(1, train.batch_size / group_size);
   const int64_t rows = train.micro_batch_size == 0 ? share : train.micro_batch_size;
@@ -85,9 +83,16 @@ MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& tra
   MemoryEstimate memory;
   memory.weights = memory.gradients = flat;
   memory.optimizer = 2 * flat / group_size;
+  if (device.precision == "bf16-mixed") {
+    // Copies, and in a group float32 weights of the own share and norms.
+    if (group_size > 1) {
+      memory.weights = flat / group_size +
+                       kFloat * static_cast<double>(buckets.padded() - buckets.norms_begin());
+    }
+    memory.weights += flat / 2;
+  }
   if (device.device == "cuda") {
-    add_torch(model, layout, device.precision == "bf16-mixed", rows, seq_length, train.recompute,
-              memory);
+    add_torch(model, device.precision == "bf16-mixed", rows, seq_length, train.recompute, memory);
     return memory;
   }
   if (train.save_interval > 0) memory.checkpoint = 3 * flat / group_size;
@@ -101,23 +106,46 @@ MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& tra
   return memory;
 }
 
-int64_t fitting_micro_batch(const ModelConfig& model, const TrainConfig& train,
-                            const DeviceConfig& device, int64_t seq_length, int group_size,
-                            double device_bytes) {
-  const int64_t share = std::max<int64_t>(1, train.batch_size / group_size);
+TrainConfig fitted_to_device(const ModelConfig& model, const TrainConfig& train,
+                             const DeviceConfig& device, int64_t seq_length, int group_size,
+                             double device_bytes) {
   TrainConfig tried = train;
-  double needed = 0;
-  for (int64_t count = 1; count <= share; ++count) {
-    if (share % count != 0) continue;
-    tried.micro_batch_size = share / count;
-    needed = predicted_memory(model, tried, device, seq_length, group_size).total();
-    if (needed <= 0.9 * device_bytes) return tried.micro_batch_size;
+  const bool chosen = train.recompute != Recompute::automatic;
+  if (device.device != "cuda") {
+    if (!chosen) tried.recompute = Recompute::none;
+    return tried;
   }
-  throw Error(fmt::format(
-      "one sequence at a time takes {} of a device of {}: save memory by expert.recompute = {}, or "
-      "by a larger mixture.group_size",
-      human_bytes(needed), human_bytes(device_bytes),
-      train.recompute == Recompute::none ? "selective or full" : "full"));
+  const int64_t share = std::max<int64_t>(1, train.batch_size / group_size);
+  const auto levels = chosen ? std::vector{train.recompute}
+                             : std::vector{Recompute::none, Recompute::selective, Recompute::full};
+  double needed = 0;
+  // Whether it fits; with the largest micro batch, unless one is given.
+  const auto fits = [&](Recompute level) {
+    tried.recompute = level;
+    for (int64_t count = 1; count <= share; ++count) {
+      if (share % count != 0) continue;
+      tried.micro_batch_size = train.micro_batch_size > 0 ? train.micro_batch_size : share / count;
+      needed = predicted_memory(model, tried, device, seq_length, group_size).total();
+      if (needed <= 0.9 * device_bytes) return true;
+    }
+    return false;
+  };
+  // Rather compute again than work on a few tokens at a time.
+  constexpr int64_t kEnoughTokens = 8192;
+  for (const int64_t enough : {kEnoughTokens, int64_t{0}}) {
+    for (const Recompute level : levels) {
+      if (!fits(level)) continue;
+      const int64_t rows = tried.micro_batch_size;
+      if (rows == share || rows == train.micro_batch_size || rows * seq_length >= enough) {
+        return tried;
+      }
+    }
+  }
+  throw Error(
+      fmt::format("{} sequences at a time take {} of a device of {}: save memory by {}a larger "
+                  "mixture.group_size",
+                  tried.micro_batch_size, human_bytes(needed), human_bytes(device_bytes),
+                  levels.back() == Recompute::full ? "" : "expert.recompute = auto, or by "));
 }
 
 }  // namespace smalltalk

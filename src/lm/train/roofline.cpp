@@ -70,10 +70,15 @@ StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int6
   time.loss = tokens * 6 * hidden * vocab / products +
               (static_cast<double>(softmax_bytes(softmax, true)) + tokens * vocab * (4 + 2 * 2)) /
                   bandwidth;
-  // The norm; AdamW on the own shard; zeros for gradients; the bfloat16 copy of all.
+  // The norm, and AdamW, which reads and writes four numbers and writes the bfloat16 copy, of the
+  // own share; in a group zeros for all gradients.
   const auto parameters = static_cast<double>(layout.total);
-  time.optimizer = parameters * ((4.0 + 7 * 4) / group_size + 4 + 6) / bandwidth;
-  if (group_size > 1) time.communication = 4 * parameters / kLinkBytesPerSecond;
+  time.optimizer =
+      parameters * ((4.0 + 8 * 4 + 2) / group_size + (group_size > 1 ? 4 : 0)) / bandwidth;
+  if (group_size > 1) {
+    const double layer = static_cast<double>(layout.decay_size - layout.blocks) / layers;
+    time.communication = 2 * (vocab * hidden + layer) / kLinkBytesPerSecond;
+  }
   time.mfu = train_flops(model, rows, seq_length) / time.total() / accelerator.peak_flops;
   return time;
 }

@@ -47,15 +47,6 @@ double square_sum(ThreadTeam& team, const float* values, int64_t size) {
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-// Large models are sent in larger buckets: some hundred calls, however large they are.
-int64_t bucket_floats(int64_t given_bytes, int64_t parameters) {
-  constexpr auto kFloatBytes = static_cast<int64_t>(sizeof(float));
-  const int64_t bytes = given_bytes > 0 ? given_bytes
-                                        : std::clamp(parameters * kFloatBytes / 100,
-                                                     int64_t{25} << 20, int64_t{256} << 20);
-  return bytes / kFloatBytes;
-}
-
 }  // namespace
 
 struct ShardedAdamW::Group {

@@ -93,6 +93,11 @@ void Trainer::Impl::train(Transformer::Impl& models, std::span<Impl* const> trai
         trainers[i]->optimizer.add_loss(losses, static_cast<int64_t>(i));
       }
     }
+    if (first.options.show_progress && first.options.group.rank == 0 && !first.told_attention &&
+        !engine.attention().empty()) {
+      first.told_attention = true;
+      log_info(fmt::format("{}: attention is {}", first.options.name, engine.attention()));
+    }
     bool stop = false;
     for (Run& run : runs) stop |= run.end_step(share * (row_tokens - 1));
     if (stop) save_and_stop(trainers);

@@ -62,6 +62,7 @@ struct Trainer::Impl {
   TrainingProgress progress;
   int64_t saved_step = -1;            // of the newest checkpoint
   int64_t micro_batch = 0;            // rows
+  bool told_attention = false;        // the log says how it is computed
   std::optional<ShardedWrite> write;  // of a checkpoint, under way or done
 };
 

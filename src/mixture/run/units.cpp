@@ -270,15 +270,16 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   options.keeps_stable_phase = true;
   options.group = group;
   TrainConfig train = unit.train;
-  if (experiment.device.device == "cuda" && train.micro_batch_size == 0) {
+  if (experiment.device.device == "cuda") {
     // The group's first rank decides, whatever the others' devices are.
     if (group.rank == 0) {
-      train.micro_batch_size =
-          fitting_micro_batch(experiment.expert_model, train, experiment.device, seq_length,
-                              group.size, device_memory_bytes(experiment.device));
-      log_info(fmt::format("{}: micro batches of {} sequences", unit.name, train.micro_batch_size));
+      train = fitted_to_device(experiment.expert_model, train, experiment.device, seq_length,
+                               group.size, device_memory_bytes(experiment.device));
+      log_info(fmt::format("{}: micro batches of {} sequences, recompute {}", unit.name,
+                           train.micro_batch_size, to_string(train.recompute)));
     }
     group.broadcast(std::as_writable_bytes(std::span(&train.micro_batch_size, 1)), 0);
+    group.broadcast(std::as_writable_bytes(std::span(&train.recompute, 1)), 0);
   }
   Trainer trainer(model, train, options);
   const int64_t resumed = trainer.resume();

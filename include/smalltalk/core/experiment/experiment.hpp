@@ -23,6 +23,7 @@ enum class FeedForward {
 // What the backward pass computes again rather than keep from the forward pass. The results are the
 // same bits.
 enum class Recompute {
+  automatic,  // "auto": on GPUs the least with which the model fits, else none
   none,
   selective,  // norms and activations, which cost little; on GPUs attention, too
   full,       // all of a layer, from its input
@@ -81,7 +82,7 @@ struct TrainConfig {
   double adam_beta2 = 0.99;
   double adam_eps = 1e-8;
   double grad_clip = 1.0;  // by global norm; 0: off
-  Recompute recompute = Recompute::none;
+  Recompute recompute = Recompute::automatic;
   int64_t log_interval = 50;
   int64_t save_interval = 500;  // steps between checkpoints
   int64_t keep_last = 2;        // checkpoints, the newest

@@ -45,7 +45,8 @@ void visit_train_fields(const std::string& section, TrainConfig& train, F&& f) {
   f(section + ".grad_clip", train.grad_clip, "largest gradient norm; 0: off");
   f(section + ".recompute", train.recompute,
     "what the backward pass computes again to save memory: none, selective (norms and "
-    "activations), full (all of a layer)");
+    "activations), full (all of a layer), auto (of experts on GPUs the least with which they fit, "
+    "else none)");
   f(section + ".log_interval", train.log_interval, "steps between log lines");
   f(section + ".save_interval", train.save_interval, "steps between checkpoints");
   f(section + ".keep_last", train.keep_last, "newest checkpoints that are kept, 1 at least");

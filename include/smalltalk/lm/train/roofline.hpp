@@ -5,7 +5,8 @@
 // What is assumed: products reach 0.72 of the peak (0.80 was seen at 8,192^3 on an H200, and layers
 // are smaller), attention 0.45 of it, element-wise kernels 0.85 of the bandwidth. Of a group's
 // traffic over NVLink (300 GB/s each way), sums of gradients hide behind the backward pass, the
-// gathering of parameters does not.
+// gathering of bfloat16 parameters behind the forward pass, but for those of the embedding and of
+// one layer.
 #pragma once
 
 #include <cstdint>
