@@ -1,5 +1,5 @@
 """A contender of a benchmark: a process that is warmed up once and then waits for its turns. It says
-what it is, and answers each line of its input, a number of seconds, by a line of JSON."""
+what it is, and answers each line of its input, a number of seconds or a word, by a line of JSON."""
 import json
 import os
 import subprocess
@@ -21,8 +21,11 @@ class Contender:
             raise RuntimeError(said[-1] if said else "it ended without a word")
         return json.loads(line)
 
-    def turn(self, seconds):
-        print(seconds, file=self.process.stdin, flush=True)
+    def turn(self, asked):
+        try:
+            print(asked, file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            pass  # it has ended: read() says why
         return self.read()
 
     def close(self):

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Measures the engine on a GPU beside PyTorch on the same models and batches, in turns in the same
 run (see ci/gpu.sh). Each contender is a process that is warmed up once and then waits for its turns;
-it is ended when its case is done. What is known is written after each case: gpu.json, gpu.md.
+it is ended when its case is done. Of our training steps some more are profiled then: what the device
+does all the time, by kind, beside what lm/train/roofline.hpp predicts for the card. What is known is
+written after each case: gpu.json, gpu.md.
 
 The peers are the model of tests/lm/torch_peer.py under autocast in bfloat16 with fused AdamW and
 clipping: eager, torch.compile, the same with max-autotune, and compiled with the loss in chunks of
@@ -158,10 +160,10 @@ def worker(c, kind, device):
         print(json.dumps(answer), flush=True)
 
 
-def start_ours(bench, c, device):
+def start_ours(bench, c, device, card):
     keys = ("mode", "models", "vocab", "hidden", "layers", "heads", "intermediate", "feed_forward",
             "batch", "micro", "length", "recompute")
-    return Contender([bench, f"device={device}", *(f"{key}={c[key]}" for key in keys)])
+    return Contender([bench, f"device={device}", f"card={card}", *(f"{key}={c[key]}" for key in keys)])
 
 
 def start_peer(c, kind, device):
@@ -170,7 +172,15 @@ def start_peer(c, kind, device):
                      {"TORCHINDUCTOR_CACHE_DIR": str(ROOT / "build/inductor")})
 
 
-def run_case(c, bench, device, seconds, repetitions, deadline, only):
+def profile_ours(contender, its, device):
+    """Adds the seconds of a step by kind of work. Error: there is nothing to be seen."""
+    seconds = contender.turn("profile")["seconds"]
+    if device == "cuda" and not any(seconds.values()):
+        raise RuntimeError("the profiler saw no kernel")
+    its["seconds"] = seconds
+
+
+def run_case(c, bench, device, card, seconds, repetitions, deadline, only):
     """The row of a case; contenders that fail or come too late are named with the reason."""
     row = {"case": c, "contenders": {}, "left_out": {}}
     running = {}
@@ -180,7 +190,7 @@ def run_case(c, bench, device, seconds, repetitions, deadline, only):
         if name != "ours" and time.monotonic() > deadline - 20:
             row["left_out"][name] = "no time was left"
             continue
-        contender = start_ours(bench, c, device) if name == "ours" else start_peer(c, name, device)
+        contender = start_ours(bench, c, device, card) if name == "ours" else start_peer(c, name, device)
         try:
             row["contenders"][name] = {"rates": [], **contender.read()}
             running[name] = contender
@@ -201,6 +211,11 @@ def run_case(c, bench, device, seconds, repetitions, deadline, only):
                 row["left_out"][name] = str(error)
                 del row["contenders"][name]
                 running.pop(name).close()
+    if "ours" in running and c["mode"] == "step":
+        try:
+            profile_ours(running["ours"], row["contenders"]["ours"], device)
+        except RuntimeError as error:
+            row["left_out"]["profile"] = str(error)
     for contender in running.values():
         contender.close()
     return row
@@ -208,6 +223,39 @@ def run_case(c, bench, device, seconds, repetitions, deadline, only):
 
 def middle(values):
     return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+KINDS = {"product": "products", "attention": "attention", "elementwise": "element-wise",
+         "loss": "loss", "optimizer": "optimiser", "copy": "copies", "other": "other"}
+
+
+def share_line(name, seconds, whole, ours):
+    def percent(part, of):
+        return f"{100 * part / of:.1f} %"
+    cells = [percent(seconds.get(kind, 0), whole) for kind in KINDS]
+    cells.append(percent(whole - sum(seconds.values()), whole))
+    rate = ours["product_flops_per_step"] / seconds["product"] if seconds["product"] else 0
+    cells.append(percent(rate, ours["peak_flops_per_second"]))
+    return f"| {name} | {1e3 * whole:,.2f} ms | {' | '.join(cells)} |"
+
+
+def shares(result):
+    """Lines of Markdown: what the device does in our training steps."""
+    lines = ["", "Shares of our step by kind of work, from a profile of some steps. The products of "
+             "the loss count as products. Idle is what the turns above took beyond all of it; in the "
+             "prediction nothing is.", "",
+             f"| case | step | {' | '.join(KINDS.values())} | idle | products reach of the peak |",
+             "|---" * (len(KINDS) + 4) + "|"]
+    for row in result["rows"]:
+        ours = row["contenders"].get("ours", {})
+        if "seconds" not in ours:
+            continue
+        busy = sum(ours["seconds"].values())
+        step = max(ours["tokens_per_step"] / statistics.median(ours["rates"]), busy)
+        lines.append(share_line(row["case"]["name"], ours["seconds"], step, ours))
+        if predicted := ours["predicted_seconds"]:  # none for a card that is not known
+            lines.append(share_line("predicted", predicted, sum(predicted.values()), ours))
+    return lines
 
 
 def markdown(result):
@@ -230,6 +278,7 @@ def markdown(result):
             + (f"{middle(row['contenders'][best]['rates'])}, {best} | {rate / peers[best]:.2f}"
                if best else "- | -")
             + f" | {ours['peak_bytes'] / 2**30:.1f} GiB | {ours['predicted_bytes'] / 2**30:.1f} GiB |")
+    lines += shares(result)
     for row in result["rows"]:
         for name, why in row["left_out"].items():
             lines.append(f"\n{row['case']['name']}: {name} was left out: {why}")
@@ -254,7 +303,9 @@ def main():
     device = "cpu" if arguments.mode == "rehearse" else "cuda"
     end = time.monotonic() + arguments.seconds
     slice_seconds = {"full": 2.0, "quick": 1.5, "rehearse": 0.2}[arguments.mode]
-    result = {"card": torch.cuda.get_device_name() if device == "cuda" else "none: rehearsed on the CPU",
+    # The rehearsal's predictions are those for some card.
+    card = torch.cuda.get_device_name() if device == "cuda" else "H100"
+    result = {"card": card if device == "cuda" else "none: rehearsed on the CPU",
               "torch": torch.__version__, "mode": arguments.mode, "rows": []}
     failed = False
     for c in CASES[arguments.mode]:
@@ -263,9 +314,9 @@ def main():
                                    "left_out": {"ours": "no time was left"}})
             continue
         print(f"gpu: {c['name']}", flush=True)
-        row = run_case(c, arguments.bench, device, slice_seconds, arguments.repetitions, end - 10,
+        row = run_case(c, arguments.bench, device, card, slice_seconds, arguments.repetitions, end - 10,
                        arguments.peers)
-        failed |= "ours" in row["left_out"]
+        failed |= not row["left_out"].keys().isdisjoint(("ours", "profile"))
         result["rows"].append(row)
         for name, text in (("gpu.json", json.dumps(result, indent=1)), ("gpu.md", markdown(result))):
             (pathlib.Path(arguments.out) / name).write_text(text)

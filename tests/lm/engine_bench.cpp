@@ -1,15 +1,19 @@
-// One case of a benchmark of the engine, for ci/gpu.py: says what it is, then works for as many
-// seconds as each line of its input asks for and answers with tokens per second, as JSON lines.
+// One case of a benchmark of the engine, for ci/gpu.py: says what it is and what is predicted for a
+// step on such a card, then works for as many seconds as each line of its input asks for and
+// answers with tokens per second, as JSON lines. To the line "profile" it answers with the seconds
+// of a step by kind of work.
 //
-//   engine_bench device=cuda mode=step models=4 vocab=32000 hidden=96 layers=12 heads=12
-//     intermediate=384 feed_forward=relu2 batch=32 micro=0 length=256 recompute=none
+//   engine_bench device=cuda card="NVIDIA H200" mode=step models=4 vocab=32000 hidden=96 layers=12
+//     heads=12 intermediate=384 feed_forward=relu2 batch=32 micro=0 length=256 recompute=none
 #include <cstdlib>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "device_profile.hpp"
 #include "lm/torch/device.hpp"
+#include "lm/torch/device_peak.hpp"
 #include "lm/torch/gemm_rate.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/clock.hpp"
@@ -19,6 +23,7 @@
 #include "smalltalk/lm/model/transformer_stack.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/lm/train/memory.hpp"
+#include "smalltalk/lm/train/roofline.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
 namespace smalltalk {
@@ -77,6 +82,39 @@ double seconds_per_step(double seconds, const std::function<void(int64_t)>& work
   return (now_seconds() - start) / static_cast<double>(steps);
 }
 
+// Seconds of a step of all models on the card, by kind of work; null for a card that is not known.
+nlohmann::json predicted_seconds(const std::string& card, int64_t num_models,
+                                 const ModelConfig& model, const TrainConfig& train,
+                                 int64_t length) {
+  const auto known = std::ranges::find_if(accelerators(), [&](const Accelerator& each) {
+    return card.find(each.name) != std::string::npos &&
+           peak_flops_per_second(card) == each.peak_flops;
+  });
+  if (known == accelerators().end()) return nullptr;
+  const StepTime time = predicted_step(model, train, length, 1, *known);
+  nlohmann::json seconds = nlohmann::json::object();
+  for (const auto& [kind, of_one] :
+       {std::pair(WorkKind::product, time.products + time.loss_products),
+        {WorkKind::attention, time.attention},
+        {WorkKind::elementwise, time.elementwise},
+        {WorkKind::loss, time.loss - time.loss_products},
+        {WorkKind::optimizer, time.optimizer}}) {
+    seconds[name_of(kind)] = static_cast<double>(num_models) * of_one;
+  }
+  return seconds;
+}
+
+// Measured, of one of some steps.
+nlohmann::json measured_seconds(bool cuda, const std::function<void(int64_t)>& work) {
+  constexpr int64_t kSteps = 3;
+  const WorkSeconds all = profile_work(cuda, [&] { work(kSteps); });
+  nlohmann::json seconds = nlohmann::json::object();
+  for (size_t i = 0; i < all.size(); ++i) {
+    seconds[name_of(static_cast<WorkKind>(i))] = all[i] / kSteps;
+  }
+  return seconds;
+}
+
 void run(const Arguments& given) {
   ModelConfig model;
   model.vocab_size = given.number("vocab");
@@ -133,13 +171,25 @@ void run(const Arguments& given) {
   const double predicted =
       static_cast<double>(num_models) * predicted_memory(model, train, device, length, 1).total();
   work(3);  // warm-up, recording, and the first that is only launched
-  std::cout << nlohmann::json{{"parameters", stack[0].num_parameters()},
-                              {"flops_per_step", flops},
-                              {"tokens_per_step", num_models * batch * length},
-                              {"predicted_bytes", training ? predicted : 0},
-                              {"peak_flops_per_second", device_flops_per_second(device)}}
-            << std::endl;
+  nlohmann::json about = {{"parameters", stack[0].num_parameters()},
+                          {"flops_per_step", flops},
+                          {"tokens_per_step", num_models * batch * length},
+                          {"predicted_bytes", training ? predicted : 0},
+                          {"peak_flops_per_second", device_flops_per_second(device)}};
+  if (training) {
+    about["product_flops_per_step"] =
+        static_cast<double>(num_models) *
+        predicted_step(model, train, length, 1, accelerators().front()).product_flops;
+    about["predicted_seconds"] =
+        predicted_seconds(given.text("card"), num_models, model, train, length);
+  }
+  std::cout << about << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
+    if (line == "profile") {
+      std::cout << nlohmann::json{{"seconds", measured_seconds(device.device == "cuda", work)}}
+                << std::endl;
+      continue;
+    }
     const double seconds = seconds_per_step(std::atof(line.c_str()), work);
     std::cout << nlohmann::json{{"rate",
                                  static_cast<double>(num_models * batch * length) / seconds},

@@ -37,6 +37,8 @@ TEST(Roofline, IsTheSumByHand) {
   EXPECT_NEAR(time.attention, tokens * 24 * 3.5 * 2 * 1024 * h / 0.45e15, 1e-9);
   EXPECT_NEAR(time.elementwise, tokens * 24 * 116 * h / 0.85e12, 1e-9);
   EXPECT_NEAR(time.loss, tokens * 32'000 * (6 * h / 0.72e15 + 18 / 0.85e12), 1e-9);
+  EXPECT_NEAR(time.product_flops, 0.72e15 * (time.products + time.loss_products), 1e3);
+  EXPECT_NEAR(time.loss - time.loss_products, tokens * 32'000 * 18 / 0.85e12, 1e-9);
   EXPECT_EQ(time.communication, 0);
   const StepTime again = step_of(model, 1, Recompute::full, 1, round);
   EXPECT_NEAR(again.products / time.products, 4.0 / 3, 1e-9);

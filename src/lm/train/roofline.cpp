@@ -57,7 +57,10 @@ StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int6
   const double passes = train.recompute == Recompute::full ? 4 : 3;  // a backward pass is two
 
   StepTime time;
-  time.products = layers * tokens * passes * 2 * width * hidden / products;
+  const double block_flops = layers * tokens * passes * 2 * width * hidden;
+  const double loss_flops = tokens * 6 * hidden * vocab;
+  time.product_flops = block_flops + loss_flops;
+  time.products = block_flops / products;
   // Causal, two products over half of the positions; backward two and a half times that.
   const double attention = tokens * 2 * static_cast<double>(seq_length) * heads;
   time.attention =
@@ -67,7 +70,8 @@ StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int6
       layers * (bytes.forward * (passes - 2 + (selective ? 1 : 0)) + bytes.backward) / bandwidth;
   // Logits are written by a product, read twice and turned into gradients, which two products read.
   const SoftmaxShape softmax{NumberType::bfloat16, num_tokens, model.vocab_size};
-  time.loss = tokens * 6 * hidden * vocab / products +
+  time.loss_products = loss_flops / products;
+  time.loss = time.loss_products +
               (static_cast<double>(softmax_bytes(softmax, true)) + tokens * vocab * (4 + 2 * 2)) /
                   bandwidth;
   // The norm, and AdamW, which reads and writes four numbers and writes the bfloat16 copy, of the

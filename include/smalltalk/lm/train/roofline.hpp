@@ -30,6 +30,9 @@ struct StepTime {  // seconds
   double total() const {
     return products + attention + elementwise + loss + optimizer + communication;
   }
+  double loss_products = 0;  // the part of `loss` that is products
+  // Of the products, the loss's and those that are computed again among them; no seconds.
+  double product_flops = 0;
   // The share of the peak that the model's FLOPs reach (core/experiment/flops.hpp); what is
   // computed again does not count.
   double mfu = 0;
