@@ -1,5 +1,5 @@
 // The same models, kernels and groups on a GPU, against the CPU and float64. Skipped where there is
-// none.
+// none, but for what can be done on the CPU, too.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -20,7 +20,9 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "decoded_rows.hpp"
 #include "fixtures.hpp"
+#include "group_training.hpp"
 #include "lm/model/transformer_impl.hpp"
 #include "lm/torch/block_ops.hpp"
 #include "lm/torch/device.hpp"
@@ -34,6 +36,7 @@
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/lm/train/memory.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
+#include "support/process_pair.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace smalltalk {
@@ -46,17 +49,20 @@ DeviceConfig gpu(const std::string& precision) {
   return device;
 }
 
+// Of a test's SetUp: skips it where there is no GPU.
+void require_gpu() {
+  try {
+    configure_runtime(gpu("float32"), 0);
+  } catch (const std::exception& error) {
+    // Where there must be one, a test that is left out is a test that fails.
+    if (std::getenv("SMALLTALK_REQUIRE_GPU") != nullptr) FAIL() << error.what();
+    GTEST_SKIP() << error.what();
+  }
+}
+
 class CudaTest : public testing::Test {
  protected:
-  void SetUp() override {
-    try {
-      configure_runtime(gpu("float32"), 0);
-    } catch (const std::exception& error) {
-      // Where there must be one, a test that is left out is a test that fails.
-      if (std::getenv("SMALLTALK_REQUIRE_GPU") != nullptr) FAIL() << error.what();
-      GTEST_SKIP() << error.what();
-    }
-  }
+  void SetUp() override { require_gpu(); }
 };
 
 // Needs no GPU: what it waits for is registered when the library is loaded.
@@ -520,6 +526,73 @@ TEST_F(CudaTest, TokensAreUploadedBesideTheWork) {
     expected.push_back(10000 * i);
   }
   for (size_t i = 0; i < sums.size(); ++i) ASSERT_EQ(sums[i].item<int64_t>(), expected[i]) << i;
+}
+
+TEST_F(CudaTest, DecodesAsTheCpu) {
+  for (const int64_t kv_heads : {1, 2, 4}) {
+    for (const auto& [precision, tolerance] :
+         {std::pair<std::string, double>("float32", 1e-4), {"bf16-mixed", 5e-2}}) {
+      SCOPED_TRACE(testing::Message() << kv_heads << " " << precision);
+      const ModelConfig config = tiny_model(FeedForward::swiglu, false, kv_heads);
+      const Transformer cuda(config, gpu(precision), 3), cpu(config, DeviceConfig(), 3);
+      expect_decoded_as_whole(cuda, cpu, tolerance);
+    }
+  }
+}
+
+// The largest difference of losses, and the norm of that of weights.
+std::pair<double, double> apart(const Trained& one, const Trained& other) {
+  double losses = 0, squares = 0;
+  for (size_t i = 0; i < one.losses.size(); ++i) {
+    losses = std::max(losses, std::abs(one.losses[i] - other.losses.at(i)));
+  }
+  for (size_t i = 0; i < one.weights.size(); ++i) {
+    const double difference = one.weights[i] - other.weights.at(i);
+    squares += difference * difference;
+  }
+  return {losses, std::sqrt(squares)};
+}
+
+// On the CPU float32 over a socket, on two GPUs bfloat16 over NCCL.
+class TwoProcessesTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() != "cuda") return;
+    require_gpu();
+    if (IsSkipped() || HasFatalFailure()) return;
+    const int count = at::detail::getCUDAHooks().getNumGPUs();
+    if (count < 2) GTEST_SKIP() << "needs two GPUs, and sees " << count;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Devices, TwoProcessesTest, testing::Values("cpu", "cuda"),
+                         [](const auto& device) { return device.param; });
+
+TEST_P(TwoProcessesTest, TrainAsOne) {
+  const DeviceConfig device = GetParam() == "cuda" ? gpu("bf16-mixed") : DeviceConfig();
+  ProcessPair pair;
+  const HostCollectives host = pair.collectives();
+  configure_runtime(device, host.rank);
+  const TemporaryFolder folder;
+  const std::string first = host.rank == 0 ? folder.path().string() : "";
+  const std::vector<char> shared = gather_values<char>(first, host);
+  const ModelConfig model = tiny_model(FeedForward::swiglu, false, 2);
+  const Trained both = train_in_group(host, model, 0, 1024, device,
+                                      std::filesystem::path(shared.begin(), shared.end()));
+  if (host.rank != 0) return;
+  ASSERT_TRUE(pair.wait());
+  const auto alone = [&](int64_t micro_batch_size) {
+    return train_in_group(HostCollectives(), model, micro_batch_size, 1024, device,
+                          folder / "alone");
+  };
+  const Trained one = alone(0);
+  EXPECT_LT(one.losses.back(), one.losses.front() - 1);  // there is a curve to compare
+  ASSERT_EQ(both.losses.size(), one.losses.size());
+  ASSERT_EQ(both.weights.size(), one.weights.size());
+  // One rank in two micro-batches adds up in another order, too.
+  const auto [losses, weights] = apart(both, one);
+  const auto [losses_in_parts, weights_in_parts] = apart(alone(6), one);
+  EXPECT_LE(losses, 3 * losses_in_parts + 1e-6) << losses_in_parts;
+  EXPECT_LE(weights, 3 * weights_in_parts + 1e-6) << weights_in_parts;
 }
 
 TEST_F(CudaTest, NcclGroupOfOneGivesBackWhatItGets) {

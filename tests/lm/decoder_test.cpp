@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "fixtures.hpp"
+#include "decoded_rows.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/sampling.hpp"
 
@@ -19,50 +19,10 @@ INSTANTIATE_TEST_SUITE_P(Kinds, DecoderTest,
                                          tiny_model(FeedForward::swiglu, false, 2),
                                          tiny_model(FeedForward::relu2, true, 1)));
 
-// The logits after the last of `tokens`, without a cache, by the other engine.
-std::vector<float> whole_pass(const Transformer& model, const std::vector<int64_t>& tokens) {
-  const std::vector<float> all = model.logits(tokens, 1, std::ssize(tokens));
-  return {all.end() - model.config().vocab_size, all.end()};
-}
-
-void expect_close(std::span<const float> found, const std::vector<float>& expected) {
-  ASSERT_EQ(found.size(), expected.size());
-  float largest = 0;
-  for (const float value : expected) largest = std::max(largest, std::abs(value));
-  for (size_t i = 0; i < expected.size(); ++i) {
-    ASSERT_NEAR(found[i], expected[i], 1e-5 * largest) << "logit " << i;
-  }
-}
-
-// Three rows of different lengths; one ends early, and its place goes to a fourth.
+// The whole passes are those of the other engine.
 TEST_P(DecoderTest, LogitsWithCacheEqualThoseWithout) {
   const Transformer model(GetParam(), DeviceConfig(), 3);
-  const int64_t vocab = model.config().vocab_size;
-  Decoder decoder(model, 4, 40);
-  std::vector<std::vector<int64_t>> rows = {
-      random_tokens(1, vocab, 1), random_tokens(17, vocab, 2), random_tokens(5, vocab, 3), {}};
-  for (int64_t row = 0; row < 3; ++row) {
-    expect_close(decoder.begin(row, rows[row]), whole_pass(model, rows[row]));
-  }
-  for (int64_t step = 0; step < 20; ++step) {
-    if (step == 7) {
-      decoder.end(1);
-      rows[1].clear();
-    }
-    if (step == 9) {
-      rows[1] = random_tokens(3, vocab, 4);
-      expect_close(decoder.begin(1, rows[1]), whole_pass(model, rows[1]));
-    }
-    const std::vector<int64_t> next = random_tokens(4, vocab, 100 + static_cast<uint64_t>(step));
-    const std::vector<float> logits = decoder.step(next);
-    for (int64_t row = 0; row < 4; ++row) {
-      if (rows[row].empty()) continue;
-      rows[row].push_back(next[row]);
-      EXPECT_EQ(decoder.size(row), std::ssize(rows[row]));
-      SCOPED_TRACE("row " + std::to_string(row) + ", step " + std::to_string(step));
-      expect_close(std::span(logits).subspan(row * vocab, vocab), whole_pass(model, rows[row]));
-    }
-  }
+  expect_decoded_as_whole(model, model, 1e-5);
 }
 
 TEST(Decoder, RefusesWhatDoesNotFit) {

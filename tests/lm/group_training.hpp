@@ -43,10 +43,13 @@ inline RowSource few_rows() {
           }};
 }
 
-// Buckets of 1 KB cut the model into a dozen.
+// Buckets of 1 KB cut the model into a dozen. The weights are, if there is a folder, those that the
+// group writes there, known to the first rank: where products are in bfloat16, each has its share.
 inline Trained train_in_group(const HostCollectives& group, const ModelConfig& model_config,
-                              int64_t micro_batch_size, int64_t bucket_bytes = 1024) {
-  Transformer model(model_config, DeviceConfig(), 1);
+                              int64_t micro_batch_size, int64_t bucket_bytes = 1024,
+                              const DeviceConfig& device = {},
+                              const std::filesystem::path& folder = {}) {
+  Transformer model(model_config, device, 1);
   TrainOptions options;
   options.name = "test";
   options.show_progress = false;
@@ -57,7 +60,12 @@ inline Trained train_in_group(const HostCollectives& group, const ModelConfig& m
   for (int64_t step = 0; step < kGroupSteps; ++step) {
     result.losses.push_back(trainer.run(few_rows(), step + 1).last_loss);
   }
-  result.weights = model.weights();
+  if (folder.empty()) {
+    result.weights = model.weights();
+    return result;
+  }
+  trainer.save_model(folder, {});
+  if (group.rank == 0) result.weights = Transformer::load(folder, DeviceConfig()).weights();
   return result;
 }
 
