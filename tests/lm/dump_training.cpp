@@ -1,12 +1,13 @@
 // Trains a small model for 200 steps and writes all that a peer needs to do the same:
-// dump_training KIND FOLDER, KIND swiglu or relu2. FOLDER/start and FOLDER/end are models,
-// FOLDER/rows.safetensors holds the rows in the order of training, FOLDER/run/metrics.jsonl the
-// loss and gradient norm of every step.
+// dump_training KIND FOLDER DEVICE, KIND swiglu or relu2, DEVICE cpu (in float32) or cuda (in
+// bfloat16). FOLDER/start and FOLDER/end are models, FOLDER/rows.safetensors holds the rows in the
+// order of training, FOLDER/run/metrics.jsonl the loss and gradient norm of every step.
 #include <filesystem>
 #include <string>
 
 #include "fixtures.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
 using namespace smalltalk;
@@ -30,7 +31,7 @@ void fill(int64_t first, int64_t count, std::span<int64_t> tokens) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
+  if (argc != 4) return 2;
   const std::string kind = argv[1];
   const std::filesystem::path folder = argv[2];
   ModelConfig config;
@@ -41,6 +42,9 @@ int main(int argc, char** argv) {
   config.feed_forward = kind == "relu2" ? FeedForward::relu2 : FeedForward::swiglu;
   DeviceConfig device;
   device.threads = 2;
+  device.device = argv[3];
+  if (device.device == "cuda") device.precision = "bf16-mixed";
+  configure_runtime(device, 0);
   Transformer model(config, device, 17);
   model.save(folder / "start", {});
 
