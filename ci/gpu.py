@@ -172,9 +172,9 @@ def start_peer(c, kind, device):
                      {"TORCHINDUCTOR_CACHE_DIR": str(ROOT / "build/inductor")})
 
 
-def profile_ours(contender, its, device):
+def profile_ours(contender, its, device, patience):
     """Adds the seconds of a step by kind of work. Error: there is nothing to be seen."""
-    seconds = contender.turn("profile")["seconds"]
+    seconds = contender.turn("profile", patience)["seconds"]
     if device == "cuda" and not any(seconds.values()):
         raise RuntimeError("the profiler saw no kernel")
     its["seconds"] = seconds
@@ -184,6 +184,9 @@ def run_case(c, bench, device, card, seconds, repetitions, deadline, only):
     """The row of a case; contenders that fail or come too late are named with the reason."""
     row = {"case": c, "contenders": {}, "left_out": {}}
     running = {}
+
+    def patience():
+        return max(10, deadline - time.monotonic())
     for name in ("ours", *c["peers"]):
         if only is not None and name not in ("ours", *only):
             continue
@@ -192,7 +195,7 @@ def run_case(c, bench, device, card, seconds, repetitions, deadline, only):
             continue
         contender = start_ours(bench, c, device, card) if name == "ours" else start_peer(c, name, device)
         try:
-            row["contenders"][name] = {"rates": [], **contender.read()}
+            row["contenders"][name] = {"rates": [], **contender.read(patience())}
             running[name] = contender
         except RuntimeError as error:
             row["left_out"][name] = str(error)
@@ -204,7 +207,7 @@ def run_case(c, bench, device, card, seconds, repetitions, deadline, only):
             if time.monotonic() > deadline and its["rates"]:
                 continue
             try:
-                answer = running[name].turn(seconds)
+                answer = running[name].turn(seconds, patience())
                 its["rates"].append(answer.pop("rate"))
                 its.update(answer)
             except RuntimeError as error:
@@ -213,7 +216,7 @@ def run_case(c, bench, device, card, seconds, repetitions, deadline, only):
                 running.pop(name).close()
     if "ours" in running and c["mode"] == "step":
         try:
-            profile_ours(running["ours"], row["contenders"]["ours"], device)
+            profile_ours(running["ours"], row["contenders"]["ours"], device, patience())
         except RuntimeError as error:
             row["left_out"]["profile"] = str(error)
     for contender in running.values():
