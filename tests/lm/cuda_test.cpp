@@ -588,11 +588,12 @@ TEST_P(TwoProcessesTest, TrainAsOne) {
   EXPECT_LT(one.losses.back(), one.losses.front() - 1);  // there is a curve to compare
   ASSERT_EQ(both.losses.size(), one.losses.size());
   ASSERT_EQ(both.weights.size(), one.weights.size());
-  // One rank in two micro-batches adds up in another order, too.
+  // One rank in two micro-batches adds up in another order, too; in float32 that may by chance come
+  // to nothing (expect_same_training()).
   const auto [losses, weights] = apart(both, one);
   const auto [losses_in_parts, weights_in_parts] = apart(alone(6), one);
-  EXPECT_LE(losses, 3 * losses_in_parts + 1e-6) << losses_in_parts;
-  EXPECT_LE(weights, 3 * weights_in_parts + 1e-6) << weights_in_parts;
+  EXPECT_LE(losses, 3 * losses_in_parts + 5e-6) << losses_in_parts;
+  EXPECT_LE(weights, 3 * weights_in_parts + 1e-5) << weights_in_parts;
 }
 
 TEST_F(CudaTest, NcclGroupOfOneGivesBackWhatItGets) {
