@@ -11,6 +11,7 @@
 #include <random>
 #include <sstream>
 
+#include "counting_allocator.hpp"
 #include "group_training.hpp"
 #include "guarded.hpp"
 #include "lm/model/transformer_impl.hpp"
@@ -18,6 +19,7 @@
 #include "lm/torch/torch_engine.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/lm/train/memory.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/thread_ranks.hpp"
 #include "trainer_fixtures.hpp"
@@ -230,6 +232,37 @@ TEST(UpdateKernels, AGroupThatSharesWeightsOutSavesThemAll) {
     });
     EXPECT_TRUE(read_text(written) == read_text(again));
   }
+}
+
+// Weights, gradients and moments of a group take what the plan of a run says of its GPUs.
+TEST(UpdateKernels, AGroupThatSharesWeightsOutTakesThePredictedMemory) {
+  const Emulated kernels;
+  ModelConfig config = tiny_model(FeedForward::swiglu, true);
+  config.hidden_size = 64;
+  config.intermediate_size = 256;
+  config.num_layers = 6;
+  constexpr int kRanks = 3;
+  double taken = 0;
+  {
+    CountingAllocator allocator;
+    const double before = CountingAllocator::bytes();
+    run_thread_ranks(kRanks, [&](const HostCollectives& host) {
+      Transformer model(config, DeviceConfig(), 1);
+      use_torch_engine(model, "bf16-mixed");
+      TrainOptions options = quiet();
+      options.group = host;
+      const Trainer trainer(model, group_training_config(0), options);
+      host.barrier();
+      if (host.rank == 0) taken = (CountingAllocator::bytes() - before) / kRanks;
+      host.barrier();
+    });
+  }
+  DeviceConfig gpu;
+  gpu.device = "cuda";
+  gpu.precision = "bf16-mixed";
+  const MemoryEstimate predicted =
+      predicted_memory(config, group_training_config(0), gpu, 12, kRanks);
+  EXPECT_NEAR(taken / (predicted.weights + predicted.gradients + predicted.optimizer), 1, 0.05);
 }
 
 // Stops and checkpoints of a device that is not waited for fall where the host's fall.
