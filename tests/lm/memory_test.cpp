@@ -180,11 +180,11 @@ TEST(MemoryOfGpuTest, NoMoreIsComputedAgainThanMustBe) {
   };
   using enum Recompute;
   EXPECT_EQ(fitted(needed(none, 64)), std::pair(none, int64_t{64}));
-  EXPECT_EQ(fitted(needed(none, 8)), std::pair(none, int64_t{8}));
-  // 8,192 tokens at a time are worth more than what is kept.
-  ASSERT_LT(needed(selective, 8), needed(none, 8) - 10);
-  EXPECT_EQ(fitted(needed(none, 8) - 10), std::pair(selective, int64_t{8}));
-  ASSERT_LT(needed(none, 1), needed(full, 8) - 10);
+  EXPECT_EQ(fitted(needed(none, 4)), std::pair(none, int64_t{4}));
+  // 4,096 tokens at a time are worth more than what is kept.
+  ASSERT_LT(needed(selective, 4), needed(none, 4) - 10);
+  EXPECT_EQ(fitted(needed(none, 4) - 10), std::pair(selective, int64_t{4}));
+  ASSERT_LT(needed(none, 1), needed(full, 4) - 10);
   EXPECT_EQ(fitted(needed(none, 1)).first, none);
   EXPECT_EQ(fitted_to_device(c.model, training_of(c), DeviceConfig(), kLength, 1, 1).recompute,
             none);

@@ -131,7 +131,7 @@ TrainConfig fitted_to_device(const ModelConfig& model, const TrainConfig& train,
     return false;
   };
   // Rather compute again than work on a few tokens at a time.
-  constexpr int64_t kEnoughTokens = 8192;
+  constexpr int64_t kEnoughTokens = 4096;
   for (const int64_t enough : {kEnoughTokens, int64_t{0}}) {
     for (const Recompute level : levels) {
       if (!fits(level)) continue;

@@ -30,7 +30,7 @@ MemoryEstimate predicted_memory(const ModelConfig& model, const TrainConfig& tra
 // The configuration with what it leaves open: recompute = auto becomes the least with which
 // training is predicted to fit into a GPU of so many bytes, less a tenth for the context, the
 // libraries and what the allocator keeps, micro_batch_size = 0 the largest that divides a rank's
-// share of the batch and fits. For micro batches of 8,192 tokens, more is computed again. Error
+// share of the batch and fits. For micro batches of 4,096 tokens, more is computed again. Error
 // naming the keys that save memory: nothing fits. On the CPU nothing is computed again unless it is
 // asked for.
 TrainConfig fitted_to_device(const ModelConfig& model, const TrainConfig& train,
