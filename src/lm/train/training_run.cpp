@@ -84,10 +84,7 @@ bool Trainer::Impl::Run::end_step(int64_t targets) {
   const bool ends_trace = tracing_ && (last || number == traced_.last);
   // The device is not waited for where nobody looks.
   const bool all = logs || saves || ends_trace || accept_outlier;
-  while (optimizer.pending() > (all ? 0 : optimizer.late_steps())) {
-    const StepResult result = optimizer.finish_step();
-    take_in(result, number - optimizer.pending());
-  }
+  take_in_steps(all ? 0 : optimizer.late_steps());
   if (ends_trace) {
     write_trace();
     tracing_ = false;
@@ -95,11 +92,16 @@ bool Trainer::Impl::Run::end_step(int64_t targets) {
   if (logs) log_step(lr);
   if (saves) trainer_.checkpoint();
   if (!stop_ || last) return false;
-  while (optimizer.pending() > 0) {
-    const StepResult result = optimizer.finish_step();
-    take_in(result, number - optimizer.pending());
-  }
+  take_in_steps(0);
   return true;
+}
+
+void Trainer::Impl::Run::take_in_steps(int64_t left) {
+  ShardedAdamW& optimizer = trainer_.optimizer;
+  while (optimizer.pending() > left) {
+    const StepResult result = optimizer.finish_step();
+    take_in(result, progress_.step - optimizer.pending());
+  }
 }
 
 void Trainer::Impl::Run::take_in(const StepResult& result, int64_t step) {

@@ -26,6 +26,8 @@ class Trainer::Impl::Run {
 
  private:
   using StepResult = ShardedAdamW::StepResult;
+  // What all steps came to but those that may stay pending.
+  void take_in_steps(int64_t left);
   // What a step came to, counted from 1.
   void take_in(const StepResult& result, int64_t step);
   // Whether its update is to be made. Reports outliers. The same on all ranks.
