@@ -87,6 +87,12 @@ double measured_bytes(const MemoryCase& c) {
   return growth;
 }
 
+ModelConfig merging(ModelConfig model, int64_t experts, int64_t segment_tokens) {
+  model.merged_experts = experts;
+  model.segment_tokens = segment_tokens;
+  return model;
+}
+
 class MemoryTest : public testing::TestWithParam<MemoryCase> {};
 INSTANTIATE_TEST_SUITE_P(
     Cases, MemoryTest,
@@ -95,7 +101,8 @@ INSTANTIATE_TEST_SUITE_P(
                     MemoryCase{model_of(128, 12, 2048, true), 8, 0, 2},  // most of it activations
                     MemoryCase{model_of(128, 12, 2048, true), 8, 0, 2, Recompute::selective},
                     MemoryCase{model_of(128, 12, 2048, true), 8, 0, 2, Recompute::full},
-                    MemoryCase{model_of(64, 1, 50000, true), 4, 0, 1}));  // most of it vocabulary
+                    MemoryCase{model_of(64, 1, 50000, true), 4, 0, 1},  // most of it vocabulary
+                    MemoryCase{merging(model_of(128, 4, 2048, true), 8, 32), 8, 0, 2}));
 
 TEST_P(MemoryTest, IsWhatAFreshProcessGrowsBy) {
 #ifdef __SANITIZE_ADDRESS__

@@ -32,7 +32,13 @@ double forward_flops(const ModelConfig& model, int64_t sequences, int64_t length
   // and mixing of S positions, which the paper counts without the causal half saved.
   const double projections = 4 * h * h + 4 * h * h_kv;
   const double attention = 4 * s * h;
-  const double feed_forward = 2 * static_cast<double>(feed_forward_matrices(m)) * h * d_ff;
+  double feed_forward = 2 * static_cast<double>(feed_forward_matrices(m)) * h * d_ff;
+  // Merging: two FLOPs for each weight of each expert, once a segment; and the router.
+  if (m.merges_experts()) {
+    const auto experts = static_cast<double>(m.merged_experts);
+    const double segments = std::ceil(s / static_cast<double>(m.segment_tokens));
+    feed_forward += segments / s * experts * (feed_forward + 2 * h);
+  }
   const double block = projections + attention + feed_forward;
   // Embedding, blocks, output projection, softmax.
   const double per_token = h + static_cast<double>(m.num_layers) * block + 2 * h * v + 3 * v;
@@ -82,9 +88,11 @@ int64_t parameter_count(const ModelConfig& model) {
   const int64_t h = m.hidden_size;
   const int64_t attention = 2 * h * h + 2 * h * m.head_dim() * m.num_kv_heads;
   const int64_t feed_forward = feed_forward_matrices(m) * h * m.intermediate_size;
+  const int64_t experts = m.merges_experts() ? m.merged_experts : 1;
+  const int64_t router = m.merged_experts * h;
   const int64_t norms = 2 * h;
   const int64_t embeddings = (m.tie_embeddings ? 1 : 2) * m.vocab_size * h;
-  return embeddings + m.num_layers * (attention + feed_forward + norms) + h;
+  return embeddings + m.num_layers * (attention + experts * feed_forward + router + norms) + h;
 }
 
 }  // namespace smalltalk

@@ -55,6 +55,9 @@ void CpuPass::for_buffers(F&& take) {
   own(&Layer::feed_forward_rstd, tokens, products);
   own(&Layer::gate_up, tokens * gate_up_width(config_), products);
   own(&Layer::act, tokens * config_.intermediate_size, all);
+  const int64_t routes =
+      config_.merges_experts() ? max_segments(config_, rows_, length_) * config_.merged_experts : 0;
+  own(&Layer::route, routes, products);
   take(last_, tokens * hidden);
   take(final_norm_, tokens * hidden);
   take(final_rstd_, tokens);
@@ -67,6 +70,7 @@ void CpuPass::for_buffers(F&& take) {
     take(d_qkv_, tokens * qkv_width(config_));
     take(d_gate_up_, tokens * gate_up_width(config_));
     take(d_act_, tokens * config_.intermediate_size);
+    take(d_route_, routes);
   }
   take(scratch_, scratch);
 }
@@ -86,6 +90,10 @@ int64_t CpuPass::memory_floats(const ModelConfig& config, int64_t rows, int64_t 
   pass.layers_.resize(config.num_layers);
   int64_t floats = 0;
   pass.for_buffers([&](float*&, int64_t size) { floats += whole_lines(size); });
+  if (config.merges_experts()) {
+    floats += MergedExperts::memory_floats(config, max_segments(config, rows, length),
+                                           keep != Keep::nothing);
+  }
   return floats + 16;
 }
 
@@ -95,6 +103,9 @@ void CpuPass::begin(const float* parameters, const RotaryTable& rotary, const in
   rotary_ = &rotary;
   inputs_ = inputs;
   starts_ = starts;
+  if (config_.merges_experts()) {
+    experts_.begin(cut_into_segments(rows, length, config_.segment_tokens, starts));
+  }
   if (rows == rows_ && length == length_ && keep == keep_) return;
   rows_ = rows;
   length_ = length;
@@ -142,9 +153,36 @@ void CpuPass::forward_feed_forward(int64_t i) {
   elementwise().rms_norm_forward(layer.middle, parameters_ + at.feed_forward_norm,
                                  static_cast<float>(config_.rms_norm_eps), tokens, hidden,
                                  layer.feed_forward_norm, layer.feed_forward_rstd);
-  gemm_nt(tokens, gate_up, hidden, 1, {layer.feed_forward_norm, hidden},
-          {parameters_ + at.gate_up, hidden}, false, {layer.gate_up, gate_up});
+  if (config_.merges_experts()) {
+    const bool leaky = keep_ != Keep::nothing;  // in training
+    experts_.route(layer.feed_forward_norm, parameters_ + at.router, leaky, layer.route);
+    experts_.multiply(gate_ups(i), layer.route, layer.feed_forward_norm, false, layer.gate_up);
+  } else {
+    gemm_nt(tokens, gate_up, hidden, 1, {layer.feed_forward_norm, hidden},
+            {parameters_ + at.gate_up, hidden}, false, {layer.gate_up, gate_up});
+  }
   activate(layer);
+}
+
+ExpertMatrices CpuPass::gate_ups(int64_t i) const {
+  return {gate_up_width(config_), config_.hidden_size, layout_.expert_stride,
+          parameters_ + layout_.layers[i].gate_up};
+}
+
+ExpertMatrices CpuPass::downs(int64_t i) const {
+  return {config_.hidden_size, config_.intermediate_size, layout_.expert_stride,
+          parameters_ + layout_.layers[i].down};
+}
+
+void CpuPass::add_feed_forward(int64_t i, float* out) {
+  const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
+  const Layer& layer = layers_[i];
+  if (config_.merges_experts()) {
+    experts_.multiply(downs(i), layer.route, layer.act, true, out);
+  } else {
+    gemm_nt(rows_ * length_, hidden, width, 1, {layer.act, width},
+            {parameters_ + layout_.layers[i].down, width}, true, {out, hidden});
+  }
 }
 
 void CpuPass::activate(const Layer& layer) {
@@ -158,7 +196,6 @@ void CpuPass::activate(const Layer& layer) {
 
 void CpuPass::forward() {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
-  const int64_t width = config_.intermediate_size;
   float* x = layers_[0].input;
   for (int64_t t = 0; t < tokens; ++t) {
     std::memcpy(x + t * hidden, parameters_ + layout_.embedding + inputs_[t] * hidden,
@@ -170,8 +207,7 @@ void CpuPass::forward() {
     const Layer& layer = layers_[i];
     float* next = i + 1 == config_.num_layers ? last_ : layers_[i + 1].input;
     std::memcpy(next, layer.middle, tokens * hidden * sizeof(float));
-    gemm_nt(tokens, hidden, width, 1, {layer.act, width},
-            {parameters_ + layout_.layers[i].down, width}, true, {next, hidden});
+    add_feed_forward(i, next);
   }
   elementwise().rms_norm_forward(last_, parameters_ + layout_.final_norm,
                                  static_cast<float>(config_.rms_norm_eps), tokens, hidden,
@@ -186,10 +222,44 @@ void CpuPass::backward_final_norm(float* gradients) {
                                   gradients + (layout_.final_norm - layout_.blocks));
 }
 
+void CpuPass::backward_feed_forward(int64_t i, float* gradients) {
+  const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
+  const int64_t gate_up = gate_up_width(config_), width = config_.intermediate_size;
+  const LayerOffsets& at = layout_.layers[i];
+  const Layer& layer = layers_[i];
+  const auto gradient_of = [&](int64_t offset) { return gradients + (offset - layout_.blocks); };
+  const bool merges = config_.merges_experts();
+  if (merges) {
+    std::fill_n(d_route_, experts_.num_segments() * config_.merged_experts, 0.0F);
+    experts_.multiply_backward(downs(i), layer.route, layer.act, d_residual_, d_act_,
+                               gradient_of(at.down), d_route_);
+  } else {
+    gemm_nn(tokens, width, hidden, 1, {d_residual_, hidden}, {parameters_ + at.down, width}, false,
+            {d_act_, width});
+    gemm_tn(hidden, width, tokens, 1, {d_residual_, hidden}, {layer.act, width}, true,
+            {gradient_of(at.down), width});
+  }
+  if (config_.feed_forward == FeedForward::swiglu) {
+    elementwise().swiglu_backward(layer.gate_up, d_act_, tokens, width, d_gate_up_);
+  } else {
+    elementwise().relu2_backward(layer.gate_up, d_act_, tokens * width, d_gate_up_);
+  }
+  if (merges) {
+    experts_.multiply_backward(gate_ups(i), layer.route, layer.feed_forward_norm, d_gate_up_,
+                               d_hidden_, gradient_of(at.gate_up), d_route_);
+    experts_.route_backward(layer.feed_forward_norm, parameters_ + at.router, layer.route, d_route_,
+                            gradient_of(at.router), d_hidden_);
+    return;
+  }
+  gemm_tn(gate_up, hidden, tokens, 1, {d_gate_up_, gate_up}, {layer.feed_forward_norm, hidden},
+          true, {gradient_of(at.gate_up), hidden});
+  gemm_nn(tokens, hidden, gate_up, 1, {d_gate_up_, gate_up}, {parameters_ + at.gate_up, hidden},
+          false, {d_hidden_, hidden});
+}
+
 void CpuPass::backward_layer(int64_t i, float* gradients) {
   const int64_t tokens = rows_ * length_, hidden = config_.hidden_size;
-  const int64_t qkv = qkv_width(config_), gate_up = gate_up_width(config_);
-  const int64_t width = config_.intermediate_size, heads = config_.num_heads;
+  const int64_t qkv = qkv_width(config_), heads = config_.num_heads;
   const int64_t out_width = heads * config_.head_dim();
   const LayerOffsets& at = layout_.layers[i];
   const Layer& layer = layers_[i];
@@ -206,19 +276,7 @@ void CpuPass::backward_layer(int64_t i, float* gradients) {
                                    hidden, layer.attention_norm, layer.attention_rstd);
   }
 
-  gemm_nn(tokens, width, hidden, 1, {d_residual_, hidden}, {parameters_ + at.down, width}, false,
-          {d_act_, width});
-  gemm_tn(hidden, width, tokens, 1, {d_residual_, hidden}, {layer.act, width}, true,
-          {gradient_of(at.down), width});
-  if (config_.feed_forward == FeedForward::swiglu) {
-    elementwise().swiglu_backward(layer.gate_up, d_act_, tokens, width, d_gate_up_);
-  } else {
-    elementwise().relu2_backward(layer.gate_up, d_act_, tokens * width, d_gate_up_);
-  }
-  gemm_tn(gate_up, hidden, tokens, 1, {d_gate_up_, gate_up}, {layer.feed_forward_norm, hidden},
-          true, {gradient_of(at.gate_up), hidden});
-  gemm_nn(tokens, hidden, gate_up, 1, {d_gate_up_, gate_up}, {parameters_ + at.gate_up, hidden},
-          false, {d_hidden_, hidden});
+  backward_feed_forward(i, gradients);
   elementwise().rms_norm_backward(layer.middle, parameters_ + at.feed_forward_norm,
                                   layer.feed_forward_rstd, d_hidden_, tokens, hidden, d_residual_,
                                   gradient_of(at.feed_forward_norm));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lm/cpu/cpu_attention.hpp"
+#include "lm/cpu/merged_experts.hpp"
 #include "lm/model/parameter_layout.hpp"
 
 namespace smalltalk {
@@ -30,7 +31,7 @@ enum class Keep {
 class CpuPass {
  public:
   CpuPass(const ModelConfig& config, const ParameterLayout& layout)
-      : config_(config), layout_(layout) {}
+      : config_(config), layout_(layout), experts_(config) {}
 
   // What the passes below work on, until the next call. inputs and starts [rows * length] must
   // outlive them; starts as in AttentionShape.
@@ -56,7 +57,7 @@ class CpuPass {
  private:
   struct Layer {
     float *input, *attention_norm, *qkv, *attention, *middle, *feed_forward_norm, *gate_up, *act;
-    float *attention_rstd, *feed_forward_rstd, *lse;
+    float *attention_rstd, *feed_forward_rstd, *lse, *route;
   };
   // Calls take(pointer, floats) for every buffer.
   template <typename F>
@@ -65,6 +66,11 @@ class CpuPass {
   void forward_attention(int64_t layer);
   void forward_feed_forward(int64_t layer);  // up to the activation
   void activate(const Layer& layer);
+  void add_feed_forward(int64_t layer, float* out);             // from the activation on
+  void backward_feed_forward(int64_t layer, float* gradients);  // d_residual_ -> d_hidden_
+  // Of all experts of a layer.
+  ExpertMatrices gate_ups(int64_t layer) const;
+  ExpertMatrices downs(int64_t layer) const;
 
   ModelConfig config_;
   ParameterLayout layout_;
@@ -79,6 +85,8 @@ class CpuPass {
   float *last_ = nullptr, *final_norm_ = nullptr, *final_rstd_ = nullptr;  // [T, H] [T, H] [T]
   float *d_residual_ = nullptr, *d_hidden_ = nullptr, *d_qkv_ = nullptr;   // [T, H] [T, H] [T, Q]
   float *d_gate_up_ = nullptr, *d_act_ = nullptr, *scratch_ = nullptr;     // [T, 2 F] [T, F]
+  float* d_route_ = nullptr;                                               // [S, E]
+  MergedExperts experts_;
 };
 
 }  // namespace smalltalk

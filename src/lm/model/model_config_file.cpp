@@ -96,6 +96,12 @@ std::string model_config_text(const ModelConfig& c,
   // Others ignore these, and show a model one document at a time.
   if (c.document_end >= 0) j["smalltalk_document_end"] = c.document_end;
   if (c.document_mask) j["smalltalk_document_mask"] = true;
+  if (c.merges_experts()) {
+    j["architectures"] = {"LoryForCausalLM"};
+    j["model_type"] = "lory";
+    j["num_local_experts"] = c.merged_experts;
+    j["segment_tokens"] = c.segment_tokens;
+  }
   return j.dump(2) + "\n";
 }
 
@@ -105,13 +111,18 @@ ModelConfig read_model_config(const std::filesystem::path& path) {
   ModelConfig c;
   const auto type = required<std::string>(j, "model_type", path);
   const auto act = required<std::string>(j, "hidden_act", path);
-  if (type == "llama" && act == "silu") {
+  const bool lory = type == "lory";
+  if ((lory || type == "llama") && act == "silu") {
     c.feed_forward = FeedForward::swiglu;
-  } else if (type == "arcee" && act == "relu2") {
+  } else if ((lory || type == "arcee") && act == "relu2") {
     c.feed_forward = FeedForward::relu2;
   } else {
     throw Error("'" + path.string() + "': model_type '" + printable(type) + "' with hidden_act '" +
                 printable(act) + "' is not supported (llama with silu, arcee with relu2)");
+  }
+  if (lory) {
+    c.merged_experts = required<int64_t>(j, "num_local_experts", path);
+    c.segment_tokens = required<int64_t>(j, "segment_tokens", path);
   }
   refuse(j, "attention_bias", path);
   refuse(j, "mlp_bias", path);

@@ -28,6 +28,10 @@ void check_config(const ModelConfig& c) {
   require(c.head_dim() % 2 == 0, "the head dimension must be even for rotary embeddings, is " +
                                      std::to_string(c.head_dim()));
   require(c.num_heads % c.num_kv_heads == 0, "num_kv_heads must divide num_heads");
+  require(c.merged_experts >= 0 && c.merged_experts <= ModelLimits::merged_experts,
+          "merged_experts must be between 0 and " + std::to_string(ModelLimits::merged_experts));
+  require(!c.merges_experts() || c.segment_tokens >= 1,
+          "segment_tokens must be at least 1 where experts are merged");
 }
 
 }  // namespace
@@ -58,13 +62,27 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
     add(prefix + "self_attn.k_proj.weight", {kv_out, hidden}, c.init_std);
     add(prefix + "self_attn.v_proj.weight", {kv_out, hidden}, c.init_std);
     layer.output = add(prefix + "self_attn.o_proj.weight", {hidden, q_out}, branch_std);
-    if (c.feed_forward == FeedForward::swiglu) {
-      layer.gate_up = add(prefix + "mlp.gate_proj.weight", {ff, hidden}, c.init_std);
-      add(prefix + "mlp.up_proj.weight", {ff, hidden}, c.init_std);
+    const auto add_feed_forward = [&](const std::string& place) {
+      const bool gated = c.feed_forward == FeedForward::swiglu;
+      const int64_t begin = layout.total;
+      if (gated) add(place + "gate_proj.weight", {ff, hidden}, c.init_std);
+      add(place + "up_proj.weight", {ff, hidden}, c.init_std);
+      add(place + "down_proj.weight", {hidden, ff}, branch_std);
+      return begin;
+    };
+    if (c.merges_experts()) {
+      // At random: a router of zeros would weigh all experts alike for ever.
+      layer.router = add(prefix + "mlp.gate.weight", {c.merged_experts, hidden},
+                         1 / std::sqrt(static_cast<double>(hidden)));
+      layer.gate_up = add_feed_forward(prefix + "mlp.experts.0.");
+      layout.expert_stride = layout.total - layer.gate_up;
+      for (int64_t e = 1; e < c.merged_experts; ++e) {
+        add_feed_forward(prefix + "mlp.experts." + std::to_string(e) + ".");
+      }
     } else {
-      layer.gate_up = add(prefix + "mlp.up_proj.weight", {ff, hidden}, c.init_std);
+      layer.gate_up = add_feed_forward(prefix + "mlp.");
     }
-    layer.down = add(prefix + "mlp.down_proj.weight", {hidden, ff}, branch_std);
+    layer.down = layer.gate_up + gate_up_width(c) * hidden;
     layout.layers.push_back(layer);
   }
 

@@ -25,6 +25,7 @@ struct LayerOffsets {
   int64_t output = 0;             // [H, heads * head_dim]
   int64_t gate_up = 0;            // [2 F, H]: gate, then up; relu2: [F, H]
   int64_t down = 0;               // [H, F]
+  int64_t router = 0;             // [E, H], where experts are merged; the above are of the first
   int64_t attention_norm = 0;     // [H]
   int64_t feed_forward_norm = 0;  // [H]
 };
@@ -38,6 +39,7 @@ struct ParameterLayout {
   int64_t final_norm = 0;  // [H]
   int64_t decay_size = 0;  // parameters before this index decay
   int64_t total = 0;
+  int64_t expert_stride = 0;  // from a merged expert's matrices to the next one's
 };
 
 // `config` must be resolved. Error if the sizes do not fit together.

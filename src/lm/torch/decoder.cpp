@@ -118,6 +118,7 @@ std::vector<float> Decoder::Impl::feed(const at::Tensor& ids, int64_t first_row,
 
 Decoder::Decoder(const Transformer& model, int64_t rows, int64_t max_tokens) {
   ST_CHECK(rows >= 1 && max_tokens >= 1);
+  if (model.config().merges_experts()) throw Error("models that merge experts cannot write yet");
   const at::NoGradGuard no_grad;
   impl_ = std::make_unique<Impl>(model.impl(), rows, max_tokens);
 }

@@ -39,6 +39,7 @@ enum class Packing {
 struct ModelLimits {
   static constexpr int64_t hidden_size = int64_t{1} << 20;
   static constexpr int64_t intermediate_size = int64_t{1} << 24;
+  static constexpr int64_t merged_experts = 4096;
   static constexpr int64_t num_layers = 4096;
   static constexpr int64_t vocab_size = (int64_t{1} << 31) - 1;  // of SentencePiece
 };
@@ -61,10 +62,15 @@ struct ModelConfig {
   double rms_norm_eps = 1e-5;
   double init_std = 0;       // 0: 0.5 / sqrt(H); residual output projections: / sqrt(2 L) more
   double embedding_std = 0;  // 0: 1 / sqrt(H), so that tied logits start with deviation 1
+  // Lory: each feed-forward layer holds so many experts, merged anew for each segment of so many
+  // tokens with weights that a router derives from the segment before. 0: plain feed-forwards.
+  int64_t merged_experts = 0;
+  int64_t segment_tokens = 0;
 
   // The zeros above replaced by what they stand for.
   ModelConfig resolved() const;
   int64_t head_dim() const { return hidden_size / num_heads; }
+  bool merges_experts() const { return merged_experts > 0; }
 };
 
 // How one model is trained. The same struct for router, expert and dense baseline.
