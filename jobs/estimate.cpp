@@ -207,7 +207,7 @@ std::string describe(const Estimate& e) {
   line("time", fmt::format("{} at {}FLOP/s per device", human_duration(e.seconds),
                            human_count(e.flops_per_second)));
   for (const auto& [name, step] : e.steps) {
-    line(("  an expert's step on an " + name).c_str(),
+    line(("  an expert's step, " + name).c_str(),
          fmt::format("{:.3g} s, {:.0f} % MFU (predicted)", step.total(), 100 * step.mfu));
   }
   return text;

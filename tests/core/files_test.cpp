@@ -220,6 +220,26 @@ TEST(RemoveStaleTemporaries, OfDeadProcessesOnly) {
   EXPECT_TRUE(fs::exists(folder / "a/mine"));
 }
 
+// In containers processes have the same number again and again.
+TEST(RemoveStaleTemporaries, OfAnEarlierProcessOfTheSameNumber) {
+  const TemporaryFolder folder;
+  std::string earlier;
+  {
+    const TemporaryFile mine(folder / "x");
+    const std::string name = mine.path().filename().string();
+    EXPECT_FALSE(is_stale_temporary(mine.path()));
+    // Host, number, what tells processes of that number apart, a counter, "x".
+    earlier = name;
+    const size_t at = earlier.rfind('.') - 1;
+    earlier[at] = earlier[at] == '0' ? '1' : '0';
+  }
+  write_text_atomically(folder / "y", "");
+  fs::rename(folder / "y", folder / earlier);
+  EXPECT_TRUE(is_stale_temporary(folder / earlier)) << earlier;
+  remove_stale_temporaries(folder.path());
+  EXPECT_TRUE(folder.entries().empty());
+}
+
 // One process makes the file and names it, others write parts of it under that name.
 TEST(TemporaryFile, IsWrittenByMany) {
   const TemporaryFolder folder;

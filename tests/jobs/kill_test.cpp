@@ -116,6 +116,11 @@ class Kill : public FaultTest {
     const Outcome outcome = start(arguments).wait();
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
     EXPECT_EQ(differences(outputs_of(run()), expected), std::vector<std::string>());
+    if (stage.job == "train" || stage.job == "launch") {
+      for (const auto& entry : fs::recursive_directory_iterator(run() / "experts")) {
+        EXPECT_FALSE(entry.path().filename().string().starts_with(".tmp-")) << entry.path();
+      }
+    }
     std::cout << stage.job << ": signal " << how.signal << " " << harmed << " times within "
               << seconds << " s, " << too_late << " too late\n";
   }

@@ -10,10 +10,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <random>
 #include <system_error>
 #include <utility>
 
 #include "smalltalk/core/system/file.hpp"
+#include "smalltalk/core/system/hash.hpp"
 
 namespace smalltalk {
 
@@ -29,13 +31,23 @@ std::string host_name() {
 
 const std::string kTemporary = ".tmp-";
 
+// This process among all that have had its number: in containers that is often the same.
+const std::string& process_token() {
+  static const std::string token = [] {
+    std::random_device random;
+    return hex_digits(uint64_t{random()} << 32 | random());
+  }();
+  return token;
+}
+
 // Beside its target, so that the rename stays on one file system; hidden, so that no pattern
 // catches it; with the target's ending last, for writers that look at it. Host and process keep
 // the ranks of a job apart on a shared file system, the counter the threads of a process.
 fs::path temporary_name(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
-  return folder_of(path) / (kTemporary + host_name() + "-" + std::to_string(::getpid()) + "-" +
-                            std::to_string(counter++) + "-" + path.filename().string());
+  return folder_of(path) /
+         (kTemporary + host_name() + "-" + std::to_string(::getpid()) + "-" + process_token() +
+          "." + std::to_string(counter++) + "-" + path.filename().string());
 }
 
 }  // namespace
@@ -48,10 +60,9 @@ bool is_stale_temporary(const fs::path& file) {
   const std::string name = file.filename().string();
   if (!name.starts_with(kTemporary)) return false;
   const std::string ours = kTemporary + host_name() + "-";
-  if (name.starts_with(ours)) {
-    const int process = std::atoi(name.c_str() + ours.size());
-    if (process > 0) return ::kill(process, 0) != 0 && errno == ESRCH;
-  }
+  const int process = name.starts_with(ours) ? std::atoi(name.c_str() + ours.size()) : 0;
+  if (process == ::getpid()) return name.find("-" + process_token() + ".") == std::string::npos;
+  if (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH) return true;
   std::error_code error;
   const auto age = fs::file_time_type::clock::now() - fs::last_write_time(file, error);
   return !error && age > std::chrono::hours(24);

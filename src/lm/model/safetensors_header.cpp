@@ -185,6 +185,8 @@ void require_hash(const std::filesystem::path& path, const SafetensorsHeader& he
                   uint64_t data_hash) {
   const std::string named = named_hash(header);
   if (named == hash_with_data(header, data_hash)) return;
+  if (named.empty())
+    throw Error("'" + path.string() + "' has no hash: this program did not write it so");
   throw Error("'" + path.string() + "' is damaged: its bytes do not have the hash " +
               printable(named) + " that it was written with");
 }

@@ -137,14 +137,14 @@ void Trainer::Impl::resume() {
       if (options.group.rank == 0) log_warning(damage + "; trying the one before it");
       continue;
     }
+    // Everything is looked at before anything is taken up.
+    const TrainingProgress saved = progress_of(header.metadata, options.provenance, file);
     const std::string schedule = header.metadata["schedule"];
     if (!schedule.empty() && !begin_alike(parse_schedule(schedule), config.schedule(), candidate)) {
       damage =
           fmt::format("'{}' was trained at other learning rates, '{}'", file.string(), schedule);
       continue;
     }
-    // Everything is looked at before anything is taken up.
-    const TrainingProgress saved = progress_of(header.metadata, options.provenance, file);
     require_tensors(file, header, sharded_header(model.layout, buffers_of(shards), {}));
     progress = saved;
     optimizer.set_shards(shards, progress.step - progress.skipped_steps);

@@ -17,6 +17,7 @@ namespace smalltalk {
 namespace {
 
 constexpr double kFloat = sizeof(float);
+constexpr double kUsable = 0.9;  // of a GPU
 
 void add_cpu(const ModelConfig& model, const ParameterLayout& layout, int64_t threads, int64_t rows,
              int64_t length, Recompute recompute, MemoryEstimate& memory) {
@@ -126,7 +127,7 @@ TrainConfig fitted_to_device(const ModelConfig& model, const TrainConfig& train,
       if (share % count != 0) continue;
       tried.micro_batch_size = train.micro_batch_size > 0 ? train.micro_batch_size : share / count;
       needed = predicted_memory(model, tried, device, seq_length, group_size).total();
-      if (needed <= 0.9 * device_bytes) return true;
+      if (needed <= kUsable * device_bytes) return true;
     }
     return false;
   };
@@ -141,11 +142,14 @@ TrainConfig fitted_to_device(const ModelConfig& model, const TrainConfig& train,
       }
     }
   }
-  throw Error(
-      fmt::format("{} sequences at a time take {} of a device of {}: save memory by {}a larger "
-                  "mixture.group_size",
-                  tried.micro_batch_size, human_bytes(needed), human_bytes(device_bytes),
-                  levels.back() == Recompute::full ? "" : "expert.recompute = auto, or by "));
+  throw Error(fmt::format(
+      "micro batches of {} take {}, but of a device of {} only {} are to be counted on: save "
+      "memory "
+      "by {}{}a larger mixture.group_size",
+      tried.micro_batch_size, human_bytes(needed), human_bytes(device_bytes),
+      human_bytes(kUsable * device_bytes),
+      train.micro_batch_size > 1 ? "a smaller expert.micro_batch_size (0: what fits), by " : "",
+      levels.back() == Recompute::full ? "" : "expert.recompute = auto, or by "));
 }
 
 }  // namespace smalltalk

@@ -97,6 +97,7 @@ ShardedWrite::ShardedWrite(const std::filesystem::path& file, const HostCollecti
     temporary_.emplace(file, std::string(text + sizeof(header_.data_begin), text + bytes.size()));
     file_.emplace(File::open(temporary_->path(), O_WRONLY));
   }
+  group_.barrier();  // all have opened it: who fails from here on may remove its name
   start([this] { write_share(); });
 }
 

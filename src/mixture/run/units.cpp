@@ -242,7 +242,10 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   }
   const fs::path folder = layout.model(unit.name);
   std::optional<WriteLock> lock;
-  if (group.rank == 0) lock.emplace(layout.lock(unit.name), folder.string());
+  if (group.rank == 0) {
+    lock.emplace(layout.lock(unit.name), folder.string());
+    remove_stale_temporaries(folder);
+  }
   const int64_t seq_length = experiment.data.seq_length;
   // A control differs from the experts in its shards alone: same weights, same keys of the order.
   const auto index = static_cast<uint64_t>(unit.expert + 1);  // 0: dense

@@ -34,8 +34,8 @@ class TemporaryFile {
 // The folder that a file lies in.
 std::filesystem::path folder_of(const std::filesystem::path& path);
 
-// Whether a file has a temporary name whose process, of this machine, is gone, or which nobody has
-// touched for a day.
+// Whether a file has a temporary name whose process, of this machine, is gone, though its number
+// may have come back, or which nobody has touched for a day.
 bool is_stale_temporary(const std::filesystem::path& file);
 
 }  // namespace smalltalk
