@@ -136,11 +136,7 @@ TEST(TrainerTest, RefusesForeignAndDamagedCheckpoints) {
 // However often it is started again, a training ends at the same step.
 TEST(TrainerTest, ABlowUpIsNotForgottenByARestart) {
   const TemporaryFolder folder;
-  TrainConfig config = small_training(60);
-  config.lr = 1e30;
-  config.grad_clip = 0;
-  config.lr_decay = Decay::constant;
-  config.warmup_steps = 0;
+  TrainConfig config = diverging_training(60);
   config.save_interval = 3;
   config.skip_nonfinite = true;
   std::string first;

@@ -26,6 +26,16 @@ inline TrainConfig small_training(int64_t steps) {
   return config;
 }
 
+// Whose losses are no numbers any more after a step.
+inline TrainConfig diverging_training(int64_t steps) {
+  TrainConfig config = small_training(steps);
+  config.lr = 1e30;
+  config.grad_clip = 0;
+  config.lr_decay = Decay::constant;
+  config.warmup_steps = 0;
+  return config;
+}
+
 inline TrainOptions quiet(const std::filesystem::path& folder = {}) {
   TrainOptions options;
   options.name = "test";

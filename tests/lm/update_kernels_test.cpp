@@ -289,11 +289,7 @@ TEST(UpdateKernels, ResumeToTheBit) {
 
 TEST(UpdateKernels, AStepThatIsNotFiniteIsNamedOrLeftOut) {
   const Emulated kernels;
-  TrainConfig config = small_training(60);
-  config.lr = 1e30;
-  config.grad_clip = 0;
-  config.lr_decay = Decay::constant;
-  config.warmup_steps = 0;
+  TrainConfig config = diverging_training(60);
   config.log_interval = 1000;
   const auto error_of = [&](const TrainConfig& with) {
     Transformer model(tiny_model(), DeviceConfig(), 1);

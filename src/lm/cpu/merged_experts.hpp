@@ -10,7 +10,7 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <utility>
 #include <vector>
 
 #include "lm/cpu/gemm.hpp"

@@ -98,11 +98,9 @@ ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
   const auto shard = [&] { return at::zeros({buckets_.padded() / size_}, options); };
   if (size_ > 1 && model_.copies.defined()) {
     parameters_ = shard();
-    for (const GradientBucket& bucket : buckets_.all()) {
-      const int64_t begin = bucket.begin + rank_ * bucket.piece;
-      const int64_t count = std::clamp<int64_t>(model_.layout.total - begin, 0, bucket.piece);
-      parameters_.narrow(0, bucket.shard_begin, count)
-          .copy_(model_.parameters.narrow(0, std::min(begin, model_.layout.total), count));
+    for (const ShardPiece& piece : pieces()) {
+      parameters_.narrow(0, piece.shard_begin, piece.size)
+          .copy_(model_.parameters.narrow(0, piece.begin, piece.size));
     }
     model_.share_out(buckets_.padded(), buckets_.norms_begin());
   } else {
@@ -111,10 +109,9 @@ ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
   first_ = shard();
   second_ = shard();
   if (kernels_ != nullptr) {
-    const auto bytes = [&](int64_t count) { return at::zeros({count}, options.dtype(at::kByte)); };
     loss_ = at::zeros({1}, options.dtype(at::kDouble));
     parts_ = at::zeros({std::ssize(buckets_.all()) * kSquareParts}, loss_.options());
-    state_ = bytes(sizeof(UpdateState));
+    state_ = at::zeros({sizeof(UpdateState)}, options.dtype(at::kByte));
   }
   if (size_ == 1) return;
   group_ = std::make_unique<Group>();
@@ -360,8 +357,7 @@ double ShardedAdamW::StepResult::mean_loss() const {
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
 }
 
-// ---- What lasts
-// -----------------------------------------------------------------------------------
+// ---- What lasts ---------------------------------------------------------------------------------
 
 ShardedAdamW::Shards ShardedAdamW::copy_shards() const {
   const auto copy = [](const at::Tensor& tensor) {
