@@ -25,16 +25,18 @@ ALL = ("eager", "compile", "max-autotune", "compile+chunks")
 
 
 def case(name, models, shape, batch, length, *, mode="step", recompute="none", micro=0,
-         peers=ALL, feed_forward="swiglu"):
+         peers=ALL, feed_forward="swiglu", merged_experts=0, segment_tokens=0):
     vocab, hidden, layers, heads, intermediate = shape
     return {"name": name, "mode": mode, "models": models, "vocab": vocab, "hidden": hidden,
             "layers": layers, "heads": heads, "intermediate": intermediate, "batch": batch,
             "length": length, "recompute": recompute, "micro": micro, "peers": peers,
-            "feed_forward": feed_forward}
+            "feed_forward": feed_forward, "merged_experts": merged_experts,
+            "segment_tokens": segment_tokens}
 
 
 ROUTER = (32000, 96, 12, 12, 384)
 EXPERT = (32000, 1024, 24, 16, 4096)   # 335 M, the paper's
+LORY = (32000, 1024, 24, 16, 2816)     # 0.3B/8E of Lory's paper; no peer merges experts
 LARGE = (32000, 2048, 24, 16, 8192)    # 1.3 B
 SEVEN = (32000, 4096, 4, 32, 16384)    # layers of 7 B, as many as fit with all their moments
 CASES = {
@@ -48,6 +50,8 @@ CASES = {
              peers=("compile", "compile+chunks")),
         case("7B, 4 layers, all computed again", 1, SEVEN, 8, 1024, recompute="full",
              feed_forward="relu2", peers=("compile+chunks",)),
+        case("Lory 0.3B/8E, S 4,096", 1, LORY, 4, 4096, merged_experts=8, segment_tokens=256,
+             peers=()),
         case("expert 1.3B, S 4,096", 1, LARGE, 4, 4096, feed_forward="relu2",
              peers=("compile+chunks",)),
     ],
@@ -63,6 +67,8 @@ CASES = {
         case("routers, scores", 2, (500, 32, 2, 4, 64), 4, 32, mode="score", peers=("eager",)),
         case("expert, all computed again", 1, (500, 64, 2, 4, 128), 4, 64, recompute="full",
              peers=("compile",)),
+        case("expert, merged", 1, (500, 64, 2, 4, 128), 4, 64, merged_experts=4, segment_tokens=16,
+             peers=()),
     ],
 }
 
@@ -162,7 +168,7 @@ def worker(c, kind, device):
 
 def start_ours(bench, c, device, card):
     keys = ("mode", "models", "vocab", "hidden", "layers", "heads", "intermediate", "feed_forward",
-            "batch", "micro", "length", "recompute")
+            "batch", "micro", "length", "recompute", "merged_experts", "segment_tokens")
     return Contender([bench, f"device={device}", f"card={card}", *(f"{key}={c[key]}" for key in keys)])
 
 

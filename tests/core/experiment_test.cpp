@@ -158,6 +158,10 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
         field = Decay::constant;
       } else if constexpr (std::is_same_v<Field, Recompute>) {
         field = Recompute::full;
+      } else if constexpr (std::is_same_v<Field, SegmentRouting>) {
+        field = SegmentRouting::prefix;
+      } else if constexpr (std::is_same_v<Field, FirstSegment>) {
+        field = FirstSegment::uniform;
       } else if constexpr (std::is_same_v<Field, Packing>) {
         field = Packing::documents;
       } else if constexpr (std::is_same_v<Field, AssignmentMethod>) {
@@ -177,6 +181,7 @@ TEST_F(ExperimentFile, AKeyDecidesPartsOrNothing) {
       {Part::tokens, {"data.vocab_size=900", "data.tokenizer=t.model", "data.text_key=body"}},
       {Part::routing, {"router.lr=0.1", "mixture.experts=2", "mixture.prefix_tokens=9"}},
       {Part::expert, {"expert.weight_decay=0.2", "expert.hidden_size=128", "expert.batch_size=7"}},
+      {Part::lory, {"lory.experts=8", "lory.segment_tokens=9", "lory.dense_warmup=0.2"}},
       {Part::schedule, {"expert.lr=0.1", "expert.train_steps=7", "baselines.dense_lr=0.1"}}};
   const Experiment usual = load("");
   for (const auto& [part, keys] : own) {
@@ -369,7 +374,33 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
       {[](Experiment& e) { e.mixture.prefix_tokens = e.data.seq_length + 1; },
        {"mixture.prefix_tokens", "data.seq_length"}},
       {[](Experiment& e) { e.mixture.prefix_tokens = 1; }, {"mixture.prefix_tokens"}},
-      {[](Experiment& e) { e.mixture.experts = 0; }, {"mixture.experts"}},
+      {[](Experiment& e) { e.mixture.experts = -1; }, {"mixture.experts"}},
+      {[](Experiment& e) {
+         e.mixture.experts = 0;
+         e.baselines.dense = false;
+       },
+       {"mixture.experts", "baselines.dense", "lory.experts"}},
+      {[](Experiment& e) {
+         e.mixture.experts = 0;
+         e.baselines.dense_large_batch = true;
+       },
+       {"baselines.dense_large_batch", "mixture.experts"}},
+      {[](Experiment& e) { e.lory.experts = 1; }, {"lory.experts"}},
+      {[](Experiment& e) { e.lory.experts = 5000; }, {"lory.experts"}},
+      {[](Experiment& e) { e.lory.segment_tokens = 0; }, {"lory.segment_tokens"}},
+      {[](Experiment& e) {
+         e.lory.experts = 2;
+         e.lory.segment_tokens = 129;
+       },
+       {"lory.segment_tokens", "data.seq_length"}},
+      {[](Experiment& e) { e.lory.dense_warmup = 1; }, {"lory.dense_warmup"}},
+      {[](Experiment& e) { e.lory.dense_warmup = -0.1; }, {"lory.dense_warmup"}},
+      {[](Experiment& e) { e.lory.train_steps = -1; }, {"lory.train_steps"}},
+      {[](Experiment& e) {
+         e.expert_train.min_lr = 1e-4;
+         e.lory.lr = 1e-5;
+       },
+       {"lory.lr", "expert.min_lr"}},
       {[](Experiment& e) { e.mixture.experts = -1; }, {"mixture.experts"}},
       {[](Experiment& e) { e.mixture.experts = 65536; }, {"mixture.experts"}},
       {[](Experiment& e) { e.mixture.rounds = 0; }, {"mixture.rounds"}},
@@ -472,6 +503,30 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
   }
 }
 
+TEST(ExperimentValidate, LayersAreNumbersAndRangesOfThem) {
+  Experiment e;
+  e.lory.experts = 2;
+  e.expert_model.num_layers = 4;
+  const auto layers = [&](const std::string& list) {
+    e.lory.layers = list;
+    e.validate();
+    return e.lory_model().merging_layers();
+  };
+  EXPECT_EQ(layers(""), (std::vector<bool>{true, true, true, true}));
+  EXPECT_EQ(layers("1-2"), (std::vector<bool>{false, true, true, false}));
+  EXPECT_EQ(layers("3,0,0-0"), (std::vector<bool>{true, false, false, true}));
+  for (const char* wrong :
+       {"4", "2-1", "0;1", "0,", ",", "-1", "1-", "a", " 1", "99999999999999999999"}) {
+    try {
+      layers(wrong);
+      ADD_FAILURE() << "accepted " << wrong;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("lory.layers"), std::string::npos);
+      EXPECT_NE(std::string(error.what()).find("from 0 to 3"), std::string::npos);
+    }
+  }
+}
+
 TEST(ExperimentValidate, AcceptsTheEdges) {
   Experiment e;
   e.mixture.prefix_tokens = e.data.seq_length;
@@ -489,6 +544,13 @@ TEST(ExperimentValidate, AcceptsTheEdges) {
   EXPECT_EQ(e.device.traced_steps().first, 0);
   EXPECT_EQ(e.device.traced_steps().last, 15);
   EXPECT_NO_THROW(Experiment{}.validate());
+  Experiment alone;
+  alone.mixture.experts = 0;
+  alone.baselines.dense = false;
+  alone.lory.experts = 2;
+  alone.lory.segment_tokens = alone.data.seq_length;
+  alone.lory.layers = "1,0-1";
+  EXPECT_NO_THROW(alone.validate());
 }
 
 // Beside other keys some cannot act: what somebody set is refused then, a default never.

@@ -125,6 +125,10 @@ TEST(Flops, UnknownVocabularyIsTheOneToTrain) {
   EXPECT_DOUBLE_EQ(mixture_flops(known, 5).total(), mixture_flops(unknown, 5).total());
 }
 
+int64_t dense_steps(const Experiment& e, int64_t batch, double flops) {
+  return steps_for(flops, [&](int64_t steps) { return dense_flops(e, batch, steps); });
+}
+
 TEST(Flops, DenseStepsAreTheFewestThatReach) {
   const Experiment e = paper_experiment(paper_335m(), 4, 256'000);
   const double step = train_flops(e.expert_model, 512, 1024);

@@ -15,7 +15,7 @@ namespace smalltalk {
 namespace {
 
 constexpr int64_t kRowTokens = 3;
-constexpr int64_t kVocab = 1000;
+constexpr int64_t kVocabSize = 1000;
 
 // Row r is {r, r, r}; notes which rows were read.
 struct NumberedRows {
@@ -45,7 +45,7 @@ TEST(BatchLoaderTest, GivesTheRowsOfARankAndReadsNoOthers) {
   NumberedRows rows;
   {
     // Rank 1 of 2 in steps 3 and 4 of 8 rows: rows 28 .. 31 and 36 .. 39.
-    BatchLoader loader(rows.source(), kVocab, {8, 1, 2, 2, 3, 5});
+    BatchLoader loader(rows.source(), kVocabSize, {8, 1, 2, 2, 3, 5});
     for (const std::vector<int64_t>& expected :
          {std::vector<int64_t>{28, 29}, {30, 31}, {36, 37}, {38, 39}}) {
       EXPECT_EQ(row_numbers(loader.next()), expected);
@@ -64,7 +64,7 @@ void wait_for_calls(const NumberedRows& rows, int calls) {
 
 TEST(BatchLoaderTest, ReadsTwoAheadAndLeavesTheBatchInUseAlone) {
   NumberedRows rows;
-  BatchLoader loader(rows.source(), kVocab, {4, 0, 1, 4, 0, 100});
+  BatchLoader loader(rows.source(), kVocabSize, {4, 0, 1, 4, 0, 100});
   wait_for_calls(rows, 2);
   const auto batch = loader.next();
   wait_for_calls(rows, 3);  // without a call of next()
@@ -82,7 +82,7 @@ TEST(BatchLoaderTest, AnErrorComesAfterTheBatchesBeforeIt) {
     if (first == 2) throw Error("the disk is on fire");
     read(first, count, tokens);
   };
-  BatchLoader loader(source, kVocab, {1, 0, 1, 1, 0, 10});
+  BatchLoader loader(source, kVocabSize, {1, 0, 1, 1, 0, 10});
   wait_for_calls(rows, 2);
   EXPECT_EQ(loader.next()[0], 0);
   EXPECT_EQ(loader.next()[0], 1);

@@ -299,27 +299,29 @@ TEST(BlockKernels, SoftmaxAgreesWithFloat64) {
 
 // A step of the engine by the kernels is what it is by LibTorch's operations.
 TEST(BlockKernels, CarryAWholeStep) {
-  constexpr int64_t kModels = 2, kRows = 2, kRowTokens = 10;
+  constexpr int64_t kRows = 2, kRowTokens = 10;
   ModelConfig packed = tiny_model(FeedForward::relu2, true, 1);
   packed.document_mask = true;
   packed.document_end = 2;
   for (const ModelConfig& config :
-       {tiny_model(FeedForward::swiglu, true), tiny_model(FeedForward::swiglu, false, 2), packed}) {
+       {tiny_model(FeedForward::swiglu, true), tiny_model(FeedForward::swiglu, false, 2), packed,
+        merging(tiny_model(FeedForward::swiglu, true), 3, 4), merging(packed, 3, 2)}) {
+    const int64_t count = config.merges_experts() ? 1 : 2;  // models
     for (const auto& [precision, tolerance] :
          {std::pair<std::string, double>("float32", 1e-5), {"bf16-mixed", 2e-2}}) {
       SCOPED_TRACE(precision);
-      const auto tokens = random_tokens(kModels * kRows * kRowTokens, 37, 5);
+      const auto tokens = random_tokens(count * kRows * kRowTokens, 37, 5);
       const auto shared = random_tokens(kRows * kRowTokens, 37, 6);
       std::vector<at::Tensor> gradients;
       std::vector<std::vector<double>> losses;
       std::vector<std::vector<float>> scores;
       for (const BlockKernels* kernels :
            {static_cast<const BlockKernels*>(nullptr), &kBlockKernels}) {
-        Models models(config, kModels, precision);
+        Models models(config, count, precision);
         set_cpu_block_kernels(kernels);
         losses.push_back(models.step(tokens, kRows, kRowTokens, 0.01F));
         gradients.push_back(models.gradients.clone());
-        scores.emplace_back(kModels * kRows * kRowTokens * 37);
+        scores.emplace_back(count * kRows * kRowTokens * 37);
         models.engine.logits(shared, kRows, kRowTokens, scores.back());
         set_cpu_block_kernels(nullptr);
       }
@@ -327,7 +329,7 @@ TEST(BlockKernels, CarryAWholeStep) {
       EXPECT_GT(norm, 0);
       EXPECT_LT((gradients[1] - gradients[0]).norm().item<double>(), tolerance * norm);
       EXPECT_FALSE(gradients[1].equal(gradients[0]));  // they were computed by something else
-      for (size_t r = 0; r < kModels; ++r) {
+      for (size_t r = 0; r < losses[0].size(); ++r) {
         EXPECT_NEAR(losses[1][r], losses[0][r], 0.1 * tolerance * losses[0][r]);
       }
       for (size_t i = 0; i < scores[0].size(); ++i) {

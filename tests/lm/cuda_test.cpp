@@ -97,8 +97,13 @@ at::Tensor gradients_of(Transformer& model, const std::vector<int64_t>& tokens) 
 
 TEST_F(CudaTest, ScoresAndGradientsAgreeWithTheCpu) {
   const auto tokens = random_tokens(4 * 65, 37, 5);
-  for (const ModelConfig& config : {tiny_model(), tiny_model(FeedForward::swiglu, false, 2),
-                                    tiny_model(FeedForward::relu2, true, 1)}) {
+  ModelConfig packed = merging(tiny_model(FeedForward::swiglu, true, 2), 3, 10);
+  packed.document_end = 2;
+  packed.document_mask = true;
+  for (const ModelConfig& config :
+       {tiny_model(), tiny_model(FeedForward::swiglu, false, 2),
+        tiny_model(FeedForward::relu2, true, 1), merging(tiny_model(), 4, 16),
+        merging(tiny_model(FeedForward::relu2, false), 5, 10), packed}) {
     Transformer cpu(config, DeviceConfig(), 3);
     const at::Tensor expected = gradients_of(cpu, tokens);
     for (const auto& [precision, tolerance] :
@@ -268,19 +273,20 @@ TEST_F(CudaTest, LargeLossesAgreeWithFloat32) {
 
 // What a step takes from the device is what is predicted.
 TEST_F(CudaTest, MemoryIsThatOfTheEstimate) {
-  const ModelConfig config = [] {
-    ModelConfig model = production_model(64, FeedForward::relu2, 4);
-    model.num_layers = 8;
-    model.vocab_size = 8000;
-    return model.resolved();
-  }();
+  ModelConfig plain = production_model(64, FeedForward::relu2, 4);
+  plain.num_layers = 8;
+  plain.vocab_size = 8000;
   TrainConfig train;
   train.batch_size = 16;
   train.save_interval = 0;
   TrainOptions options;
   options.name = "test";
   options.show_progress = false;
-  for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+  for (const auto& [config, recompute] : {std::pair(plain, Recompute::none),
+                                          {plain, Recompute::selective},
+                                          {plain, Recompute::full},
+                                          {merging(plain, 4, 128), Recompute::none},
+                                          {merging(plain, 4, 100), Recompute::full}}) {
     train.recompute = recompute;
     const double before = cuda_device().memory().active_bytes;
     Transformer model(config, gpu("bf16-mixed"), 1);
@@ -300,10 +306,11 @@ TEST_F(CudaTest, ResumedEqualsUnbroken) {
   config.steps = 12;
   config.batch_size = 8;
   config.save_interval = 5;
-  const auto train = [&](const std::string& name, std::vector<int64_t> stops) {
+  const auto train = [&](const ModelConfig& its_model, const std::string& name,
+                         std::vector<int64_t> stops) {
     std::vector<float> weights;
     for (const int64_t stop : stops) {
-      Transformer model(production_model(64, FeedForward::swiglu, 2), gpu("bf16-mixed"), 1);
+      Transformer model(its_model, gpu("bf16-mixed"), 1);
       TrainOptions options;
       options.name = "test";
       options.show_progress = false;
@@ -315,7 +322,10 @@ TEST_F(CudaTest, ResumedEqualsUnbroken) {
     }
     return weights;
   };
-  EXPECT_EQ(train("cut", {5, 12}), train("whole", {12}));
+  const ModelConfig plain = production_model(64, FeedForward::swiglu, 2);
+  EXPECT_EQ(train(plain, "cut", {5, 12}), train(plain, "whole", {12}));
+  const ModelConfig merged = merging(plain, 4, 24);
+  EXPECT_EQ(train(merged, "merged-cut", {5, 12}), train(merged, "merged-whole", {12}));
 }
 
 TEST_F(CudaTest, LossKernelsAgreeWithFloat64) {
@@ -419,9 +429,15 @@ TEST_F(CudaTest, SeveralModelsComputeAsOne) {
 }
 
 // The first step is not recorded, the second is, the third only launched; then another shape.
-TEST_F(CudaTest, GraphEqualsEager) {
+class CudaGraphTest : public CudaTest, public testing::WithParamInterface<ModelConfig> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, CudaGraphTest,
+                         testing::Values(tiny_model(FeedForward::swiglu, false, 2),
+                                         merging(tiny_model(FeedForward::swiglu), 4, 16),
+                                         merging(tiny_model(FeedForward::relu2), 3, 10)));
+
+TEST_P(CudaGraphTest, EqualsEager) {
   for (const std::string precision : {"float32", "bf16-mixed"}) {
-    CudaModels graph(1, precision), eager(1, precision);
+    CudaModels graph(1, precision, GetParam()), eager(1, precision, GetParam());
     for (uint64_t step = 0; step < 5; ++step) {
       SCOPED_TRACE(step);
       const auto tokens = random_tokens(4 * 65, 37, step);

@@ -5,6 +5,7 @@
 //
 //   engine_bench device=cuda card="NVIDIA H200" mode=step models=4 vocab=32000 hidden=96 layers=12
 //     heads=12 intermediate=384 feed_forward=relu2 batch=32 micro=0 length=256 recompute=none
+//     merged_experts=0 segment_tokens=0
 #include <cstdlib>
 #include <iostream>
 #include <map>
@@ -124,6 +125,8 @@ void run(const Arguments& given) {
   model.intermediate_size = given.number("intermediate");
   model.feed_forward =
       given.text("feed_forward") == "relu2" ? FeedForward::relu2 : FeedForward::swiglu;
+  model.merged_experts = given.number("merged_experts");
+  model.segment_tokens = given.number("segment_tokens");
   DeviceConfig device;
   device.device = given.text("device");
   if (device.device == "cuda") device.precision = "bf16-mixed";

@@ -26,6 +26,12 @@ inline ModelConfig tiny_model(FeedForward feed_forward = FeedForward::swiglu, bo
   return config;
 }
 
+inline ModelConfig merging(ModelConfig model, int64_t experts, int64_t segment_tokens) {
+  model.merged_experts = experts;
+  model.segment_tokens = segment_tokens;
+  return model;
+}
+
 inline std::vector<int64_t> random_tokens(int64_t count, int64_t vocab_size, uint64_t seed) {
   std::mt19937_64 generator(seed);
   std::vector<int64_t> tokens(static_cast<size_t>(count));

@@ -57,7 +57,7 @@ class ForwardingEngine : public Engine {
   PhaseSeconds seconds() override { return engine_->seconds(); }
   int64_t rows_at_once(int64_t) const override { return 1; }
   void compute_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>,
-                         std::span<uint8_t>) override {}
+                         std::span<uint8_t>, const Merging&) override {}
   void logits(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
   void rebind(const ModelBuffers& buffers) override { engine_->rebind(buffers); }
 

@@ -87,12 +87,6 @@ double measured_bytes(const MemoryCase& c) {
   return growth;
 }
 
-ModelConfig merging(ModelConfig model, int64_t experts, int64_t segment_tokens) {
-  model.merged_experts = experts;
-  model.segment_tokens = segment_tokens;
-  return model;
-}
-
 class MemoryTest : public testing::TestWithParam<MemoryCase> {};
 INSTANTIATE_TEST_SUITE_P(
     Cases, MemoryTest,

@@ -10,6 +10,8 @@
 #include "fixtures.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/model/model_folder.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 #include "support/temporary_folder.hpp"
@@ -38,15 +40,21 @@ class Reference {
     }
   }
 
-  // The mean of -log p over the targets of all rows.
+  // -log p of a row's targets.
+  at::Tensor losses(const at::Tensor& row, const Merging& merging) const {
+    const at::Tensor inputs = row.narrow(0, 0, row.size(0) - 1);
+    const at::Tensor targets = row.narrow(0, 1, row.size(0) - 1);
+    return at::nll_loss(at::log_softmax(logits(inputs, merging), -1), targets, {}, 0);
+  }
+  // The mean of -log p over the targets of all rows, in training.
   at::Tensor loss(const std::vector<int64_t>& tokens) const {
     const at::Tensor all =
         at::from_blob(const_cast<int64_t*>(tokens.data()), {kRows, kRowTokens}, at::kLong);
     at::Tensor sum = at::zeros({}, at::kDouble);
     for (int64_t row = 0; row < kRows; ++row) {
+      at::Tensor each = losses(all[row], {.leaky = config_.first_segment == FirstSegment::own});
       const at::Tensor inputs = all[row].narrow(0, 0, kRowTokens - 1);
       const at::Tensor targets = all[row].narrow(0, 1, kRowTokens - 1);
-      at::Tensor each = at::nll_loss(at::log_softmax(logits(inputs), -1), targets, {}, 0);
       if (config_.document_end >= 0) {
         const at::Tensor padding = (inputs == kEnd) & (targets == kEnd);
         each = at::where(padding, at::zeros_like(each), each);
@@ -73,9 +81,18 @@ class Reference {
     const at::Tensor a = x.narrow(-1, 0, half), b = x.narrow(-1, half, half);
     return at::cat({a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()}, -1);
   }
+  at::Tensor plain_feed_forward(const at::Tensor& x, const std::string& prefix) const {
+    const int64_t hidden = config_.hidden_size;
+    const at::Tensor up = at::matmul(x, matrix(prefix + "up_proj.weight", hidden).t());
+    at::Tensor act = at::relu(up).square();
+    if (config_.feed_forward == FeedForward::swiglu) {
+      act = at::silu(at::matmul(x, matrix(prefix + "gate_proj.weight", hidden).t())) * up;
+    }
+    return at::matmul(act, matrix(prefix + "down_proj.weight", config_.intermediate_size).t());
+  }
   at::Tensor feed_forward(const at::Tensor& x, const std::string& prefix,
-                          const std::vector<int64_t>& begins,
-                          const std::vector<bool>& is_first) const {
+                          const std::vector<int64_t>& begins, const std::vector<bool>& is_first,
+                          const Merging& merging) const {
     const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
     const at::Tensor router = matrix(prefix + "gate.weight", hidden);
     const auto segment = [&](size_t k) {
@@ -89,10 +106,17 @@ class Reference {
       return sum;
     };
     std::vector<at::Tensor> outs;
+    const bool by_first = merging.prompt_tokens > 0 || config_.routing == SegmentRouting::prefix;
+    const bool knows_itself = merging.leaky || merging.prompt_tokens > 0;
+    size_t first = 0;
     for (size_t k = 0; k + 1 < begins.size(); ++k) {
-      const at::Tensor mean = segment(is_first[k] ? k : k - 1).mean(0);
+      if (is_first[k]) first = k;
+      const at::Tensor mean = segment(is_first[k] || by_first ? first : k - 1).mean(0);
       at::Tensor e = at::softmax(at::matmul(router, mean), 0);
-      if (is_first[k]) e = e.detach();
+      if (is_first[k]) {
+        e = knows_itself ? e.detach()
+                         : at::full_like(e, 1 / static_cast<double>(config_.merged_experts));
+      }
       const at::Tensor in = segment(k);
       const at::Tensor up = at::matmul(in, merged(e, "up_proj.weight", hidden).t());
       at::Tensor act = at::relu(up).square();
@@ -103,7 +127,7 @@ class Reference {
     }
     return at::cat(outs);
   }
-  at::Tensor logits(const at::Tensor& inputs) const {
+  at::Tensor logits(const at::Tensor& inputs, const Merging& merging) const {
     const int64_t hidden = config_.hidden_size, dim = config_.head_dim();
     const int64_t length = inputs.size(0), heads = config_.num_heads, kv = config_.num_kv_heads;
     // Documents, and segments within them.
@@ -115,7 +139,9 @@ class Reference {
           t == 0 || (config_.document_mask && inputs[t].item<int64_t>() == kEnd);
       if (begins_document) start = t;
       document[t] = start;
-      if ((t - start) % config_.segment_tokens == 0) {
+      const bool next = merging.prompt_tokens > 0 ? t - start == merging.prompt_tokens
+                                                  : (t - start) % config_.segment_tokens == 0;
+      if (begins_document || next) {
         begins.push_back(t);
         is_first.push_back(begins_document);
       }
@@ -143,8 +169,10 @@ class Reference {
           at::matmul(at::softmax(scores.masked_fill(visible.logical_not(), -INFINITY), -1), v);
       x = x + at::matmul(mixed.transpose(0, 1).reshape({length, -1}),
                          matrix(prefix + "self_attn.o_proj.weight", heads * dim).t());
-      x = x + feed_forward(norm(x, prefix + "post_attention_layernorm.weight"), prefix + "mlp.",
-                           begins, is_first);
+      const at::Tensor normed = norm(x, prefix + "post_attention_layernorm.weight");
+      x = x + (config_.merging_layers()[static_cast<size_t>(i)]
+                   ? feed_forward(normed, prefix + "mlp.", begins, is_first, merging)
+                   : plain_feed_forward(normed, prefix + "mlp."));
     }
     const char* head = config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
     return at::matmul(norm(x, "model.norm.weight"), matrix(head, hidden).t());
@@ -158,9 +186,15 @@ TEST(MergedExperts, GradientsAgreeWithAutogradInFloat64) {
   ModelConfig packed = lory_model(FeedForward::swiglu, true, 1, 3, 4);
   packed.document_end = kEnd;
   packed.document_mask = true;
-  for (const ModelConfig& config : {lory_model(FeedForward::swiglu, true, 0, 4, 8),
-                                    lory_model(FeedForward::relu2, false, 2, 5, 5),
-                                    lory_model(FeedForward::swiglu, false, 0, 2, 100), packed}) {
+  ModelConfig some_layers = lory_model(FeedForward::swiglu, true, 0, 6, 7);
+  some_layers.merged_layers = "1";
+  some_layers.routing = SegmentRouting::prefix;
+  ModelConfig uniform = lory_model(FeedForward::relu2, true, 0, 7, 6);
+  uniform.first_segment = FirstSegment::uniform;
+  for (const ModelConfig& config :
+       {lory_model(FeedForward::swiglu, true, 0, 4, 8),
+        lory_model(FeedForward::relu2, false, 2, 5, 5),
+        lory_model(FeedForward::swiglu, false, 0, 2, 100), packed, some_layers, uniform}) {
     SCOPED_TRACE(std::to_string(config.merged_experts));
     std::vector<int64_t> tokens = random_tokens(kRows * kRowTokens, 37, 5);
     for (const size_t end : {3, 9, 10, 11, 40, 60}) tokens[end] = kEnd;
@@ -191,7 +225,9 @@ TEST(MergedExperts, GradientsAgreeWithAutogradInFloat64) {
 TEST(MergedExperts, SegmentsBeginWithDocuments) {
   const auto cut = [](int64_t rows, int64_t length, int64_t segment, const int32_t* starts) {
     std::vector<std::array<int64_t, 3>> found;
-    for (const Segment& s : cut_into_segments(rows, length, segment, starts)) {
+    ModelConfig config;
+    config.segment_tokens = segment;
+    for (const Segment& s : cut_into_segments(config, rows, length, starts)) {
       found.push_back({s.begin, s.size, s.source});
     }
     return found;
@@ -205,15 +241,62 @@ TEST(MergedExperts, SegmentsBeginWithDocuments) {
             (Found{{0, 2, 0}, {2, 1, 0}, {3, 2, 2}, {5, 1, 3}, {6, 2, 4}}));
 }
 
-std::vector<float> scores_of(const Transformer& model, const std::vector<int64_t>& tokens) {
+std::vector<float> scores_of(const Transformer& model, const std::vector<int64_t>& tokens,
+                             const Merging& merging = {}) {
   const RowSource rows{std::ssize(tokens), [&](int64_t, int64_t, std::span<int64_t> out) {
                          std::ranges::copy(tokens, out.begin());
                        }};
   std::vector<float> scores;
-  visit_log_probs(model, rows, 0, 1, [&](const LogProbs& piece) {
+  const auto keep = [&](const LogProbs& piece) {
     scores.assign(piece.values.begin(), piece.values.end());
-  });
+  };
+  visit_log_probs(model, rows, 0, 1, keep, merging);
   return scores;
+}
+
+TEST(MergedExperts, ScoresAreThoseOfEachWayToMerge) {
+  ModelConfig prefix = lory_model(FeedForward::swiglu, true, 0, 4, 6);
+  prefix.routing = SegmentRouting::prefix;
+  ModelConfig packed = lory_model(FeedForward::relu2, true, 1, 3, 4);
+  packed.document_end = kEnd;
+  packed.document_mask = true;
+  std::vector<int64_t> tokens = random_tokens(32, 37, 7);
+  std::ranges::replace(tokens, kEnd, 3);  // two in a row would be padding
+  tokens[17] = tokens[25] = kEnd;
+  const at::Tensor row = at::from_blob(tokens.data(), {32}, at::kLong);
+  for (const ModelConfig& config :
+       {lory_model(FeedForward::swiglu, true, 0, 4, 6), prefix, packed}) {
+    const Transformer model(config, DeviceConfig(), 3);
+    const Reference reference(config, model);
+    std::vector<std::vector<float>> found;
+    for (const Merging& merging : {Merging{}, Merging{.leaky = true}, Merging{.prompt_tokens = 10},
+                                   Merging{.prompt_tokens = 40}}) {
+      found.push_back(scores_of(model, tokens, merging));
+      const at::Tensor truth = reference.losses(row, merging);
+      for (int64_t t = 0; t < 31; ++t) {
+        ASSERT_NEAR(-found.back()[t], truth[t].item<double>(), 1e-5) << t;
+      }
+    }
+    EXPECT_NE(found[0], found[1]);
+    EXPECT_NE(found[1], found[2]);
+    EXPECT_NE(found[2], found[3]);
+  }
+}
+
+// Training lets a first segment's tokens know of later ones of the same segment, and of none behind
+// it.
+TEST(MergedExperts, TheFirstSegmentLeaksInTraining) {
+  const Transformer model(lory_model(FeedForward::swiglu, true, 0, 4, 6), DeviceConfig(), 3);
+  const std::vector<int64_t> tokens = random_tokens(32, 37, 7);
+  std::vector<int64_t> other = tokens;
+  other[5] = (other[5] + 1) % 37;
+  const std::vector<float> before = scores_of(model, tokens, {.leaky = true});
+  const std::vector<float> after = scores_of(model, other, {.leaky = true});
+  EXPECT_NE(after[0], before[0]);
+  other = tokens;
+  other[6] = (other[6] + 1) % 37;
+  const std::vector<float> behind = scores_of(model, other, {.leaky = true});
+  for (int64_t t = 0; t < 5; ++t) EXPECT_EQ(behind[t], before[t]);
 }
 
 // Where it is scored, no token's probability depends on later ones, in the first segment either;
@@ -300,6 +383,124 @@ TEST(MergedExperts, TrainResumeAndLoadAsOtherModels) {
   EXPECT_EQ(trained("selective", {40}, Recompute::selective), whole);
   EXPECT_EQ(trained("full", {40}, Recompute::full), whole);
   EXPECT_EQ(static_cast<int64_t>(whole.size()), parameter_count(config));
+}
+
+// Trains the plain model for `dense` steps and the merged one up to `last`, each from what is
+// there.
+std::map<std::string, std::vector<float>> train_from_dense(const std::filesystem::path& folder,
+                                                           const ModelConfig& config, int64_t dense,
+                                                           int64_t last) {
+  TrainConfig train;
+  train.steps = 40;
+  train.batch_size = 8;
+  train.lr = 1e-2;
+  train.save_interval = 7;
+  TrainOptions options;
+  options.name = "test";
+  options.folder = folder;
+  options.show_progress = false;
+  if (checkpoint_steps(folder).empty() || checkpoint_steps(folder)[0] < dense) {
+    Transformer plain(config.dense(), DeviceConfig(), 1);
+    Trainer trainer(plain, train, options);
+    trainer.resume();
+    trainer.run(random_rows(25, 5), std::min(dense, last));
+    trainer.checkpoint();
+    if (last < dense) return {};
+  }
+  Transformer model(config, DeviceConfig(), 1);
+  options.dense_steps = dense;
+  Trainer trainer(model, train, options);
+  EXPECT_GE(trainer.resume(), dense);
+  trainer.run(random_rows(25, 5), last);
+  trainer.save(folder / "last.safetensors");
+  std::map<std::string, std::vector<float>> tensors;
+  for (const auto& [name, tensor] : read_safetensors(folder / "last.safetensors").tensors) {
+    tensors[name] = tensor.values;
+  }
+  return tensors;
+}
+
+TEST(MergedExperts, BeginAsTheFeedForwardsOfADenseModel) {
+  const TemporaryFolder folder;
+  ModelConfig config = lory_model(FeedForward::swiglu, true, 0, 3, 6);
+  config.merged_layers = "1";
+  const auto merged = train_from_dense(folder.path() / "new", config, 13, 13);
+  const auto dense = read_safetensors(weights_file(folder.path() / "new", 13)).tensors;
+  const Transformer fresh(config, DeviceConfig(), 1);
+  const auto random = fresh.parameters();
+  for (const auto& [name, values] : merged) {
+    if (name.find("mlp.gate.") != std::string::npos) {
+      std::vector<float> begin(values.size(), 0);  // of moments
+      if (random.contains(name)) std::ranges::copy(random.at(name), begin.begin());
+      EXPECT_EQ(values, begin) << name;
+      continue;
+    }
+    std::string there = name;
+    for (const char* expert : {"experts.0.", "experts.1.", "experts.2."}) {
+      const size_t at = there.find(expert);
+      if (at != std::string::npos) there.erase(at, std::string(expert).size());
+    }
+    EXPECT_EQ(values, dense.at(there).values) << name;
+  }
+  // Stopped anywhere, it comes to the same.
+  const auto whole = train_from_dense(folder.path() / "whole", config, 13, 40);
+  for (const int64_t cut : {5, 13, 14, 30}) {
+    const auto place = folder.path() / std::to_string(cut);
+    train_from_dense(place, config, 13, cut);
+    if (cut > 13) {
+      // Without that of the stop, from the change-over or from one behind it.
+      std::filesystem::remove(weights_file(place, cut));
+    }
+    EXPECT_EQ(train_from_dense(place, config, 13, 40), whole) << cut;
+  }
+  // The plain model's other checkpoints are none of this one's.
+  std::filesystem::rename(weights_file(folder.path() / "new", 13),
+                          weights_file(folder.path() / "new", 12));
+  TrainOptions options;
+  options.folder = folder.path() / "new";
+  options.dense_steps = 13;
+  Transformer model(config, DeviceConfig(), 1);
+  Trainer trainer(model, TrainConfig(), options);
+  EXPECT_THROW(trainer.resume(), Error);
+}
+
+// Experts that are alike get gradients in proportion to their weights, and their router none: a
+// router of zeros then leaves them alike for ever, which is why it begins at random.
+TEST(MergedExperts, ARouterOfZerosKeepsThemAlike) {
+  const ModelConfig config = lory_model(FeedForward::swiglu, true, 0, 3, 6);
+  const auto spread = [&](bool zero_router) {
+    const TemporaryFolder folder;
+    Transformer model(config, DeviceConfig(), 3);
+    std::vector<float> weights = model.weights();
+    const float* base = model.parameters().at("model.embed_tokens.weight").data();
+    for (const auto& [name, values] : model.parameters()) {
+      float* own = weights.data() + (values.data() - base);
+      const size_t at = name.find("experts.");
+      if (zero_router && name.find("mlp.gate.") != std::string::npos) {
+        std::fill_n(own, values.size(), 0.0F);
+      } else if (at != std::string::npos) {
+        std::string first = name;
+        std::ranges::copy(model.parameters().at(first.replace(at + 8, 1, "0")), own);
+      }
+    }
+    model.set_weights(weights);
+    TrainConfig train;
+    train.steps = 20;
+    train.batch_size = 8;
+    TrainOptions options;
+    options.show_progress = false;
+    Trainer trainer(model, train, options);
+    trainer.run(random_rows(25, 5), 20);
+    const auto a = model.parameters().at("model.layers.0.mlp.experts.0.up_proj.weight");
+    const auto b = model.parameters().at("model.layers.0.mlp.experts.1.up_proj.weight");
+    double largest = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      largest = std::max(largest, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+    }
+    return largest;
+  };
+  EXPECT_LT(spread(true), 1e-6);
+  EXPECT_GT(spread(false), 1e-4);
 }
 
 }  // namespace

@@ -47,6 +47,24 @@ TEST(Roofline, IsTheSumByHand) {
   EXPECT_GT(step_of(model, 8, Recompute::none, 8, round).communication, 0);
 }
 
+// Matrices of all experts are read for 16 segments at a time.
+TEST(Roofline, MergingExpertsIsTheSumByHand) {
+  ModelConfig model = paper_model(1024, 24, 16);
+  const Accelerator round{"round", 1e15, 1e12};
+  const double plain = step_of(model, 16, Recompute::none, 1, round).products;
+  model.merged_experts = 8;
+  model.segment_tokens = 256;
+  const StepTime time = step_of(model, 16, Recompute::none, 1, round);
+  const double numbers = 8.0 * 1024 * 1024, segments = 64, blocks = 4;
+  // Bound by memory, all four: forward and on the way back, in bfloat16, the matrices of experts
+  // read and merged ones written; experts' gradients in float32; weights' gradients.
+  const double merge = 2 * numbers * (8 * blocks + segments);
+  const double gradients = numbers * (2 * segments + 8 * 8 * blocks);
+  EXPECT_NEAR(time.products - plain, 24 * (3 * merge + gradients) / 0.85e12, 1e-9);
+  const StepTime other = step_of(paper_model(1024, 24, 16), 16, Recompute::none, 1, round);
+  EXPECT_NEAR(time.product_flops - other.product_flops, 24 * 4 * 2 * 8 * segments * numbers, 1e3);
+}
+
 // The table of src/lm/README.md.
 TEST(Roofline, ThePapersModelsReachHalfOfAnH100) {
   struct Row {

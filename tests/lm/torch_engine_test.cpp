@@ -28,15 +28,29 @@ std::vector<int64_t> some_tokens(uint64_t seed) {
   return random_tokens(kRows * kRowTokens, 37, seed);
 }
 
+ModelConfig with_documents(ModelConfig config) {
+  config.document_end = 5;
+  config.document_mask = true;
+  return config;
+}
+
 class TorchEngineTest : public testing::TestWithParam<ModelConfig> {};
 
 INSTANTIATE_TEST_SUITE_P(Kinds, TorchEngineTest,
                          testing::Values(tiny_model(FeedForward::swiglu, true),
                                          tiny_model(FeedForward::swiglu, false, 2),
-                                         tiny_model(FeedForward::relu2, true, 1)));
+                                         tiny_model(FeedForward::relu2, true, 1),
+                                         merging(tiny_model(FeedForward::swiglu, true, 2), 4, 5),
+                                         merging(tiny_model(FeedForward::relu2, false), 3, 6),
+                                         with_documents(merging(tiny_model(), 3, 4))));
+
+// Models that merge experts are never several.
+int64_t at_most(int64_t models, const ModelConfig& config) {
+  return config.merges_experts() ? 1 : models;
+}
 
 TEST_P(TorchEngineTest, NamesEveryGradientOnceWhenItIsFinal) {
-  for (const int64_t count : {1, 2}) {
+  for (int64_t count = 1; count <= at_most(2, GetParam()); ++count) {
     Models models(GetParam(), count);
     std::vector<int64_t> tokens = some_tokens(5);
     for (int64_t r = 1; r < count; ++r) {
@@ -147,6 +161,28 @@ TEST(TorchEngineOnceTest, ARecordedStepStaysRecorded) {
   EXPECT_EQ(ClosureGraph::made, 5);
 }
 
+// Merged experts, too, unless documents cut the segments.
+TEST(TorchEngineOnceTest, SegmentsOfTheSameShapeAreRecorded) {
+  const ModelConfig config = merging(tiny_model(), 4, 8);
+  for (const bool cut : {false, true}) {
+    Models recorded(cut ? with_documents(config) : config), plain(recorded.config);
+    const int before = ClosureGraph::recorded;
+    recorded.engine.record_with(
+        [](const DeviceGraph*) { return std::make_unique<ClosureGraph>(); });
+    for (uint64_t step = 0; step < 4; ++step) {
+      const std::vector<int64_t> tokens = some_tokens(step);
+      EXPECT_EQ(recorded.step(tokens, kRows, kRowTokens, 0.1F),
+                plain.step(tokens, kRows, kRowTokens, 0.1F));
+      EXPECT_TRUE(recorded.gradients.equal(plain.gradients));
+      std::vector<float> log_probs(kRows * (kRowTokens - 1)), expected(log_probs.size());
+      recorded.engine.compute_log_probs(tokens, kRows, kRowTokens, log_probs, {});
+      plain.engine.compute_log_probs(tokens, kRows, kRowTokens, expected, {});
+      EXPECT_EQ(log_probs, expected);
+    }
+    EXPECT_EQ(ClosureGraph::recorded - before, cut ? 0 : 3);
+  }
+}
+
 // In a group parameters arrive while others are computed with.
 TEST_P(TorchEngineTest, ReadsNoParameterBeforeItHasArrived) {
   for (const std::string precision : {"float32", "bf16-mixed"}) {
@@ -238,51 +274,54 @@ TEST(TorchEngineOnceTest, AStepMovesWhatTheTableSays) {
 }
 
 TEST(TorchEngineOnceTest, RecomputationSavesMemory) {
-  ModelConfig config = tiny_model();
-  config.num_layers = 8;
-  config.hidden_size = 64;
-  config.intermediate_size = 160;
-  Models models(config);
-  const auto tokens = random_tokens(8 * 65, 37, 5);
-  std::vector<double> peaks;
+  ModelConfig plain = tiny_model();
+  plain.num_layers = 8;
+  plain.hidden_size = 64;
+  plain.intermediate_size = 160;
   CountingAllocator allocator;
-  set_cpu_block_kernels(&kIdleKernels);  // a GPU's tensors, and no others
-  for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
-    models.engine.begin_training({recompute});
-    peaks.push_back(CountingAllocator::peak_over_now([&] { models.step(tokens, 8, 65, 1); }));
+  for (const ModelConfig& config : {plain, merging(plain, 4, 16), merging(plain, 4, 24)}) {
+    SCOPED_TRACE(config.segment_tokens);
+    Models models(config);
+    const auto tokens = random_tokens(8 * 65, 37, 5);
+    std::vector<double> peaks;
+    set_cpu_block_kernels(&kIdleKernels);  // a GPU's tensors, and no others
+    for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+      models.engine.begin_training({recompute});
+      peaks.push_back(CountingAllocator::peak_over_now([&] { models.step(tokens, 8, 65, 1); }));
+    }
+    set_cpu_block_kernels(nullptr);
+    DeviceConfig gpu;
+    gpu.device = "cuda";
+    for (size_t i = 0; i < 3; ++i) {
+      TrainConfig train;
+      train.batch_size = 8;
+      train.recompute = std::array{Recompute::none, Recompute::selective, Recompute::full}[i];
+      const MemoryEstimate predicted = predicted_memory(config, train, gpu, 64, 1);
+      EXPECT_NEAR((predicted.activations + predicted.loss) / peaks[i], 1, 0.05)
+          << i << " " << peaks[i];
+    }
+    EXPECT_LT(peaks[1], 0.8 * peaks[0]);
+    EXPECT_LT(peaks[2], (config.merges_experts() ? 0.8 : 0.5) * peaks[1]);
   }
-  set_cpu_block_kernels(nullptr);
-  DeviceConfig gpu;
-  gpu.device = "cuda";
-  for (size_t i = 0; i < 3; ++i) {
-    TrainConfig train;
-    train.batch_size = 8;
-    train.recompute = std::array{Recompute::none, Recompute::selective, Recompute::full}[i];
-    const MemoryEstimate predicted = predicted_memory(config, train, gpu, 64, 1);
-    EXPECT_NEAR((predicted.activations + predicted.loss) / peaks[i], 1, 0.05)
-        << i << " " << peaks[i];
-  }
-  EXPECT_LT(peaks[1], 0.8 * peaks[0]);
-  EXPECT_LT(peaks[2], 0.5 * peaks[1]);
 }
 
 // Losses, gradients and scores of R models in one equal those of R single ones.
 TEST_P(TorchEngineTest, SeveralModelsComputeAsOne) {
-  constexpr int64_t kModels = 3;
-  Models all(GetParam(), kModels);
+  const int64_t models = at_most(3, GetParam());
+  Models all(GetParam(), models);
   std::vector<int64_t> tokens;
-  for (int64_t r = 0; r < kModels; ++r) {
+  for (int64_t r = 0; r < models; ++r) {
     const auto part = some_tokens(5 + r);
     tokens.insert(tokens.end(), part.begin(), part.end());
   }
   const auto shared = some_tokens(50);
   const std::vector<double> losses = all.step(tokens, kRows, kRowTokens, 0.01F);
   const int64_t scores = kRows * (kRowTokens - 1), logit_count = kRows * kRowTokens * 37;
-  std::vector<float> log_probs(kModels * scores), logits(kModels * logit_count);
+  std::vector<float> log_probs(models * scores), logits(models * logit_count);
   all.engine.compute_log_probs(shared, kRows, kRowTokens, log_probs, {});
   all.engine.logits(shared, kRows, kRowTokens, logits);
 
-  for (int64_t r = 0; r < kModels; ++r) {
+  for (int64_t r = 0; r < models; ++r) {
     Models one(GetParam());
     const int64_t total = one.layout.total;
     one.parameters.copy_(all.parameters.narrow(0, r * total, total));
@@ -306,16 +345,17 @@ TEST_P(TorchEngineTest, SeveralModelsComputeAsOne) {
 
 // However many rows there are: what is filled up is not seen.
 TEST_P(TorchEngineTest, ARowsBitsAreItsOwn) {
-  Models models(GetParam(), 2);
+  const int64_t count = at_most(2, GetParam());
+  Models models(GetParam(), count);
   const int64_t at_once = models.engine.rows_at_once(kRowTokens), length = kRowTokens - 1;
   const std::vector<int64_t> tokens = random_tokens(at_once * kRowTokens, 37, 5);
-  std::vector<float> all(2 * at_once * length), some(2 * kRows * length);
+  std::vector<float> all(count * at_once * length), some(count * kRows * length);
   models.engine.compute_log_probs(tokens, at_once, kRowTokens, all, {});
   for (const int64_t first : {int64_t{0}, int64_t{7}, at_once - kRows}) {
     models.engine.compute_log_probs(
         std::span(tokens).subspan(first * kRowTokens, kRows * kRowTokens), kRows, kRowTokens, some,
         {});
-    for (int64_t r = 0; r < 2; ++r) {
+    for (int64_t r = 0; r < count; ++r) {
       const auto part = std::span(some).subspan(r * kRows * length, kRows * length);
       EXPECT_TRUE(
           std::equal(part.begin(), part.end(), all.begin() + (r * at_once + first) * length))

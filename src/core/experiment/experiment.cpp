@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cmath>
 #include <string_view>
 
+#include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/hash.hpp"
 
 namespace smalltalk {
@@ -54,6 +56,10 @@ std::string toml_value(Packing value) { return toml_value(to_string(value)); }
 
 std::string toml_value(Recompute value) { return toml_value(to_string(value)); }
 
+std::string toml_value(SegmentRouting value) { return toml_value(to_string(value)); }
+
+std::string toml_value(FirstSegment value) { return toml_value(to_string(value)); }
+
 // "section.key" -> "section"; "" at the top level.
 std::string section_of(const std::string& key) {
   const size_t dot = key.find('.');
@@ -78,10 +84,58 @@ ModelConfig ModelConfig::resolved() const {
 
 void Experiment::adopt_tokens(int64_t vocab_size, int64_t end_token) {
   const bool documents = data.packing == Packing::documents || data.document_mask;
-  for (ModelConfig* model : {&router_model, &expert_model}) {
+  for (ModelConfig* model : {&router_model, &expert_model}) {  // a Lory model has an expert's
     model->vocab_size = vocab_size;
     model->document_end = documents ? end_token : -1;
     model->document_mask = data.document_mask;
+  }
+}
+
+ModelConfig Experiment::lory_model() const {
+  ModelConfig model = expert_model;
+  model.merged_experts = lory.experts;
+  model.segment_tokens = lory.segment_tokens;
+  model.merged_layers = lory.layers;
+  model.routing = lory.routing;
+  model.first_segment = lory.first_segment;
+  return model;
+}
+
+ModelConfig ModelConfig::dense() const {
+  ModelConfig model = *this;
+  model.merged_experts = 0;
+  model.segment_tokens = 0;
+  model.merged_layers.clear();
+  model.routing = SegmentRouting::previous;
+  model.first_segment = FirstSegment::own;
+  return model;
+}
+
+std::vector<bool> ModelConfig::merging_layers() const {
+  std::vector<bool> merges(static_cast<size_t>(num_layers), merges_experts());
+  if (!merges_experts() || merged_layers.empty()) return merges;
+  merges.assign(merges.size(), false);
+  const char* next = merged_layers.data();
+  const char* const end = next + merged_layers.size();
+  const auto fail = [&] {
+    throw Error(
+        fmt::format("merged layers '{}': write numbers from 0 to {} and ranges of them, as 2-5,7",
+                    printable(merged_layers), num_layers - 1));
+  };
+  const auto number = [&] {
+    int64_t value = 0;
+    const auto [rest, error] = std::from_chars(next, end, value);
+    if (error != std::errc() || value < 0 || value >= num_layers) fail();
+    next = rest;
+    return value;
+  };
+  for (;;) {
+    const int64_t first = number();
+    const int64_t last = next != end && *next == '-' ? (++next, number()) : first;
+    if (last < first) fail();
+    std::fill(merges.begin() + first, merges.begin() + last + 1, true);
+    if (next == end) return merges;
+    if (*next++ != ',') fail();
   }
 }
 
@@ -122,11 +176,12 @@ bool decides(std::string_view key, Part part) {
            key == "data.tokenizer_sample_bytes" || key == "data.text_key" ||
            key == "data.domain_key" || key == "data.lines" || key == "data.packing";
   }
-  const bool schedule = key.starts_with("baselines.dense_") || key == "expert.train_steps" ||
-                        key == "expert.lr" || key == "expert.min_lr" ||
-                        key == "expert.warmup_steps" || key == "expert.lr_decay" ||
-                        key == "expert.decay_steps";
+  const bool schedule =
+      key.starts_with("baselines.dense_") || key == "expert.train_steps" || key == "expert.lr" ||
+      key == "expert.min_lr" || key == "expert.warmup_steps" || key == "expert.lr_decay" ||
+      key == "expert.decay_steps" || key == "lory.train_steps" || key == "lory.lr";
   if (schedule || part == Part::schedule) return schedule && part == Part::schedule;
+  if (part == Part::lory) return key.starts_with("lory.");
   if (key == "seed" || key == "data.seq_length" || key == "data.document_mask" ||
       key.starts_with("device.")) {
     return true;
@@ -200,5 +255,11 @@ std::string to_string(Recompute value) {
   if (value == Recompute::none) return "none";
   return value == Recompute::selective ? "selective" : "full";
 }
+
+std::string to_string(SegmentRouting value) {
+  return value == SegmentRouting::previous ? "previous" : "prefix";
+}
+
+std::string to_string(FirstSegment value) { return value == FirstSegment::own ? "own" : "uniform"; }
 
 }  // namespace smalltalk

@@ -120,6 +120,14 @@ void assign(const Entry& entry, Recompute& field) {
               {Recompute::automatic, Recompute::none, Recompute::selective, Recompute::full});
 }
 
+void assign(const Entry& entry, SegmentRouting& field) {
+  assign_enum(entry, field, {SegmentRouting::previous, SegmentRouting::prefix});
+}
+
+void assign(const Entry& entry, FirstSegment& field) {
+  assign_enum(entry, field, {FirstSegment::own, FirstSegment::uniform});
+}
+
 void assign(const Entry& entry, Decay& field) { assign_enum(entry, field, kDecays); }
 
 // ---- Unknown keys -----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <initializer_list>
 #include <limits>
@@ -103,7 +104,7 @@ void validate_data(const DataConfig& d) {
 
 void validate_mixture(const Experiment& e) {
   const MixtureConfig& m = e.mixture;
-  at_least("mixture.experts", m.experts, 1);
+  at_least("mixture.experts", m.experts, 0);
   require(m.experts <= std::numeric_limits<uint16_t>::max(),
           "mixture.experts ({}) must be at most 65535", m.experts);
   at_least("mixture.prefix_tokens", m.prefix_tokens, 2);  // one token to see, one to predict
@@ -113,6 +114,11 @@ void validate_mixture(const Experiment& e) {
   at_least("mixture.rounds", m.rounds, 1);
   at_least("mixture.sequences_per_round", m.sequences_per_round, 1);
   at_least("mixture.group_size", m.group_size, 0);
+  require(countable({e.expert_train.steps, e.expert_train.batch_size, e.data.seq_length,
+                     std::max<int64_t>(m.experts, 1)}),
+          "expert.train_steps ({}) x expert.batch_size ({}) is too large", e.expert_train.steps,
+          e.expert_train.batch_size);
+  if (!e.has_mixture()) return;
   const int64_t share = m.sequences_per_round / m.experts;
   require(e.router_train.batch_size <= share,
           "router.batch_size ({}) must not exceed the sequences of one router in a round, "
@@ -121,10 +127,6 @@ void validate_mixture(const Experiment& e) {
   require(countable({m.rounds, m.sequences_per_round, e.data.seq_length, m.experts}),
           "mixture.rounds ({}) x mixture.sequences_per_round ({}) is too large", m.rounds,
           m.sequences_per_round);
-  require(
-      countable({e.expert_train.steps, e.expert_train.batch_size, e.data.seq_length, m.experts}),
-      "expert.train_steps ({}) x expert.batch_size ({}) is too large", e.expert_train.steps,
-      e.expert_train.batch_size);
   const TrainConfig& router = e.router_train;
   const int64_t router_steps = m.rounds * (share / router.batch_size);
   const bool fits = router.warmup_steps <= router_steps &&
@@ -148,6 +150,29 @@ void validate_group(const Experiment& e) {
           "expert.micro_batch_size ({}) must divide a rank's share of the batch, "
           "expert.batch_size ({}) / mixture.group_size ({}) = {}",
           micro, batch, ranks, batch / ranks);
+}
+
+void validate_lory(const Experiment& e) {
+  const LoryConfig& lory = e.lory;
+  between("lory.experts", lory.experts, 0, ModelLimits::merged_experts);
+  require(lory.experts != 1, "lory.experts (1) would merge nothing: 2 at least, or 0 for none");
+  at_least("lory.segment_tokens", lory.segment_tokens, 1);
+  at_least("lory.train_steps", lory.train_steps, 0);
+  require(lory.dense_warmup >= 0 && lory.dense_warmup < 1,
+          "lory.dense_warmup ({}) must lie in [0, 1)", lory.dense_warmup);
+  not_negative("lory.lr", lory.lr);
+  require(lory.lr == 0 || lory.lr >= e.expert_train.min_lr,
+          "lory.lr ({}) must not be below expert.min_lr ({}), where its schedule ends", lory.lr,
+          e.expert_train.min_lr);
+  if (lory.experts == 0) return;
+  require(lory.segment_tokens <= e.data.seq_length,
+          "lory.segment_tokens ({}) must not exceed data.seq_length ({})", lory.segment_tokens,
+          e.data.seq_length);
+  try {
+    static_cast<void>(e.lory_model().merging_layers());
+  } catch (const Error& error) {
+    throw Error(fmt::format("experiment: lory.layers: {}", error.what()));
+  }
 }
 
 void validate_device(const DeviceConfig& d) {
@@ -206,9 +231,15 @@ void Experiment::validate() const {
   // A dense model takes at least as many steps as this.
   const int64_t before_decay = expert_train.steps - expert_train.decay_steps;
   between("baselines.dense_warmup_steps", baselines.dense_warmup_steps, 0,
-          before_decay * mixture.experts);
+          before_decay * std::max<int64_t>(mixture.experts, 1));
   between("baselines.dense_large_batch_warmup_steps", baselines.dense_large_batch_warmup_steps, 0,
           before_decay);
+  require(has_mixture() || !baselines.dense_large_batch,
+          "baselines.dense_large_batch has a batch of mixture.experts (0) experts': leave it out");
+  require(has_mixture() || baselines.dense || lory.experts > 0,
+          "mixture.experts = 0, baselines.dense = false and lory.experts = 0: there is no model to "
+          "train");
+  validate_lory(*this);
   validate_device(device);
 }
 

@@ -1,7 +1,9 @@
 // B sequences of S tokens, H width, L layers, V vocabulary, E experts, M prefix tokens.
 #include "smalltalk/core/experiment/flops.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "smalltalk/core/system/error.hpp"
 
@@ -10,6 +12,11 @@ namespace {
 
 int64_t feed_forward_matrices(const ModelConfig& model) {
   return model.feed_forward == FeedForward::swiglu ? 3 : 2;
+}
+
+double merging_layers(const ModelConfig& model) {
+  const std::vector<bool> layers = model.merging_layers();
+  return static_cast<double>(std::count(layers.begin(), layers.end(), true));
 }
 
 // Before a tokenizer exists, the one that will be trained has the size that was asked for.
@@ -32,16 +39,18 @@ double forward_flops(const ModelConfig& model, int64_t sequences, int64_t length
   // and mixing of S positions, which the paper counts without the causal half saved.
   const double projections = 4 * h * h + 4 * h * h_kv;
   const double attention = 4 * s * h;
-  double feed_forward = 2 * static_cast<double>(feed_forward_matrices(m)) * h * d_ff;
-  // Merging: two FLOPs for each weight of each expert, once a segment; and the router.
+  const double feed_forward = 2 * static_cast<double>(feed_forward_matrices(m)) * h * d_ff;
+  // Two FLOPs for each weight of each expert, once a segment; and the router.
+  double merging = 0;
   if (m.merges_experts()) {
     const auto experts = static_cast<double>(m.merged_experts);
     const double segments = std::ceil(s / static_cast<double>(m.segment_tokens));
-    feed_forward += segments / s * experts * (feed_forward + 2 * h);
+    merging = merging_layers(m) * segments / s * experts * (feed_forward + 2 * h);
   }
-  const double block = projections + attention + feed_forward;
+  const double blocks =
+      static_cast<double>(m.num_layers) * (projections + attention + feed_forward);
   // Embedding, blocks, output projection, softmax.
-  const double per_token = h + static_cast<double>(m.num_layers) * block + 2 * h * v + 3 * v;
+  const double per_token = h + blocks + merging + 2 * h * v + 3 * v;
   return static_cast<double>(sequences) * s * per_token;
 }
 
@@ -53,6 +62,7 @@ MixtureFlops mixture_flops(const Experiment& experiment, int64_t num_sharded) {
   const ModelConfig router = with_vocabulary(experiment.router_model, experiment);
   const ModelConfig expert = with_vocabulary(experiment.expert_model, experiment);
   const auto num_experts = static_cast<double>(experiment.mixture.experts);
+  if (!experiment.has_mixture()) return {};
   const int64_t seq_length = experiment.data.seq_length;
   const int64_t prefix = experiment.mixture.prefix_tokens;
   const int64_t routed = experiment.mixture.rounds * experiment.mixture.sequences_per_round;
@@ -72,15 +82,42 @@ MixtureFlops mixture_flops(const Experiment& experiment, int64_t num_sharded) {
   return flops;
 }
 
-int64_t dense_steps(const Experiment& experiment, int64_t batch, double flops) {
-  ST_CHECK(batch >= 1 && flops >= 0);
+double training_budget(const Experiment& experiment, int64_t num_sharded) {
+  if (experiment.has_mixture()) return mixture_flops(experiment, num_sharded).total();
+  const TrainConfig& train = experiment.expert_train;
+  return dense_flops(experiment, train.batch_size, train.steps);
+}
+
+double dense_flops(const Experiment& experiment, int64_t batch, int64_t steps) {
   const ModelConfig model = with_vocabulary(experiment.expert_model, experiment);
-  const double step = train_flops(model, batch, experiment.data.seq_length);
-  auto steps = static_cast<int64_t>(std::ceil(flops / step));
-  // The division may have rounded across a whole number.
-  while (static_cast<double>(steps) * step < flops) ++steps;
-  while (steps > 0 && static_cast<double>(steps - 1) * step >= flops) --steps;
-  return steps;
+  return static_cast<double>(steps) * train_flops(model, batch, experiment.data.seq_length);
+}
+
+int64_t lory_dense_steps(const Experiment& experiment, int64_t steps) {
+  return static_cast<int64_t>(experiment.lory.dense_warmup * static_cast<double>(steps));
+}
+
+double lory_flops(const Experiment& experiment, int64_t batch, int64_t steps) {
+  const ModelConfig model = with_vocabulary(experiment.lory_model(), experiment);
+  const int64_t dense = lory_dense_steps(experiment, steps);
+  return dense_flops(experiment, batch, dense) +
+         static_cast<double>(steps - dense) * train_flops(model, batch, experiment.data.seq_length);
+}
+
+int64_t steps_for(double flops, const std::function<double(int64_t)>& flops_of) {
+  ST_CHECK(flops >= 0 && flops_of(1) > 0);
+  int64_t enough = 1;
+  while (flops_of(enough) < flops) enough *= 2;
+  int64_t least = 0;
+  while (least < enough) {
+    const int64_t middle = (least + enough) / 2;
+    if (flops_of(middle) < flops) {
+      least = middle + 1;
+    } else {
+      enough = middle;
+    }
+  }
+  return enough;
 }
 
 int64_t parameter_count(const ModelConfig& model) {
@@ -88,11 +125,11 @@ int64_t parameter_count(const ModelConfig& model) {
   const int64_t h = m.hidden_size;
   const int64_t attention = 2 * h * h + 2 * h * m.head_dim() * m.num_kv_heads;
   const int64_t feed_forward = feed_forward_matrices(m) * h * m.intermediate_size;
-  const int64_t experts = m.merges_experts() ? m.merged_experts : 1;
-  const int64_t router = m.merged_experts * h;
   const int64_t norms = 2 * h;
   const int64_t embeddings = (m.tie_embeddings ? 1 : 2) * m.vocab_size * h;
-  return embeddings + m.num_layers * (attention + experts * feed_forward + router + norms) + h;
+  const auto merging = static_cast<int64_t>(merging_layers(m));
+  const int64_t experts = merging * ((m.merged_experts - 1) * feed_forward + m.merged_experts * h);
+  return embeddings + m.num_layers * (attention + feed_forward + norms) + experts + h;
 }
 
 }  // namespace smalltalk

@@ -21,10 +21,11 @@ struct Rule {
 bool some_model_reaches(const Experiment& e, int64_t step) {
   const MixtureConfig& m = e.mixture;
   const int64_t of_router =
-      m.rounds * (m.sequences_per_round / m.experts / e.router_train.batch_size);
-  // How far dense models go depends on the text.
+      e.has_mixture() ? m.rounds * (m.sequences_per_round / m.experts / e.router_train.batch_size)
+                      : 0;
+  // How far the others go depends on the text.
   return step < std::max(of_router, e.expert_train.steps) || e.baselines.dense ||
-         e.baselines.dense_large_batch;
+         e.baselines.dense_large_batch || e.lory.experts > 0;
 }
 
 constexpr Rule kRules[] = {

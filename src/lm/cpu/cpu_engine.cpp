@@ -148,7 +148,7 @@ double CpuEngine::train_rows(std::span<const int64_t> tokens, int64_t rows, int6
       if (count > 0) {
         worker.pass.begin(parameters_, rotary_, worker.inputs.data(),
                           find_starts(worker, worker.inputs.data(), count, length), count, length,
-                          keep_);
+                          keep_, {});
       }
       train_pass(thread, count, scale, first + threads * pass_rows >= rows, ready);
     }
@@ -231,7 +231,8 @@ int64_t CpuEngine::rows_at_once(int64_t row_tokens) const {
 }
 
 void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                                  std::span<float> log_probs, std::span<uint8_t> greedy) {
+                                  std::span<float> log_probs, std::span<uint8_t> greedy,
+                                  const Merging& merging) {
   ST_CHECK(rows <= rows_at_once(row_tokens));
   const int64_t length = row_tokens - 1;
   if (num_models_ > 1) {
@@ -240,7 +241,7 @@ void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
       const auto part = [&](auto all) {
         return all.empty() ? all : all.subspan(static_cast<size_t>(m) * size, size);
       };
-      engine.compute_log_probs(tokens, rows, row_tokens, part(log_probs), part(greedy));
+      engine.compute_log_probs(tokens, rows, row_tokens, part(log_probs), part(greedy), merging);
     });
     return;
   }
@@ -257,7 +258,7 @@ void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
     CpuPass& pass = worker.pass;
     pass.begin(parameters_, rotary_, worker.inputs.data(),
                find_starts(worker, worker.inputs.data(), pass_rows, length), pass_rows, length,
-               Keep::nothing);
+               Keep::nothing, merging);
     pass.forward();
     worker.log_probs.resize(pass_rows * length);
     worker.greedy.resize(pass_rows * length);
@@ -284,7 +285,7 @@ void CpuEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t ro
       const int64_t count = std::min(pass_rows, end - first);
       pass.begin(parameters_, rotary_, inputs,
                  find_starts(workers_[thread], inputs, count, row_tokens), count, row_tokens,
-                 Keep::nothing);
+                 Keep::nothing, {});
       pass.forward();
       gemm_nt(pass.tokens(), vocab, hidden, 1, {pass.hidden(), hidden},
               {parameters_ + layout_.head, hidden}, false,

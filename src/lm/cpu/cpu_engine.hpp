@@ -32,7 +32,8 @@ class CpuEngine : public Engine {
   PhaseSeconds seconds() override;  // of the first worker; the others work alike
   int64_t rows_at_once(int64_t row_tokens) const override;
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                         std::span<float> log_probs, std::span<uint8_t> greedy) override;
+                         std::span<float> log_probs, std::span<uint8_t> greedy,
+                         const Merging& merging = {}) override;
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
   void rebind(const ModelBuffers& buffers) override;

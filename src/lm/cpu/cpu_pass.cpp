@@ -98,13 +98,16 @@ int64_t CpuPass::memory_floats(const ModelConfig& config, int64_t rows, int64_t 
 }
 
 void CpuPass::begin(const float* parameters, const RotaryTable& rotary, const int64_t* inputs,
-                    const int32_t* starts, int64_t rows, int64_t length, Keep keep) {
+                    const int32_t* starts, int64_t rows, int64_t length, Keep keep,
+                    const Merging& merging) {
   parameters_ = parameters;
   rotary_ = &rotary;
   inputs_ = inputs;
   starts_ = starts;
   if (config_.merges_experts()) {
-    experts_.begin(cut_into_segments(rows, length, config_.segment_tokens, starts));
+    experts_.begin(cut_into_segments(config_, rows, length, starts, merging.prompt_tokens));
+    const bool in_training = config_.first_segment == FirstSegment::own;
+    leaky_ = keep != Keep::nothing ? in_training : merging.leaky || merging.prompt_tokens > 0;
   }
   if (rows == rows_ && length == length_ && keep == keep_) return;
   rows_ = rows;
@@ -153,9 +156,8 @@ void CpuPass::forward_feed_forward(int64_t i) {
   elementwise().rms_norm_forward(layer.middle, parameters_ + at.feed_forward_norm,
                                  static_cast<float>(config_.rms_norm_eps), tokens, hidden,
                                  layer.feed_forward_norm, layer.feed_forward_rstd);
-  if (config_.merges_experts()) {
-    const bool leaky = keep_ != Keep::nothing;  // in training
-    experts_.route(layer.feed_forward_norm, parameters_ + at.router, leaky, layer.route);
+  if (at.merges) {
+    experts_.route(layer.feed_forward_norm, parameters_ + at.router, leaky_, layer.route);
     experts_.multiply(gate_ups(i), layer.route, layer.feed_forward_norm, false, layer.gate_up);
   } else {
     gemm_nt(tokens, gate_up, hidden, 1, {layer.feed_forward_norm, hidden},
@@ -177,7 +179,7 @@ ExpertMatrices CpuPass::downs(int64_t i) const {
 void CpuPass::add_feed_forward(int64_t i, float* out) {
   const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
   const Layer& layer = layers_[i];
-  if (config_.merges_experts()) {
+  if (layout_.layers[i].merges) {
     experts_.multiply(downs(i), layer.route, layer.act, true, out);
   } else {
     gemm_nt(rows_ * length_, hidden, width, 1, {layer.act, width},
@@ -228,8 +230,7 @@ void CpuPass::backward_feed_forward(int64_t i, float* gradients) {
   const LayerOffsets& at = layout_.layers[i];
   const Layer& layer = layers_[i];
   const auto gradient_of = [&](int64_t offset) { return gradients + (offset - layout_.blocks); };
-  const bool merges = config_.merges_experts();
-  if (merges) {
+  if (at.merges) {
     std::fill_n(d_route_, experts_.num_segments() * config_.merged_experts, 0.0F);
     experts_.multiply_backward(downs(i), layer.route, layer.act, d_residual_, d_act_,
                                gradient_of(at.down), d_route_);
@@ -244,7 +245,7 @@ void CpuPass::backward_feed_forward(int64_t i, float* gradients) {
   } else {
     elementwise().relu2_backward(layer.gate_up, d_act_, tokens * width, d_gate_up_);
   }
-  if (merges) {
+  if (at.merges) {
     experts_.multiply_backward(gate_ups(i), layer.route, layer.feed_forward_norm, d_gate_up_,
                                d_hidden_, gradient_of(at.gate_up), d_route_);
     experts_.route_backward(layer.feed_forward_norm, parameters_ + at.router, layer.route, d_route_,

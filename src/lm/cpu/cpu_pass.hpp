@@ -10,6 +10,7 @@
 #include "lm/cpu/cpu_attention.hpp"
 #include "lm/cpu/merged_experts.hpp"
 #include "lm/model/parameter_layout.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 
 namespace smalltalk {
 
@@ -34,9 +35,10 @@ class CpuPass {
       : config_(config), layout_(layout), experts_(config) {}
 
   // What the passes below work on, until the next call. inputs and starts [rows * length] must
-  // outlive them; starts as in AttentionShape.
+  // outlive them; starts as in AttentionShape. Training merges as the model says, not `merging`.
   void begin(const float* parameters, const RotaryTable& rotary, const int64_t* inputs,
-             const int32_t* starts, int64_t rows, int64_t length, Keep keep);
+             const int32_t* starts, int64_t rows, int64_t length, Keep keep,
+             const Merging& merging);
   void forward();
   int64_t tokens() const { return rows_ * length_; }
   const float* hidden() const { return final_norm_; }  // [T, H], normalised
@@ -86,6 +88,7 @@ class CpuPass {
   float *d_residual_ = nullptr, *d_hidden_ = nullptr, *d_qkv_ = nullptr;   // [T, H] [T, H] [T, Q]
   float *d_gate_up_ = nullptr, *d_act_ = nullptr, *scratch_ = nullptr;     // [T, 2 F] [T, F]
   float* d_route_ = nullptr;                                               // [S, E]
+  bool leaky_ = false;
   MergedExperts experts_;
 };
 

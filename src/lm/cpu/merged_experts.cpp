@@ -32,18 +32,24 @@ void grow(std::vector<float>& buffer, int64_t floats) {
 
 }  // namespace
 
-std::vector<Segment> cut_into_segments(int64_t rows, int64_t length, int64_t segment_tokens,
-                                       const int32_t* starts) {
+std::vector<Segment> cut_into_segments(const ModelConfig& config, int64_t rows, int64_t length,
+                                       const int32_t* starts, int64_t prompt_tokens) {
+  const bool by_first = prompt_tokens > 0 || config.routing == SegmentRouting::prefix;
   std::vector<Segment> segments;
   for (int64_t row = 0; row < rows; ++row) {
-    int64_t document = -1;
+    int64_t document = -1, first = 0;
     for (int64_t t = 0; t < length; ++t) {
       const int64_t token = row * length + t;
       const int64_t start = starts == nullptr ? 0 : starts[token];
-      if (start != document || (t - start) % segment_tokens == 0) {
-        const auto index = static_cast<int64_t>(segments.size());
-        segments.push_back({token, 0, start != document ? index : index - 1});
+      const auto index = static_cast<int64_t>(segments.size());
+      const bool next =
+          prompt_tokens > 0 ? t - start == prompt_tokens : (t - start) % config.segment_tokens == 0;
+      if (start != document) {
+        segments.push_back({token, 0, index});
         document = start;
+        first = index;
+      } else if (next) {
+        segments.push_back({token, 0, by_first ? first : index - 1});
       }
       ++segments.back().size;
     }
@@ -53,7 +59,8 @@ std::vector<Segment> cut_into_segments(int64_t rows, int64_t length, int64_t seg
 
 int64_t max_segments(const ModelConfig& config, int64_t rows, int64_t length) {
   if (config.document_mask) return rows * length;  // a document may be one token
-  return rows * ((length + config.segment_tokens - 1) / config.segment_tokens);
+  // Two: a prompt and what follows.
+  return rows * std::max<int64_t>(2, (length + config.segment_tokens - 1) / config.segment_tokens);
 }
 
 template <typename Work>

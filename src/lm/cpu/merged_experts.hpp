@@ -2,7 +2,8 @@
 // section 3.1 and appendix A): a linear router and a softmax over all experts turn the mean of the
 // inputs of the segment before into weights, with which the matrices of all experts are averaged.
 // The first segment uses its own mean, and its weights are taken as constants when gradients are
-// computed. Where attention stays within documents, each document is a sequence of its own.
+// computed. Where attention stays within documents, each document is a sequence of its own. With
+// SegmentRouting::prefix the first segment decides for all that follow (the paper's figure 3).
 //
 // Matrices are merged some rows at a time for several segments at once, so that what is merged
 // stays in the cache, and again in the backward pass. T tokens of a pass, H hidden, E experts, S
@@ -23,9 +24,10 @@ struct Segment {
   int64_t source = 0;           // the segment whose mean decides; a first one's is itself
 };
 
-// Of `rows` sequences of `length` tokens; starts as in AttentionShape.
-std::vector<Segment> cut_into_segments(int64_t rows, int64_t length, int64_t segment_tokens,
-                                       const int32_t* starts);
+// Of `rows` sequences of `length` tokens; starts as in AttentionShape. prompt_tokens > 0: one
+// segment of so many tokens, and one of all that follow.
+std::vector<Segment> cut_into_segments(const ModelConfig& config, int64_t rows, int64_t length,
+                                       const int32_t* starts, int64_t prompt_tokens = 0);
 // The most that there may be.
 int64_t max_segments(const ModelConfig& config, int64_t rows, int64_t length);
 

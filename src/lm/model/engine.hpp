@@ -13,6 +13,7 @@
 #include "lm/model/parameter_layout.hpp"
 #include "lm/model/phase_seconds.hpp"
 #include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/lm/model/scoring.hpp"
 
 namespace at {
 class Tensor;
@@ -83,7 +84,8 @@ class Engine {
   // likelier, else 0: [R, rows, row_tokens - 1] each. `greedy` may be empty: not asked for. A row's
   // bits depend neither on its place nor on how many rows there are.
   virtual void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                                 std::span<float> log_probs, std::span<uint8_t> greedy) = 0;
+                                 std::span<float> log_probs, std::span<uint8_t> greedy,
+                                 const Merging& merging = {}) = 0;
   // logits [rows, row_tokens, V]; of one model.
   virtual void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                       std::span<float> logits) = 0;

@@ -1,5 +1,6 @@
 #include "lm/model/model_config_file.hpp"
 
+#include <initializer_list>
 #include <limits>
 #include <type_traits>
 
@@ -33,6 +34,16 @@ T required(const json& j, const char* key, const std::filesystem::path& path) {
     }
   }
   throw Error("'" + path.string() + "': key '" + key + "' is missing or has the wrong type");
+}
+
+template <typename Enum>
+Enum one_of(const json& j, const char* key, std::initializer_list<Enum> values,
+            const std::filesystem::path& path) {
+  const auto name = required<std::string>(j, key, path);
+  for (const Enum value : values) {
+    if (to_string(value) == name) return value;
+  }
+  throw Error("'" + path.string() + "': " + key + " '" + printable(name) + "' is not supported");
 }
 
 void refuse(const json& j, const char* key, const std::filesystem::path& path) {
@@ -101,6 +112,9 @@ std::string model_config_text(const ModelConfig& c,
     j["model_type"] = "lory";
     j["num_local_experts"] = c.merged_experts;
     j["segment_tokens"] = c.segment_tokens;
+    j["merged_layers"] = c.merged_layers;
+    j["segment_routing"] = to_string(c.routing);
+    j["first_segment"] = to_string(c.first_segment);
   }
   return j.dump(2) + "\n";
 }
@@ -123,6 +137,10 @@ ModelConfig read_model_config(const std::filesystem::path& path) {
   if (lory) {
     c.merged_experts = required<int64_t>(j, "num_local_experts", path);
     c.segment_tokens = required<int64_t>(j, "segment_tokens", path);
+    c.merged_layers = required<std::string>(j, "merged_layers", path);
+    c.routing =
+        one_of(j, "segment_routing", {SegmentRouting::previous, SegmentRouting::prefix}, path);
+    c.first_segment = one_of(j, "first_segment", {FirstSegment::own, FirstSegment::uniform}, path);
   }
   refuse(j, "attention_bias", path);
   refuse(j, "mlp_bias", path);

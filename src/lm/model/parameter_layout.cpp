@@ -39,6 +39,7 @@ void check_config(const ModelConfig& c) {
 ParameterLayout parameter_layout(const ModelConfig& c) {
   check_config(c);
   ParameterLayout layout;
+  const std::vector<bool> merges = c.merging_layers();
   const int64_t hidden = c.hidden_size, vocab = c.vocab_size, ff = c.intermediate_size;
   const int64_t q_out = c.num_heads * c.head_dim(), kv_out = c.num_kv_heads * c.head_dim();
   // Residual branches are summed 2 L times; their last matrices start smaller (GPT-2, section 2.3).
@@ -70,7 +71,8 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
       add(place + "down_proj.weight", {hidden, ff}, branch_std);
       return begin;
     };
-    if (c.merges_experts()) {
+    layer.merges = merges[static_cast<size_t>(i)];
+    if (layer.merges) {
       // At random: a router of zeros would weigh all experts alike for ever.
       layer.router = add(prefix + "mlp.gate.weight", {c.merged_experts, hidden},
                          1 / std::sqrt(static_cast<double>(hidden)));
@@ -95,6 +97,15 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
   }
   layout.final_norm = add("model.norm.weight", {hidden}, 0);
   return layout;
+}
+
+std::string name_in_dense(const std::string& name) {
+  const std::string router = ".mlp.gate.", experts = ".mlp.experts.";
+  if (name.find(router) != std::string::npos) return {};
+  const size_t at = name.find(experts);
+  if (at == std::string::npos) return name;
+  const size_t behind_index = name.find('.', at + experts.size());
+  return name.substr(0, at) + ".mlp" + name.substr(behind_index);
 }
 
 void init_parameter(const ParameterSpec& spec, uint64_t seed, float* values) {

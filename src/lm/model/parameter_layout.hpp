@@ -26,6 +26,7 @@ struct LayerOffsets {
   int64_t gate_up = 0;            // [2 F, H]: gate, then up; relu2: [F, H]
   int64_t down = 0;               // [H, F]
   int64_t router = 0;             // [E, H], where experts are merged; the above are of the first
+  bool merges = false;            // whether they are
   int64_t attention_norm = 0;     // [H]
   int64_t feed_forward_norm = 0;  // [H]
 };
@@ -44,6 +45,11 @@ struct ParameterLayout {
 
 // `config` must be resolved. Error if the sizes do not fit together.
 ParameterLayout parameter_layout(const ModelConfig& config);
+
+// What a parameter of a model that merges experts begins as, once the plain model of the same shape
+// (ModelConfig::dense()) has been trained for a while: the name there. Empty: a router, which that
+// model has not.
+std::string name_in_dense(const std::string& name);
 
 // Widths that several files need.
 inline int64_t qkv_width(const ModelConfig& c) {

@@ -12,7 +12,8 @@ namespace smalltalk {
 int64_t ModelsView::size() const { return models_->num_models; }
 
 void visit_log_probs(const ModelsView& models, const RowSource& rows, int64_t first, int64_t last,
-                     const std::function<void(const LogProbs& piece)>& visit) {
+                     const std::function<void(const LogProbs& piece)>& visit,
+                     const Merging& merging) {
   if (rows.row_tokens < 2) throw Error("a row needs at least 2 tokens to be scored");
   const int64_t length = rows.row_tokens - 1;
   Engine& engine = *models.impl().engine;
@@ -27,7 +28,7 @@ void visit_log_probs(const ModelsView& models, const RowSource& rows, int64_t fi
     greedy.resize(values.size());
     rows.read(next, count, tokens);
     check_tokens(tokens, count, rows.row_tokens, models.impl().config.vocab_size, next);
-    engine.compute_log_probs(tokens, count, rows.row_tokens, values, greedy);
+    engine.compute_log_probs(tokens, count, rows.row_tokens, values, greedy, merging);
     visit({next, count, length, values, greedy});
   }
 }

@@ -13,7 +13,8 @@ bool compute_alike(const ModelConfig& a, const ModelConfig& b) {
   const auto all = [](const ModelConfig& c) {
     return std::tuple(c.vocab_size, c.hidden_size, c.num_layers, c.num_heads, c.num_kv_heads,
                       c.intermediate_size, c.feed_forward, c.tie_embeddings, c.rope_theta,
-                      c.rms_norm_eps, c.merged_experts, c.segment_tokens);
+                      c.rms_norm_eps, c.merged_experts, c.segment_tokens, c.merged_layers,
+                      c.routing, c.first_segment);
   };
   return all(a) == all(b);
 }

@@ -4,6 +4,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/silu.h>
@@ -79,6 +80,12 @@ const UpdateKernels* update_kernels(const at::Device& device) {
   return device.is_cuda() ? &cuda_device().update_kernels() : cpu_update_kernels;
 }
 void set_cpu_update_kernels(const UpdateKernels* kernels) { cpu_update_kernels = kernels; }
+
+at::Tensor copied_to(const at::Device& device, std::span<const int64_t> values) {
+  if (device.is_cuda()) return cuda_device().upload(values);
+  return at::from_blob(const_cast<int64_t*>(values.data()), {std::ssize(values)}, at::kLong)
+      .clone();
+}
 
 // ---- Norm ---------------------------------------------------------------------------------------
 

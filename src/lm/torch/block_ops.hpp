@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <span>
+
 #include "lm/torch/block_launch.hpp"
 #include "lm/torch/torch_ops.hpp"
 #include "lm/torch/update_launch.hpp"
@@ -23,6 +25,9 @@ void set_cpu_update_kernels(const UpdateKernels* kernels);
 // The stream to launch them on; after each launch check_launch() throws what CUDA says.
 CUstream_st* stream_of(const at::Tensor& tensor);
 void check_launch(const at::Tensor& tensor);
+
+// A copy of `values` on a device [n], int64.
+at::Tensor copied_to(const at::Device& device, std::span<const int64_t> values);
 
 struct Normed {
   at::Tensor sum;   // [R, T, H] float32, what was normalised

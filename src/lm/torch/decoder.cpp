@@ -4,14 +4,19 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/mv.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "lm/model/check_tokens.hpp"
 #include "lm/model/transformer_impl.hpp"
@@ -21,19 +26,37 @@
 namespace smalltalk {
 
 struct Decoder::Impl {
+  // E experts of a layer and what they are merged to. N: numbers of an expert.
+  struct Experts {
+    at::Tensor matrices;  // [E, N], in the type of the products: gate and up, then down
+    at::Tensor merged;    // [rows, N]
+    at::Tensor router;    // [E, H], float32
+    at::Tensor weights;   // [rows, E], float32
+    at::Tensor sums;      // [rows, H], float32: of a row's inputs since its segment began
+  };
   struct Layer {
     at::Tensor qkv, output, gate_up, down;         // matrices, in the type of the products
     at::Tensor attention_norm, feed_forward_norm;  // float32
     at::Tensor keys, values;                       // [rows, max_tokens, kv heads, head_dim]
+    std::optional<Experts> experts;  // if it merges any; gate_up and down are then views of merged
   };
 
-  Impl(const Transformer::Impl& model, int64_t rows, int64_t max_tokens);
+  Impl(const Transformer::Impl& model, int64_t rows, int64_t max_tokens, MergeBy merging);
 
   // Feeds `ids` [B, n] to the rows from `first_row` on, of which row b has `past[b]` tokens; -> the
   // logits after the last one [B, V], float32 in host memory. One of B and n is 1.
   std::vector<float> feed(const at::Tensor& ids, int64_t first_row, std::span<const int64_t> past);
+  // Tokens of a row that share merged matrices: feed() takes no more of one row at once.
+  int64_t segment_size() const;
+  // Merges the experts for those rows whose weights are chosen anew at these tokens, of which x
+  // [B, n, H] are the layer's inputs.
+  void merge(Experts& experts, const at::Tensor& x, int64_t first_row,
+             std::span<const int64_t> past) const;
+  // The weights [E] for a row that was fed `past` tokens; x [n, H].
+  at::Tensor choose(const Experts& experts, const at::Tensor& x, int64_t row, int64_t past) const;
 
   ModelConfig config;
+  MergeBy merging;
   at::Device device;
   at::ScalarType type;  // of the products
   int64_t max_tokens;
@@ -43,8 +66,18 @@ struct Decoder::Impl {
   std::vector<int64_t> sizes;  // [rows]
 };
 
-Decoder::Impl::Impl(const Transformer::Impl& model, int64_t rows, int64_t max_size)
+namespace {
+
+// x [B, n, in] by one matrix [out, in], or by one for each row [B, out, in].
+at::Tensor product(const at::Tensor& x, const at::Tensor& matrix) {
+  return matrix.dim() == 2 ? at::linear(x, matrix) : at::bmm(x, matrix.transpose(1, 2));
+}
+
+}  // namespace
+
+Decoder::Impl::Impl(const Transformer::Impl& model, int64_t rows, int64_t max_size, MergeBy how)
     : config(model.config),
+      merging(how),
       device(model.parameters.device()),
       type(model.device.precision == "bf16-mixed" ? at::kBFloat16 : at::kFloat),
       max_tokens(max_size),
@@ -66,11 +99,64 @@ Decoder::Impl::Impl(const Transformer::Impl& model, int64_t rows, int64_t max_si
       return at::zeros({rows, max_tokens, config.num_kv_heads, config.head_dim()},
                        products.options());
     };
-    layers.push_back({matrix(at.qkv, qkv_width(config), hidden),
-                      matrix(at.output, hidden, config.num_heads * config.head_dim()),
-                      matrix(at.gate_up, gate_up_width(config), hidden),
-                      matrix(at.down, hidden, width), norm(at.attention_norm),
-                      norm(at.feed_forward_norm), cache(), cache()});
+    Layer layer = {matrix(at.qkv, qkv_width(config), hidden),
+                   matrix(at.output, hidden, config.num_heads * config.head_dim()),
+                   matrix(at.gate_up, gate_up_width(config), hidden),
+                   matrix(at.down, hidden, width),
+                   norm(at.attention_norm),
+                   norm(at.feed_forward_norm),
+                   cache(),
+                   cache(),
+                   std::nullopt};
+    if (at.merges) {
+      const int64_t count = config.merged_experts, size = model.layout.expert_stride;
+      const auto zeros = [&](int64_t columns) {
+        return at::zeros({rows, columns}, model.parameters.options());
+      };
+      const at::Tensor router = model.parameters.narrow(0, at.router, count * hidden);
+      const at::Tensor merged = at::zeros({rows, size}, products.options());
+      const int64_t gate_up = gate_up_width(config) * hidden;
+      layer.experts = {matrix(at.gate_up, count, size), merged, router.view({count, hidden}),
+                       zeros(count), zeros(hidden)};
+      layer.gate_up = merged.narrow(1, 0, gate_up).view({rows, gate_up_width(config), hidden});
+      layer.down = merged.narrow(1, gate_up, hidden * width).view({rows, hidden, width});
+    }
+    layers.push_back(std::move(layer));
+  }
+}
+
+int64_t Decoder::Impl::segment_size() const {
+  const bool cut = config.merges_experts() && merging == MergeBy::segments;
+  return cut ? config.segment_tokens : max_tokens;
+}
+
+at::Tensor Decoder::Impl::choose(const Experts& experts, const at::Tensor& x, int64_t row,
+                                 int64_t past) const {
+  if (merging == MergeBy::segments && past == 0) {
+    const auto count = static_cast<double>(config.merged_experts);
+    return at::full({config.merged_experts}, 1 / count, experts.weights.options());
+  }
+  const at::Tensor mean = merging == MergeBy::prompt
+                              ? x.to(at::kFloat).mean(0)
+                              : experts.sums[row] / static_cast<double>(config.segment_tokens);
+  return at::softmax(at::mv(experts.router, mean), 0);
+}
+
+void Decoder::Impl::merge(Experts& experts, const at::Tensor& x, int64_t first_row,
+                          std::span<const int64_t> past) const {
+  for (int64_t i = 0; i < std::ssize(past); ++i) {
+    const int64_t row = first_row + i;
+    const bool begun = sizes[static_cast<size_t>(row)] > 0;
+    const bool decided =
+        config.routing == SegmentRouting::prefix && past[i] > config.segment_tokens;
+    if (!begun || decided || past[i] % segment_size() != 0) continue;
+    const at::Tensor weights = choose(experts, x[i], row, past[i]);
+    experts.weights[row].copy_(weights);
+    experts.merged[row].copy_(at::mv(experts.matrices.t(), weights.to(type)));
+    experts.sums[row].zero_();
+  }
+  if (merging == MergeBy::segments) {
+    experts.sums.narrow(0, first_row, x.size(0)).add_(x.sum(1, false, at::kFloat));
   }
 }
 
@@ -93,6 +179,9 @@ std::vector<float> Decoder::Impl::feed(const at::Tensor& ids, int64_t first_row,
   const auto cached = [&](const at::Tensor& cache) {
     return cache.narrow(0, first_row, rows).narrow(1, 0, longest).transpose(1, 2);
   };
+  const auto of_rows = [&](const at::Tensor& matrix) {
+    return matrix.dim() == 2 ? matrix : matrix.narrow(0, first_row, rows);
+  };
 
   at::Tensor x = at::embedding(embedding, ids.to(device)).to(at::kFloat);  // [B, n, H]
   for (Layer& layer : layers) {
@@ -106,9 +195,10 @@ std::vector<float> Decoder::Impl::feed(const at::Tensor& ids, int64_t first_row,
         /*enable_gqa=*/kv != heads);
     x = x + at::linear(attention.transpose(1, 2).reshape({rows, count, heads * dim}), layer.output)
                 .to(at::kFloat);
-    const at::Tensor up =
-        at::linear(rms_norm(x, layer.feed_forward_norm, config.rms_norm_eps, type), layer.gate_up);
-    x = x + at::linear(activate(config, up), layer.down).to(at::kFloat);
+    const at::Tensor middle = rms_norm(x, layer.feed_forward_norm, config.rms_norm_eps, type);
+    if (layer.experts) merge(*layer.experts, middle, first_row, past);
+    const at::Tensor up = product(middle, of_rows(layer.gate_up));
+    x = x + product(activate(config, up), of_rows(layer.down)).to(at::kFloat);
   }
   const at::Tensor last = rms_norm(x.select(1, count - 1), final_norm, config.rms_norm_eps, type);
   const at::Tensor logits = at::linear(last, head).to(at::kFloat).to(at::kCPU).contiguous();
@@ -116,11 +206,10 @@ std::vector<float> Decoder::Impl::feed(const at::Tensor& ids, int64_t first_row,
   return {values, values + logits.numel()};
 }
 
-Decoder::Decoder(const Transformer& model, int64_t rows, int64_t max_tokens) {
+Decoder::Decoder(const Transformer& model, int64_t rows, int64_t max_tokens, MergeBy merging) {
   ST_CHECK(rows >= 1 && max_tokens >= 1);
-  if (model.config().merges_experts()) throw Error("models that merge experts cannot write yet");
   const at::NoGradGuard no_grad;
-  impl_ = std::make_unique<Impl>(model.impl(), rows, max_tokens);
+  impl_ = std::make_unique<Impl>(model.impl(), rows, max_tokens, merging);
 }
 Decoder::~Decoder() = default;
 
@@ -133,9 +222,13 @@ std::vector<float> Decoder::begin(int64_t row, std::span<const int64_t> tokens) 
   }
   const at::NoGradGuard no_grad;
   impl_->sizes[static_cast<size_t>(row)] = count;
-  const int64_t none = 0;
-  return impl_->feed(at::from_blob(const_cast<int64_t*>(tokens.data()), {1, count}, at::kLong), row,
-                     {&none, 1});
+  std::vector<float> logits;
+  for (int64_t past = 0; past < count; past += impl_->segment_size()) {
+    const int64_t size = std::min(impl_->segment_size(), count - past);
+    int64_t* ids = const_cast<int64_t*>(tokens.data()) + past;
+    logits = impl_->feed(at::from_blob(ids, {1, size}, at::kLong), row, {&past, 1});
+  }
+  return logits;
 }
 
 std::vector<float> Decoder::step(std::span<const int64_t> tokens) {
@@ -155,5 +248,16 @@ std::vector<float> Decoder::step(std::span<const int64_t> tokens) {
 void Decoder::end(int64_t row) { impl_->sizes.at(static_cast<size_t>(row)) = 0; }
 
 int64_t Decoder::size(int64_t row) const { return impl_->sizes.at(static_cast<size_t>(row)); }
+
+std::vector<std::vector<float>> Decoder::expert_weights(int64_t row) const {
+  std::vector<std::vector<float>> weights;
+  for (const Impl::Layer& layer : impl_->layers) {
+    if (!layer.experts) continue;
+    const at::Tensor of_row = layer.experts->weights[row].to(at::kCPU);
+    const float* values = of_row.const_data_ptr<float>();
+    weights.emplace_back(values, values + of_row.numel());
+  }
+  return weights;
+}
 
 }  // namespace smalltalk

@@ -3,7 +3,6 @@
 
 #include "lm/cpu/cpu_engine.hpp"
 #include "lm/torch/torch_engine.hpp"
-#include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
 
@@ -16,7 +15,6 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const ParameterLa
                                     const DeviceConfig& device, const at::Tensor& parameters,
                                     ThreadTeam& team, int64_t num_models) {
   if (device.device == "cuda") {
-    if (config.merges_experts()) throw Error("experts are merged on the CPU only so far");
     return std::make_unique<TorchEngine>(config, layout, parameters.device(), device.precision,
                                          num_models);
   }

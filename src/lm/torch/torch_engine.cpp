@@ -10,7 +10,6 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/embedding_dense_backward.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
@@ -80,6 +79,7 @@ struct TorchEngine::SavedLayer {
   Attention attention;
   Normed feed_forward_norm;
   at::Tensor up, activation;
+  at::Tensor route;  // weights of merged experts [S, E]
 
   void drop_outputs() {
     attention_norm.out.reset();
@@ -108,20 +108,24 @@ struct TorchEngine::SavedStep {
 };
 
 struct TorchEngine::RecordedStep {
-  RecordedStep(TorchEngine& engine, at::Tensor ids, float its_scale)
+  RecordedStep(TorchEngine& engine, at::Tensor ids, MergedSegments its_segments, float its_scale)
       : tokens(std::move(ids)),
+        segments(std::move(its_segments)),
         scale(its_scale),
         forward(engine.make_graph_(nullptr)),
         backward(engine.make_graph_(forward.get())) {}
 
   at::Tensor tokens;  // [R, rows, row_tokens]: read by the graphs
+  MergedSegments segments;
   float scale;
   SavedStep step;  // its losses are written by them
   std::unique_ptr<DeviceGraph> forward, backward;
 };
 
 struct TorchEngine::RecordedScores {
-  at::Tensor tokens;    // [1, rows, row_tokens]: read by the graph
+  at::Tensor tokens;  // [1, rows, row_tokens]: read by the graph
+  Merging merging;    // to which segments are cut
+  MergedSegments segments;
   TargetScores scores;  // written by it
   std::unique_ptr<DeviceGraph> graph;
 };
@@ -138,7 +142,7 @@ TorchEngine::TorchEngine(const ModelConfig& config, const ParameterLayout& layou
   if (device_.is_cuda()) {
     make_graph_ = [](const DeviceGraph* before) { return cuda_device().make_graph(before); };
   }
-  ST_CHECK(num_models >= 1);
+  ST_CHECK(num_models >= 1 && (num_models == 1 || !config.merges_experts()));
 }
 
 TorchEngine::~TorchEngine() = default;
@@ -158,8 +162,30 @@ void TorchEngine::begin_training(const TrainingPlan& plan) {
 
 // ---- Forward ------------------------------------------------------------------------------------
 
-TorchEngine::Positions TorchEngine::positions_of(const at::Tensor& inputs) const {
-  Positions positions{rotary_angles(config_, inputs.size(2), device_), {}};
+MergedSegments TorchEngine::segments_of(std::span<const int64_t> tokens, int64_t rows,
+                                        int64_t row_tokens, bool targets, int64_t all_rows,
+                                        const Merging& merging) const {
+  if (!config_.merges_experts()) return {};
+  const int64_t length = row_tokens - (targets ? 1 : 0);
+  std::vector<int32_t> starts;
+  if (config_.document_mask) {
+    starts = document_starts(tokens, rows, row_tokens, targets, config_.document_end);
+    starts.resize(static_cast<size_t>(all_rows * length));
+  }
+  const bool leaky = merging.leaky || merging.prompt_tokens > 0;
+  return {config_,
+          cut_into_segments(config_, all_rows, length, starts.empty() ? nullptr : starts.data(),
+                            merging.prompt_tokens),
+          length, leaky, device_};
+}
+
+bool TorchEngine::can_record() const {
+  return make_graph_ && !(config_.merges_experts() && config_.document_mask);
+}
+
+TorchEngine::Positions TorchEngine::positions_of(const at::Tensor& inputs,
+                                                 const MergedSegments& segments) const {
+  Positions positions{rotary_angles(config_, inputs.size(2), device_), {}, segments};
   if (!config_.document_mask) return positions;
   // The number of documents begun so far; a token sees those of its own before it.
   const at::Tensor document = (inputs == config_.document_end).flatten(0, 1).cumsum(1);
@@ -210,9 +236,7 @@ TorchEngine::Attention TorchEngine::attend(at::Tensor qkv, const Positions& posi
 at::Tensor TorchEngine::to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                                   int64_t row_tokens) const {
   ST_CHECK(static_cast<int64_t>(tokens.size()) == sets * rows * row_tokens);
-  if (device_.is_cuda()) return cuda_device().upload(tokens).view({sets, rows, row_tokens});
-  return at::from_blob(const_cast<int64_t*>(tokens.data()), {sets, rows, row_tokens}, at::kLong)
-      .clone();
+  return copied_to(device_, tokens).view({sets, rows, row_tokens});
 }
 
 at::Tensor TorchEngine::embed(const at::Tensor& inputs) const {
@@ -236,16 +260,24 @@ TorchEngine::Stream TorchEngine::forward_layer(const TorchLayer& layer, const St
   Attention attention = attend(product(attention_norm.out, layer.qkv), positions, saved != nullptr);
   const Stream middle{attention_norm.sum, product(attention.output.detach(), layer.output)};
   const Normed feed_forward_norm = normed(middle, layer.feed_forward_norm);
-  const at::Tensor up = product(feed_forward_norm.out, layer.gate_up);
+  at::Tensor route;
+  if (layer.merges()) {
+    route = positions.segments.route(feed_forward_norm.out[0], layer.router.value[0]);
+  }
+  const auto times = [&](const at::Tensor& in, const TorchWeight& weight) {
+    if (!layer.merges()) return product(in, weight);
+    return positions.segments.product(in[0], weight.value, route).unsqueeze(0);
+  };
+  const at::Tensor up = times(feed_forward_norm.out, layer.gate_up);
   const at::Tensor activated = activation(config_, up);
   if (saved != nullptr) {
-    *saved = {attention_norm, std::move(attention), feed_forward_norm, up, activated};
+    *saved = {attention_norm, std::move(attention), feed_forward_norm, up, activated, route};
   }
-  return {feed_forward_norm.sum, product(activated, layer.down)};
+  return {feed_forward_norm.sum, times(activated, layer.down)};
 }
 
-at::Tensor TorchEngine::hidden(const at::Tensor& inputs) const {
-  const Positions positions = positions_of(inputs);
+at::Tensor TorchEngine::hidden(const at::Tensor& inputs, const MergedSegments& segments) const {
+  const Positions positions = positions_of(inputs, segments);
   Stream x{embed(inputs), {}};
   for (const TorchLayer& layer : weights_.layers) {
     const TraceSpan span("layer", &layer - weights_.layers.data());
@@ -258,9 +290,9 @@ int64_t TorchEngine::rows_at_once(int64_t row_tokens) const {
   return std::max<int64_t>(1, kScoredTokens / std::max<int64_t>(1, row_tokens - 1));
 }
 
-TargetScores TorchEngine::scores(const at::Tensor& tokens) const {
+TargetScores TorchEngine::scores(const at::Tensor& tokens, const MergedSegments& segments) const {
   const int64_t length = tokens.size(2) - 1;
-  const at::Tensor out = hidden(tokens.narrow(2, 0, length));
+  const at::Tensor out = hidden(tokens.narrow(2, 0, length), segments);
   const at::Tensor targets = tokens.narrow(2, 1, length).flatten();
   const at::Tensor all = counted(tokens), counts = all.defined() ? all.flatten() : all;
   Tensors log_probs, greedy;
@@ -274,28 +306,35 @@ TargetScores TorchEngine::scores(const at::Tensor& tokens) const {
 
 void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
                                     int64_t row_tokens, std::span<float> log_probs,
-                                    std::span<uint8_t> greedy) {
+                                    std::span<uint8_t> greedy, const Merging& merging) {
   const int64_t at_once = rows_at_once(row_tokens);
   ST_CHECK(rows <= at_once);
   const at::NoGradGuard no_grad;
-  // Always as many rows, filled up with token 0: products of another shape may round otherwise.
+  // Always as many rows, filled up with a token that ends no document: products of another shape
+  // may round otherwise.
   const at::Tensor ids =
-      at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens), {0, 0, 0, at_once - rows});
+      at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens), {0, 0, 0, at_once - rows},
+                          config_.document_end == 0 ? 1 : 0);
+  const auto segments = [&] {
+    return segments_of(tokens, rows, row_tokens, true, at_once, merging);
+  };
   TargetScores unrecorded;
-  if (make_graph_) {
-    if (!recorded_scores_ || recorded_scores_->tokens.sizes() != ids.sizes()) {
+  if (can_record()) {
+    if (!recorded_scores_ || recorded_scores_->tokens.sizes() != ids.sizes() ||
+        recorded_scores_->merging != merging) {
       recorded_scores_.reset();  // its memory is free before other is taken
-      recorded_scores_ =
-          std::make_unique<RecordedScores>(ids, TargetScores{}, make_graph_(nullptr));
+      recorded_scores_ = std::make_unique<RecordedScores>(ids, merging, segments(), TargetScores{},
+                                                          make_graph_(nullptr));
     } else {
       recorded_scores_->tokens.copy_(ids);
     }
     RecordedScores* const recorded = recorded_scores_.get();
-    recorded->graph->run([this, recorded] { recorded->scores = scores(recorded->tokens); });
+    recorded->graph->run(
+        [this, recorded] { recorded->scores = scores(recorded->tokens, recorded->segments); });
   } else {
-    unrecorded = scores(ids);
+    unrecorded = scores(ids, segments());
   }
-  const TargetScores& result = make_graph_ ? recorded_scores_->scores : unrecorded;
+  const TargetScores& result = can_record() ? recorded_scores_->scores : unrecorded;
   const int64_t size = rows * (row_tokens - 1);
   ST_CHECK(std::ssize(log_probs) == num_models_ * size);
   const auto copy = [&](const at::Tensor& from, auto to) {
@@ -309,7 +348,8 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
 void TorchEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                          std::span<float> logits) {
   const at::NoGradGuard no_grad;
-  const at::Tensor out = hidden(to_device(tokens, 1, rows, row_tokens));
+  const at::Tensor out = hidden(to_device(tokens, 1, rows, row_tokens),
+                                segments_of(tokens, rows, row_tokens, false, rows, {}));
   const at::Tensor result = product(out, weights_.head).to(at::kFloat).to(at::kCPU).contiguous();
   ST_CHECK(static_cast<int64_t>(logits.size()) == result.numel());
   std::memcpy(logits.data(), result.const_data_ptr<float>(), result.nbytes());
@@ -327,20 +367,33 @@ void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Pos
     return norm.out.defined() ? norm.out
                               : norm_again(norm, weight.value, config_.rms_norm_eps, type_);
   };
-  const auto through_norm = [&](Normed& norm, TorchWeight& weight, TorchWeight& matrix,
-                                const at::Tensor& d_product) {
-    const at::Tensor d_norm = product_backward(output_of(norm, weight), matrix, d_product);
+  const auto through_norm = [&](Normed& norm, TorchWeight& weight, const auto& d_of) {
+    const at::Tensor d_norm = d_of(output_of(norm, weight));
     d_delta = norm_backward(d_norm, norm, weight.value, d_x, weight.gradient);
     norm = {};
   };
   {
+    const MergedSegments& segments = positions.segments;
+    at::Tensor d_route;
+    if (layer.merges()) d_route = at::zeros_like(saved.route);
+    const auto back_from = [&](TorchWeight& weight, const at::Tensor& in, const at::Tensor& d_out) {
+      if (!layer.merges()) return product_backward(in, weight, d_out);
+      return segments.product_backward(in[0], weight, saved.route, d_out[0], d_route).unsqueeze(0);
+    };
     const at::Tensor activated =
         saved.activation.defined() ? saved.activation : activation(config_, saved.up);
-    const at::Tensor d_activation = product_backward(activated, layer.down, d_delta);
+    const at::Tensor d_activation = back_from(layer.down, activated, d_delta);
     saved.activation.reset();
     const at::Tensor d_up = activation_backward(config_, saved.up, d_activation);
     saved.up.reset();
-    through_norm(saved.feed_forward_norm, layer.feed_forward_norm, layer.gate_up, d_up);
+    through_norm(saved.feed_forward_norm, layer.feed_forward_norm, [&](const at::Tensor& in) {
+      const at::Tensor d_in = back_from(layer.gate_up, in, d_up);
+      if (layer.merges()) {
+        at::Tensor own = d_in[0];
+        segments.route_backward(in[0], layer.router, saved.route, d_route, own);
+      }
+      return d_in;
+    });
   }
   Attention& attention = saved.attention;
   const at::Tensor d_attention = product_backward(attention.output.detach(), layer.output, d_delta);
@@ -350,7 +403,8 @@ void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Pos
   attention = {};
   const at::Tensor d_qkv = split_heads_backward(config_, {d_heads[0], d_heads[1], d_heads[2]},
                                                 positions.rotary, num_models_);
-  through_norm(saved.attention_norm, layer.attention_norm, layer.qkv, d_qkv);
+  through_norm(saved.attention_norm, layer.attention_norm,
+               [&](const at::Tensor& in) { return product_backward(in, layer.qkv, d_qkv); });
 }
 
 std::pair<int64_t, int64_t> TorchEngine::matrices_of(int64_t layer) const {
@@ -358,15 +412,15 @@ std::pair<int64_t, int64_t> TorchEngine::matrices_of(int64_t layer) const {
           layer + 1 == config_.num_layers ? layout_.decay_size : layout_.layers[layer + 1].qkv};
 }
 
-void TorchEngine::forward_step(const at::Tensor& tokens, float scale,
-                               const ParametersNeeded& needed, SavedStep& step) {
+void TorchEngine::forward_step(const at::Tensor& tokens, const MergedSegments& segments,
+                               float scale, const ParametersNeeded& needed, SavedStep& step) {
   const auto need = [&](int64_t begin, int64_t end) {
     if (needed) needed(begin, end);
   };
   const int64_t length = tokens.size(2) - 1;
   need(layout_.embedding, layout_.embedding + config_.vocab_size * config_.hidden_size);
   need(layout_.decay_size, layout_.total);
-  step.positions = positions_of(tokens.narrow(2, 0, length));
+  step.positions = positions_of(tokens.narrow(2, 0, length), segments);
   step.layers.assign(weights_.layers.size(), {});
   Stream x{embed(tokens.narrow(2, 0, length)), {}};
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
@@ -427,13 +481,15 @@ LossSums TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int6
   ST_CHECK(can_train_);
   const at::NoGradGuard no_grad;
   at::Tensor ids = to_device(tokens, num_models_, rows, row_tokens);
-  const bool use_graphs = make_graph_ && !plan_.announces;
+  const Merging merging{.leaky = config_.first_segment == FirstSegment::own};
+  const auto segments = [&] { return segments_of(tokens, rows, row_tokens, true, rows, merging); };
+  const bool use_graphs = can_record() && !plan_.announces;
   ST_CHECK((!exchange.ready && !exchange.needed) || plan_.announces);
   SavedStep unrecorded;
   if (use_graphs) {
     if (!recorded_ || recorded_->tokens.sizes() != ids.sizes() || recorded_->scale != scale) {
       recorded_.reset();  // its memory is free before other is taken
-      recorded_ = std::make_unique<RecordedStep>(*this, ids, scale);
+      recorded_ = std::make_unique<RecordedStep>(*this, ids, segments(), scale);
     } else {
       recorded_->tokens.copy_(ids);
     }
@@ -445,10 +501,10 @@ LossSums TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int6
     const PhaseClock::Scope scope(clock_, "forward", &PhaseSeconds::forward);
     if (use_graphs) {
       recorded->forward->run([this, recorded] {
-        forward_step(recorded->tokens, recorded->scale, {}, recorded->step);
+        forward_step(recorded->tokens, recorded->segments, recorded->scale, {}, recorded->step);
       });
     } else {
-      forward_step(ids, scale, exchange.needed, step);
+      forward_step(ids, segments(), scale, exchange.needed, step);
     }
   }
   {

@@ -5,6 +5,7 @@
 // A block is four matrix products with something before each: norm, attention, norm, activation.
 // All is written out, forward and backward (block_ops.hpp), but for attention itself, which is the
 // library's with its autograd. Weight gradients go straight into the flat buffer, layer by layer.
+// Where a layer merges experts, torch_experts.hpp takes the place of its feed-forward's products.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,6 +20,7 @@
 #include "lm/torch/block_ops.hpp"
 #include "lm/torch/device.hpp"
 #include "lm/torch/phase_clock.hpp"
+#include "lm/torch/torch_experts.hpp"
 #include "lm/torch/torch_loss.hpp"
 #include "lm/torch/torch_ops.hpp"
 #include "lm/torch/torch_weights.hpp"
@@ -27,17 +29,20 @@ namespace smalltalk {
 
 class TorchEngine : public Engine {
  public:
+  // REQUIRES one model where experts are merged: routers, which are batched, never do.
   TorchEngine(const ModelConfig& config, const ParameterLayout& layout, at::Device device,
               const std::string& precision, int64_t num_models = 1);
   ~TorchEngine() override;
 
   // Where the plan announces nothing, a GPU launches CUDA graphs from the third call of the same
-  // shapes and scale on. REQUIRES a plan that announces if there is an exchange.
+  // shapes and scale on; not where segments depend on the tokens (torch_experts.hpp). REQUIRES a
+  // plan that announces if there is an exchange.
   LossSums accumulate_gradients(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                                 float scale, const Exchange& exchange) override;
   int64_t rows_at_once(int64_t row_tokens) const override;
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
-                         std::span<float> log_probs, std::span<uint8_t> greedy) override;
+                         std::span<float> log_probs, std::span<uint8_t> greedy,
+                         const Merging& merging = {}) override;
   // Of R models: logits [R, rows, row_tokens, V].
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
@@ -63,13 +68,20 @@ class TorchEngine : public Engine {
     RotaryAngles rotary;
     at::Tensor
         visible;  // bool [sequences of all or of one model, 1, length, length]; or all before
+    MergedSegments segments;
   };
   using Tensors = std::vector<at::Tensor>;
 
   at::Tensor to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                        int64_t row_tokens) const;  // [sets, rows, row_tokens], sets 1 or R
 
-  Positions positions_of(const at::Tensor& inputs) const;  // [sets, rows, length]
+  // The segments of `all_rows` rows, which begin with those of `tokens` [rows, row_tokens] and end
+  // in rows without documents; the last tokens are left out if they are targets alone.
+  MergedSegments segments_of(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                             bool targets, int64_t all_rows, const Merging& merging) const;
+  // inputs [sets, rows, length]
+  Positions positions_of(const at::Tensor& inputs, const MergedSegments& segments) const;
+  bool can_record() const;
   // Which targets are no padding, bool [sets, rows, row_tokens - 1]; undefined: all.
   at::Tensor counted(const at::Tensor& tokens) const;
 
@@ -84,12 +96,13 @@ class TorchEngine : public Engine {
   // d_delta: the same in the type of the products.
   void backward_layer(TorchLayer& layer, SavedLayer& saved, const Positions& positions,
                       at::Tensor& d_x, at::Tensor& d_delta) const;
-  at::Tensor hidden(const at::Tensor& inputs) const;  // inference: -> [R, T, H]
-  // Of all models, [R, rows * (row_tokens - 1)] each.
-  TargetScores scores(const at::Tensor& tokens) const;  // [1, rows, row_tokens]
+  // Inference: -> [R, T, H]
+  at::Tensor hidden(const at::Tensor& inputs, const MergedSegments& segments) const;
+  // tokens [1, rows, row_tokens]; of all models, [R, rows * (row_tokens - 1)] each.
+  TargetScores scores(const at::Tensor& tokens, const MergedSegments& segments) const;
   // The two halves of a step. tokens [R, rows, row_tokens]; the loss belongs to the first.
-  void forward_step(const at::Tensor& tokens, float scale, const ParametersNeeded& needed,
-                    SavedStep& step);
+  void forward_step(const at::Tensor& tokens, const MergedSegments& segments, float scale,
+                    const ParametersNeeded& needed, SavedStep& step);
   void backward_step(const at::Tensor& tokens, const GradientsReady& ready, SavedStep& step);
   // Parameters of a layer's matrices: [first, second) of the flat buffer.
   std::pair<int64_t, int64_t> matrices_of(int64_t layer) const;

@@ -17,12 +17,13 @@ at::Tensor product(const at::Tensor& x, const TorchWeight& weight) {
 }
 
 void product_float(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+  const bool batched = out.dim() == 3;
   if (a.scalar_type() == at::kFloat) {
-    at::mm_out(out, a, b);
-  } else if (a.is_cuda()) {
-    at::mm_out(out, a, b, at::kFloat);
+    batched ? at::bmm_out(out, a, b) : at::mm_out(out, a, b);
+  } else if (!a.is_cuda()) {
+    product_float(out, a.to(at::kFloat), b.to(at::kFloat));
   } else {
-    at::mm_out(out, a.to(at::kFloat), b.to(at::kFloat));
+    batched ? at::bmm_out(out, a, b, at::kFloat) : at::mm_out(out, a, b, at::kFloat);
   }
 }
 
@@ -55,14 +56,15 @@ TorchWeights::TorchWeights(const ModelConfig& config, const ParameterLayout& lay
 
 // `values` begins with the parameter at `values_begin`.
 TorchWeight TorchWeights::weight(const at::Tensor& values, int64_t values_begin, int64_t offset,
-                                 const std::vector<int64_t>& shape, float* gradients) const {
-  std::vector<int64_t> sizes = {num_models_}, strides = {layout_.total};
-  int64_t stride = 1;
-  for (const int64_t extent : shape) stride *= extent;
+                                 int64_t count, int64_t stride, const std::vector<int64_t>& shape,
+                                 float* gradients) const {
+  std::vector<int64_t> sizes = {count}, strides = {stride};
+  int64_t inner = 1;
+  for (const int64_t extent : shape) inner *= extent;
   for (const int64_t extent : shape) {
-    stride /= extent;
+    inner /= extent;
     sizes.push_back(extent);
-    strides.push_back(stride);
+    strides.push_back(inner);
   }
   TorchWeight result;
   result.value = values.as_strided(sizes, strides, offset - values_begin);
@@ -87,22 +89,30 @@ void TorchWeights::rebind(const ModelBuffers& buffers) {
   const at::Tensor norms =
       flat(apart ? buffers.norms : buffers.parameters, size - norms_begin, at::kFloat);
   const auto matrix = [&](int64_t offset, int64_t out, int64_t in) {
-    return weight(products, 0, offset, {out, in}, buffers.gradients);
+    return weight(products, 0, offset, num_models_, layout_.total, {out, in}, buffers.gradients);
+  };
+  const auto feed_forward = [&](bool merges, int64_t offset, int64_t out, int64_t in) {
+    if (!merges) return matrix(offset, out, in);
+    return weight(products, 0, offset, config_.merged_experts, layout_.expert_stride, {out, in},
+                  buffers.gradients);
   };
   const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
   const auto norm = [&](int64_t offset) {
-    return weight(norms, norms_begin, offset, {1, hidden}, buffers.gradients);
+    return weight(norms, norms_begin, offset, num_models_, layout_.total, {1, hidden},
+                  buffers.gradients);
   };
   embedding = matrix(layout_.embedding, config_.vocab_size, hidden);
   head = matrix(layout_.head, config_.vocab_size, hidden);
   final_norm = norm(layout_.final_norm);
   layers.clear();
   for (const LayerOffsets& layer : layout_.layers) {
-    layers.push_back({matrix(layer.qkv, qkv_width(config_), hidden),
-                      matrix(layer.output, hidden, config_.num_heads * config_.head_dim()),
-                      matrix(layer.gate_up, gate_up_width(config_), hidden),
-                      matrix(layer.down, hidden, width), norm(layer.attention_norm),
-                      norm(layer.feed_forward_norm)});
+    layers.push_back(
+        {matrix(layer.qkv, qkv_width(config_), hidden),
+         matrix(layer.output, hidden, config_.num_heads * config_.head_dim()),
+         feed_forward(layer.merges, layer.gate_up, gate_up_width(config_), hidden),
+         feed_forward(layer.merges, layer.down, hidden, width), norm(layer.attention_norm),
+         norm(layer.feed_forward_norm),
+         layer.merges ? matrix(layer.router, config_.merged_experts, hidden) : TorchWeight()});
   }
 }
 

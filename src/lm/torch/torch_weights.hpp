@@ -11,13 +11,13 @@
 namespace smalltalk {
 
 struct TorchWeight {
-  // [R, ...]. The value is of the type of the products, but for norms, whose is float32, as is the
-  // gradient.
+  // [R, ...]; of a layer that merges experts, whose R is 1, the feed-forward's are [E, ...]. The
+  // value is of the type of the products, but for norms, whose is float32, as is the gradient.
   at::Tensor value, gradient;
 };
 
-// Products a x b whose sums are float32 whatever the type of both: written to `out` [m, n], or
-// added to `sum` [m, n] or [R, m, n], without a rounding in between.
+// Products a x b whose sums are float32 whatever the type of both: written to `out` or added to
+// `sum`, both [m, n] or [R, m, n], without a rounding in between.
 void product_float(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
 void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b);
 
@@ -27,7 +27,10 @@ at::Tensor product(const at::Tensor& x, const TorchWeight& weight);
 at::Tensor product_backward(const at::Tensor& x, TorchWeight& weight, const at::Tensor& d_out);
 
 struct TorchLayer {
+  bool merges() const { return router.value.defined(); }
+
   TorchWeight qkv, output, gate_up, down, attention_norm, feed_forward_norm;
+  TorchWeight router;  // undefined: no experts are merged
 };
 
 class TorchWeights {
@@ -43,8 +46,9 @@ class TorchWeights {
   std::vector<TorchLayer> layers;
 
  private:
-  TorchWeight weight(const at::Tensor& values, int64_t values_begin, int64_t offset,
-                     const std::vector<int64_t>& shape, float* gradients) const;
+  // [count, shape], `stride` apart.
+  TorchWeight weight(const at::Tensor& values, int64_t values_begin, int64_t offset, int64_t count,
+                     int64_t stride, const std::vector<int64_t>& shape, float* gradients) const;
 
   ModelConfig config_;
   ParameterLayout layout_;

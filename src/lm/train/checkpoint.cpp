@@ -120,6 +120,12 @@ Trainer::Impl::Checkpoint Trainer::Impl::read(const std::filesystem::path& file,
   return read;
 }
 
+bool Trainer::Impl::is_dense(const SafetensorsHeader& header) const {
+  if (options.dense_steps == 0) return false;
+  const ParameterLayout layout = parameter_layout(model.config.dense());
+  return header.tensors == sharded_header(layout, buffers_of({}), {}).tensors;
+}
+
 void Trainer::Impl::resume() {
   // The group's first rank says which there are: on a shared file system the others may see other
   // files.
@@ -127,7 +133,7 @@ void Trainer::Impl::resume() {
       options.group.rank == 0 ? checkpoints.steps() : std::vector<int64_t>();
   const std::vector<int64_t> candidates = gather_values<int64_t>(own, options.group);
   if (candidates.empty()) return;
-  const ShardedAdamW::Shards shards = optimizer.copy_shards();  // to be read into
+  ShardedAdamW::Shards shards = optimizer.copy_shards();  // to be read into
   std::string damage;
   for (const int64_t candidate : candidates) {
     const std::filesystem::path file = checkpoints.file(candidate);
@@ -145,7 +151,17 @@ void Trainer::Impl::resume() {
           fmt::format("'{}' was trained at other learning rates, '{}'", file.string(), schedule);
       continue;
     }
-    require_tensors(file, header, sharded_header(model.layout, buffers_of(shards), {}));
+    if (is_dense(header)) {
+      if (candidate != options.dense_steps) {
+        damage = fmt::format("'{}' is of the dense model, whose last step is {}", file.string(),
+                             options.dense_steps);
+        continue;
+      }
+      shards = optimizer.copy_shards();  // a damaged file may have been read into the last
+      read_renamed(file, header, sharded_layout(), buffers_of(shards), name_in_dense);
+    } else {
+      require_tensors(file, header, sharded_header(model.layout, buffers_of(shards), {}));
+    }
     progress = saved;
     optimizer.set_shards(shards, progress.step - progress.skipped_steps);
     saved_step = progress.step;

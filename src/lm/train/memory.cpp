@@ -7,6 +7,7 @@
 #include "lm/cpu/cpu_engine.hpp"
 #include "lm/cpu/cpu_loss.hpp"
 #include "lm/cpu/cpu_pass.hpp"
+#include "lm/torch/torch_experts.hpp"
 #include "lm/torch/torch_loss.hpp"
 #include "lm/train/gradient_buckets.hpp"
 #include "smalltalk/core/system/error.hpp"
@@ -31,7 +32,8 @@ void add_cpu(const ModelConfig& model, const ParameterLayout& layout, int64_t th
                              model.hidden_size, model.vocab_size, static_cast<int>(threads)));
 }
 
-// The tensors of TorchEngine, per token.
+// The tensors of TorchEngine, per token. Where experts are merged within documents, as if each row
+// were one: short ones take more.
 void add_torch(const ModelConfig& model, bool bf16, int64_t rows, int64_t length,
                Recompute recompute, MemoryEstimate& memory) {
   const int64_t tokens = rows * length;
@@ -54,10 +56,26 @@ void add_torch(const ModelConfig& model, bool bf16, int64_t rows, int64_t length
   // On the way back: the stream's gradient, also rounded, and what the widest of a layer's halves
   // has at a time; and what is computed again.
   const double of_stream = stream + (bf16 ? hidden : 0);
-  const double feed_forward = width + up + hidden, turning = heads + 3 * heads + repeated + qkv;
+  const double turning = heads + 3 * heads + repeated + qkv;
   double again = 0;
   if (recompute == Recompute::selective) again = width;
   if (recompute == Recompute::full) again = layer - stream;
+  // Merged matrices exist for some segments at a time, when what the first product gave is free.
+  double merging = 0, routes = 0, table = 0;
+  if (model.merges_experts()) {
+    const auto all = static_cast<double>(tokens);
+    merging = MergedSegments::work_bytes(model, rows, length, product) / all;
+    table = MergedSegments::table_bytes(model, rows, length);
+    const auto segments =
+        static_cast<double>((length + model.segment_tokens - 1) / model.segment_tokens);
+    routes =
+        kFloat * segments / static_cast<double>(length) * static_cast<double>(model.merged_experts);
+    const std::vector<bool> layers = model.merging_layers();
+    const auto share =
+        static_cast<double>(std::ranges::count(layers, true)) / static_cast<double>(layers.size());
+    if (recompute != Recompute::full) kept += share * routes;
+  }
+  const double feed_forward = width + hidden + std::max(up, merging);
   const double backward = of_stream + std::max(feed_forward, turning) + again;
   memory.loss = static_cast<double>(
       fused_cross_entropy_bytes(tokens, model.hidden_size, model.vocab_size, bf16));
@@ -65,6 +83,7 @@ void add_torch(const ModelConfig& model, bool bf16, int64_t rows, int64_t length
   memory.activations =
       static_cast<double>(tokens) * (static_cast<double>(model.num_layers) * kept + last_norm) +
       std::max(0.0, static_cast<double>(tokens) * (backward - last_norm) - memory.loss);
+  memory.activations += table;
   // Who sees whom, and the same as numbers.
   if (model.document_mask)
     memory.activations += (1 + product) * static_cast<double>(tokens * length);

@@ -1,9 +1,11 @@
 #include "smalltalk/lm/train/roofline.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "lm/model/parameter_layout.hpp"
 #include "lm/torch/block_bytes.hpp"
+#include "lm/torch/segments_at_once.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 
 namespace smalltalk {
@@ -11,6 +13,32 @@ namespace {
 
 constexpr double kProductShare = 0.72, kAttentionShare = 0.45, kBandwidthShare = 0.85;
 constexpr double kLinkBytesPerSecond = 300e9;
+
+// What merging experts adds to a layer's products. Each merge of a block of segments reads the
+// matrices of all experts; batched products read or write the merged ones once a pass.
+struct MergingTime {
+  double flops = 0, seconds = 0;
+};
+MergingTime merging(const ModelConfig& model, int64_t rows, int64_t length, double passes,
+                    double flops_per_second, double bytes_per_second) {
+  const double segments =
+      static_cast<double>(rows * ((length + model.segment_tokens - 1) / model.segment_tokens));
+  const double blocks = std::ceil(segments / static_cast<double>(segments_at_once(model)));
+  const auto experts = static_cast<double>(model.merged_experts);
+  const double numbers =
+      static_cast<double>((gate_up_width(model) + model.intermediate_size) * model.hidden_size);
+  const double flops = 2 * segments * experts * numbers;  // of each product
+  const double all = blocks * experts * numbers, merged = segments * numbers;
+  const auto seconds = [&](double bytes) {
+    return std::max(flops / flops_per_second, bytes / bytes_per_second);
+  };
+  // Forward, once more where all is computed again, and once for the inputs' gradients; then the
+  // experts' gradients, which are read and written in float32, and the weights'.
+  const double merges = passes - 1;
+  return {(merges + 2) * flops, merges * seconds(2 * (all + merged)) +
+                                    seconds(2 * merged + 2 * 4 * all) +
+                                    seconds(2 * (all + merged))};
+}
 
 // Of a layer's kernels between the products, for so many tokens.
 struct LayerBytes {
@@ -61,6 +89,13 @@ StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int6
   const double loss_flops = tokens * 6 * hidden * vocab;
   time.product_flops = block_flops + loss_flops;
   time.products = block_flops / products;
+  if (model.merges_experts()) {
+    const MergingTime of_layer = merging(model, rows, seq_length, passes, products, bandwidth);
+    const std::vector<bool> which = model.merging_layers();
+    const auto merging_layers = static_cast<double>(std::ranges::count(which, true));
+    time.product_flops += merging_layers * of_layer.flops;
+    time.products += merging_layers * of_layer.seconds;
+  }
   // Causal, two products over half of the positions; backward two and a half times that.
   const double attention = tokens * 2 * static_cast<double>(seq_length) * heads;
   time.attention =

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -22,15 +23,20 @@ struct FileRange {
   std::span<std::byte> bytes;
 };
 
+using NameInFile = std::function<std::string(const std::string&)>;
+
 // In the order of the file.
 std::vector<FileRange> file_ranges(const SafetensorsHeader& header, const ShardedLayout& layout,
-                                   std::span<const ShardedBuffer> buffers) {
+                                   std::span<const ShardedBuffer> buffers,
+                                   const NameInFile& name_in_file = std::identity()) {
   std::vector<FileRange> ranges;
   for (const ShardedBuffer& buffer : buffers) {
     const auto shard =
         std::span(buffer.shard.data_ptr<float>(), static_cast<size_t>(buffer.shard.numel()));
     for (const ParameterSpec& spec : layout.parameters.specs) {
-      const uint64_t tensor = header.tensors.at(buffer.prefix + spec.name).begin;
+      const std::string name = name_in_file(spec.name);
+      if (name.empty()) continue;
+      const uint64_t tensor = header.tensors.at(buffer.prefix + name).begin;
       for (const ShardPiece& piece : layout.pieces) {
         const int64_t begin = std::max(piece.begin, spec.offset);
         const int64_t end = std::min(piece.begin + piece.size, spec.offset + spec.size);
@@ -188,6 +194,15 @@ uint64_t read_share(const std::filesystem::path& path, const SafetensorsHeader& 
     read(at, std::span(chunk).first(std::min(kChunk, end - at)));
   }
   return hash;
+}
+
+void read_renamed(const std::filesystem::path& path, const SafetensorsHeader& header,
+                  const ShardedLayout& layout, std::span<const ShardedBuffer> buffers,
+                  const NameInFile& name_in_file) {
+  const File file = File::open(path, O_RDONLY);
+  for (const FileRange& range : file_ranges(header, layout, buffers, name_in_file)) {
+    file.read_at(header.data_begin + range.begin, range.bytes);
+  }
 }
 
 }  // namespace smalltalk

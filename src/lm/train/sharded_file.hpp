@@ -91,4 +91,10 @@ uint64_t read_share(const std::filesystem::path& file, const SafetensorsHeader& 
                     const ShardedLayout& layout, std::span<const ShardedBuffer> buffers,
                     const HostCollectives& group);
 
+// Reads into this rank's shards what the file holds under other names; what has an empty one is
+// left as it is.
+void read_renamed(const std::filesystem::path& file, const SafetensorsHeader& header,
+                  const ShardedLayout& layout, std::span<const ShardedBuffer> buffers,
+                  const std::function<std::string(const std::string&)>& name_in_file);
+
 }  // namespace smalltalk

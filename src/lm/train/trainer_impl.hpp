@@ -43,6 +43,8 @@ struct Trainer::Impl {
     SafetensorsHeader header;
     std::string damage;  // empty: it is whole
   };
+  // Whether a checkpoint is of the plain model that came before this one.
+  bool is_dense(const SafetensorsHeader& header) const;
   // Reads this rank's share of a checkpoint, and takes part in checking all of it.
   Checkpoint read(const std::filesystem::path& file, const ShardedAdamW::Shards& shards) const;
 

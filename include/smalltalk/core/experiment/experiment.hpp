@@ -29,6 +29,18 @@ enum class Recompute {
   full,       // all of a layer, from its input
 };
 
+// By what a segment's experts are merged (Lory).
+enum class SegmentRouting {
+  previous,  // the segment before
+  prefix,    // the first segment of the sequence, for all that follow: one decision
+};
+
+// By what a first segment's experts are merged when a Lory model is trained.
+enum class FirstSegment {
+  own,  // its own mean, as in the paper: its tokens know of later ones, which they cannot in use
+  uniform,  // all weigh alike, as in use
+};
+
 // How documents become sequences of S tokens.
 enum class Packing {
   concat,     // end to end, cut wherever a sequence is full
@@ -62,15 +74,22 @@ struct ModelConfig {
   double rms_norm_eps = 1e-5;
   double init_std = 0;       // 0: 0.5 / sqrt(H); residual output projections: / sqrt(2 L) more
   double embedding_std = 0;  // 0: 1 / sqrt(H), so that tied logits start with deviation 1
-  // Lory: each feed-forward layer holds so many experts, merged anew for each segment of so many
-  // tokens with weights that a router derives from the segment before. 0: plain feed-forwards.
+  // Lory: feed-forward layers hold so many experts, merged anew for each segment of so many tokens
+  // with weights that a router derives from another segment. 0: plain feed-forwards.
   int64_t merged_experts = 0;
   int64_t segment_tokens = 0;
+  std::string merged_layers;  // which do, from 0: "2-5,7"; empty: all
+  SegmentRouting routing = SegmentRouting::previous;
+  FirstSegment first_segment = FirstSegment::own;
 
   // The zeros above replaced by what they stand for.
   ModelConfig resolved() const;
   int64_t head_dim() const { return hidden_size / num_heads; }
   bool merges_experts() const { return merged_experts > 0; }
+  // By layer, [L]. Error: merged_layers is no list of layers of the model.
+  std::vector<bool> merging_layers() const;
+  // The plain model whose feed-forwards have the shape of one expert.
+  ModelConfig dense() const;
 };
 
 // How one model is trained. The same struct for router, expert and dense baseline.
@@ -118,7 +137,7 @@ struct DataConfig {
 };
 
 struct MixtureConfig {
-  int64_t experts = 4;                                     // E
+  int64_t experts = 4;                                     // E; 0: no mixture is trained
   int64_t prefix_tokens = 32;                              // M
   int64_t rounds = 8;                                      // T
   int64_t sequences_per_round = 4096;                      // N, over all routers
@@ -135,6 +154,19 @@ struct BaselineConfig {
   double dense_large_batch_lr = 0;  // 0: the expert's
   int64_t dense_warmup_steps = 0;   // 0: the share of the steps that it is of an expert's
   int64_t dense_large_batch_warmup_steps = 0;  // the same
+};
+
+// The second system, Lory (Zhong et al. 2024): one model whose feed-forwards are merged from
+// experts. All of it is the expert's but for what stands here.
+struct LoryConfig {
+  int64_t experts = 0;          // in each feed-forward; 0: no such model is trained
+  int64_t segment_tokens = 32;  // T
+  std::string layers;           // ModelConfig::merged_layers
+  SegmentRouting routing = SegmentRouting::previous;
+  FirstSegment first_segment = FirstSegment::own;
+  double dense_warmup = 0.05;  // this share of the steps trains what all experts begin as
+  int64_t train_steps = 0;     // 0: until its training FLOPs are those of the mixture
+  double lr = 0;               // 0: the expert's
 };
 
 struct DeviceConfig {
@@ -160,9 +192,12 @@ struct Experiment {
   ModelConfig expert_model;
   TrainConfig expert_train;  // steps: of one expert
   BaselineConfig baselines;
+  LoryConfig lory;
   DeviceConfig device;
 
-  // What both models take from the tokens.
+  bool has_mixture() const { return mixture.experts > 0; }
+  ModelConfig lory_model() const;
+  // What all models take from the tokens.
   void adopt_tokens(int64_t vocab_size, int64_t end_token);
 
   // Refuses impossible combinations (M > S, heads that do not divide H, batch larger than a
@@ -171,8 +206,8 @@ struct Experiment {
 };
 
 // Calls f(key, field, help) for every field, key being "section.key" (or "name" at the top level):
-// [data], [mixture], [router], [expert], [baselines], [device]. A model's and its training's keys
-// share a section: router.hidden_size, router.lr. router.steps does not exist.
+// [data], [mixture], [router], [expert], [baselines], [lory], [device]. A model's and its
+// training's keys share a section: router.hidden_size, router.lr. router.steps does not exist.
 template <typename F>
 void visit_fields(Experiment& experiment, F&& f);
 
@@ -192,9 +227,10 @@ std::string to_toml(const Experiment& experiment);
 bool decides_nothing(std::string_view key);
 
 // What a run is made of by keys. Each part is made from the content of those before it, too: tokens
-// from text, which no key tells, routers from tokens, experts from shards, made by routers. How
-// long experts train and at which rates is a part of its own: they may be trained on.
-enum class Part { tokens, routing, expert, schedule };
+// from text, which no key tells, routers from tokens, experts from shards, made by routers; a Lory
+// model has keys beside an expert's. How long models train and at which rates is a part of its own:
+// they may be trained on.
+enum class Part { tokens, routing, expert, lory, schedule };
 // (With data.packing = "documents", data.seq_length decides the tokens, too.)
 bool decides(std::string_view key, Part part);
 
@@ -216,6 +252,8 @@ std::string experiment_help();
 std::string to_string(FeedForward value);
 std::string to_string(Packing value);
 std::string to_string(Recompute value);
+std::string to_string(SegmentRouting value);
+std::string to_string(FirstSegment value);
 
 }  // namespace smalltalk
 

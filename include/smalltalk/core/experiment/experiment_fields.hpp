@@ -86,7 +86,8 @@ void visit_fields(Experiment& e, F&& f) {
     "concat: documents end to end; documents: each begins a sequence or shares one, best fit");
   f(std::string("data.document_mask"), e.data.document_mask, "attention does not cross documents");
 
-  f(std::string("mixture.experts"), e.mixture.experts, "E, routers and experts");
+  f(std::string("mixture.experts"), e.mixture.experts,
+    "E, routers and experts; 0: none, the other models train for the FLOPs of expert.train_steps");
   f(std::string("mixture.prefix_tokens"), e.mixture.prefix_tokens, "M, tokens that routers see");
   f(std::string("mixture.rounds"), e.mixture.rounds, "T, rounds of the EM");
   f(std::string("mixture.sequences_per_round"), e.mixture.sequences_per_round,
@@ -118,6 +119,24 @@ void visit_fields(Experiment& e, F&& f) {
     "0: the same share of its steps as of the expert's, another one whenever those grow");
   f(std::string("baselines.dense_large_batch_warmup_steps"),
     e.baselines.dense_large_batch_warmup_steps, "the same");
+
+  f(std::string("lory.experts"), e.lory.experts,
+    "experts that each feed-forward of a Lory model is merged from; 0: none is trained");
+  f(std::string("lory.segment_tokens"), e.lory.segment_tokens,
+    "tokens for which experts are merged anew");
+  f(std::string("lory.layers"), e.lory.layers,
+    "layers that hold experts, from 0, as \"2-5,7\"; empty: all");
+  f(std::string("lory.routing"), e.lory.routing,
+    "what decides how: previous, the segment before; prefix, the first one for all");
+  f(std::string("lory.first_segment"), e.lory.first_segment,
+    "in training: own, by its own mean (the paper's, which looks ahead); uniform, all experts "
+    "alike, "
+    "as when the model is used");
+  f(std::string("lory.dense_warmup"), e.lory.dense_warmup,
+    "share of its steps in which the model is dense; its feed-forwards then become all experts");
+  f(std::string("lory.train_steps"), e.lory.train_steps,
+    "its steps; 0: until its training FLOPs are those of the mixture");
+  f(std::string("lory.lr"), e.lory.lr, "0: the expert's");
 
   f(std::string("device.device"), e.device.device, "cpu or cuda");
   f(std::string("device.precision"), e.device.precision, "float32 or bf16-mixed (cuda only)");

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "smalltalk/core/experiment/experiment.hpp"
 
@@ -25,12 +26,21 @@ struct MixtureFlops {
   // What a dense model is matched with: the paper's upper bound for the routers, which favours it.
   double total() const { return router_train_upper + router_scoring + sharding + expert_train; }
 };
-// num_sharded is the number of sequences of the training corpus.
+// num_sharded is the number of sequences of the training corpus. Zeros without a mixture.
 MixtureFlops mixture_flops(const Experiment& experiment, int64_t num_sharded);
 
-// Steps that a dense model of the expert's size needs at `batch` sequences per step until its
-// training FLOPs are at least `flops`.
-int64_t dense_steps(const Experiment& experiment, int64_t batch, double flops);
+// What all other models may spend: the FLOPs of the mixture; without one, those of a dense model in
+// the steps of an expert.
+double training_budget(const Experiment& experiment, int64_t num_sharded);
+
+// Of training a dense model of the expert's size, `batch` sequences a step.
+double dense_flops(const Experiment& experiment, int64_t batch, int64_t steps);
+// Of training the Lory model, in whose first steps it is dense: in lory_dense_steps() of `steps`.
+double lory_flops(const Experiment& experiment, int64_t batch, int64_t steps);
+int64_t lory_dense_steps(const Experiment& experiment, int64_t steps);
+
+// The fewest steps that take at least `flops`, by what n steps take, which grows with n.
+int64_t steps_for(double flops, const std::function<double(int64_t)>& flops_of);
 
 int64_t parameter_count(const ModelConfig& model);
 

@@ -47,13 +47,25 @@ struct LogProbs {
   }
 };
 
+// How the experts of a model that merges them are weighed (others take no notice). By default as
+// far as is known before a token: a first segment weighs all of them alike.
+struct Merging {
+  // A first segment by its own mean, as in training: its tokens then know of later ones.
+  bool leaky = false;
+  // The first so many tokens of each row, as a prompt, by their own mean, and by the same all that
+  // follow; 0: segment by segment.
+  int64_t prompt_tokens = 0;
+  bool operator==(const Merging&) const = default;
+};
+
 // Hands out the log-probabilities of rows first .. last - 1, in order, as many rows at a time as
 // the device works on at once; what is handed out lies in memory until `visit` returns. A row's
 // bits follow from its tokens, its length and the weights: not from its place, nor from how many
 // rows are asked for. Errors: rows of less than 2 tokens; ids outside [0, V), naming the row; what
 // `visit` throws.
 void visit_log_probs(const ModelsView& models, const RowSource& rows, int64_t first, int64_t last,
-                     const std::function<void(const LogProbs& piece)>& visit);
+                     const std::function<void(const LogProbs& piece)>& visit,
+                     const Merging& merging = {});
 
 // sums[j] <- the log-likelihood of a row's first prefixes[j] tokens. REQUIRES prefixes to ascend
 // within 1 .. length + 1.

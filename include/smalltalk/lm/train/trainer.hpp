@@ -33,6 +33,10 @@ struct TrainOptions {
   int64_t bucket_bytes = 0;  // of gradients that a group sums by one call; 0: by the model's size
   // Keeps the checkpoint from which the model can be trained for longer (Schedule).
   bool keeps_stable_phase = false;
+  // Of a model that merges experts, whose first so many steps the plain model of the same shape was
+  // trained in this folder, by a trainer of its own: resume() takes up that model's checkpoint,
+  // too. All experts begin as its feed-forwards, moments included, and routers at random.
+  int64_t dense_steps = 0;
   bool show_progress = true;
 };
 
