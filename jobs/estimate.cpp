@@ -61,13 +61,14 @@ double busiest_flops(const Estimate& estimate, const RankPlan& plan) {
     trained = std::max(trained, static_cast<double>(rank.trains_routers.size()));
     scored = std::max(scored, static_cast<double>(rank.scores_routers.size()) / rank.score_parts);
   }
+  const double baselines = estimate.baseline_flops / plan.num_groups / plan.group_size;
+  if (plan.num_experts == 0) return baselines;
   const double experts = plan.num_experts;
   const int experts_of_group = (plan.num_experts + plan.num_groups - 1) / plan.num_groups;
   const MixtureFlops& flops = estimate.flops;
   return (flops.router_train_upper * trained + flops.router_scoring * scored) / experts +
          flops.sharding / static_cast<double>(plan.ranks.size()) +
-         flops.expert_train * experts_of_group / experts / plan.group_size +
-         estimate.baseline_flops / plan.num_groups / plan.group_size;
+         flops.expert_train * experts_of_group / experts / plan.group_size + baselines;
 }
 
 // Log-likelihoods of the tokens of both held-out splits under each model, and routers' scores; and
@@ -93,6 +94,38 @@ constexpr double kCheckpointSize = 3;
 
 }  // namespace
 
+namespace {
+
+// What one of a kind's models takes on each device of its group.
+ModelEstimate estimate_model(const Experiment& experiment, const TrainUnit& unit,
+                             const RankPlan& plan) {
+  const ModelConfig model = unit.kind->model(experiment);
+  const int64_t length = experiment.data.seq_length;
+  const int group = std::max(plan.group_size, 1);
+  ModelEstimate result;
+  result.name = unit.kind->role == Role::mixture ? "an expert" : std::string(unit.kind->label);
+  result.parameters = parameter_count(model);
+  TrainConfig planned = unit.train;
+  try {
+    constexpr double kAssumedGpuBytes = 80e9;
+    planned = fitted_to_device(model, planned, experiment.device, length, group, kAssumedGpuBytes);
+  } catch (const Error& error) {
+    log_warning(error.what());
+    if (planned.micro_batch_size == 0) planned.micro_batch_size = 1;
+    if (planned.recompute == Recompute::automatic) planned.recompute = Recompute::full;
+  }
+  result.micro_batch = planned.micro_batch_size;
+  result.recompute = planned.recompute;
+  result.memory = predicted_memory(model, planned, experiment.device, length, group);
+  if (experiment.device.device != "cuda") return result;
+  for (const Accelerator& each : accelerators()) {
+    result.steps.emplace_back(each.name, predicted_step(model, planned, length, group, each));
+  }
+  return result;
+}
+
+}  // namespace
+
 Estimate estimate(const Run& run, const RankPlan& plan) {
   Experiment experiment = run.experiment;
   Estimate result;
@@ -105,8 +138,9 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
     tokens = *guess;
     result.corpus = CorpusSize::guessed;
   } else {
-    tokens = experiment.data.seq_length * std::max(mixture.experts * train.steps * train.batch_size,
-                                                   mixture.sequences_per_round) +
+    const int64_t models = std::max<int64_t>(mixture.experts, 1);
+    tokens = experiment.data.seq_length *
+                 std::max(models * train.steps * train.batch_size, mixture.sequences_per_round) +
              1;
     result.corpus = CorpusSize::assumed;
   }
@@ -119,24 +153,13 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
     if (unit.kind->role != Role::mixture) result.baseline_flops += unit_flops(experiment, unit);
   }
 
-  const auto expert = static_cast<double>(parameter_count(experiment.expert_model));
-  const auto router = static_cast<double>(parameter_count(experiment.router_model));
-  TrainConfig planned = train;
-  try {
-    constexpr double kAssumedGpuBytes = 80e9;
-    planned = fitted_to_device(experiment.expert_model, train, experiment.device,
-                               experiment.data.seq_length, std::max(plan.group_size, 1),
-                               kAssumedGpuBytes);
-  } catch (const Error& error) {
-    log_warning(error.what());
-    if (planned.micro_batch_size == 0) planned.micro_batch_size = 1;
-    if (planned.recompute == Recompute::automatic) planned.recompute = Recompute::full;
+  for (const TrainUnit& unit : units) {
+    const ModelConfig model = unit.kind->model(experiment);
+    const auto same =
+        std::ranges::find(result.models, parameter_count(model), &ModelEstimate::parameters);
+    if (same == result.models.end())
+      result.models.push_back(estimate_model(experiment, unit, plan));
   }
-  result.micro_batch = planned.micro_batch_size;
-  result.recompute = planned.recompute;
-  result.memory_per_device =
-      predicted_memory(experiment.expert_model, planned, experiment.device,
-                       experiment.data.seq_length, std::max(plan.group_size, 1));
 
   const auto rounds = static_cast<double>(mixture.rounds);
   const auto n = static_cast<double>(mixture.sequences_per_round);
@@ -144,13 +167,20 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
   const auto corpus = static_cast<double>(result.num_sequences);
   const auto ranks = static_cast<double>(plan.ranks.size());
   result.score_bytes = 2 * experts * n * (rounds - 1) / ranks;
+  const auto router = static_cast<double>(parameter_count(experiment.router_model));
+  double all_parameters = 0, largest = 0;
+  for (const TrainUnit& unit : units) {
+    const auto own = static_cast<double>(parameter_count(unit.kind->model(experiment)));
+    all_parameters += own;
+    largest = std::max(largest, own);
+  }
   const int64_t of_stable_phase = train.schedule().end_of_stable_phase() > 0 ? 1 : 0;
   const auto kept_for_ever = static_cast<double>(
       of_stable_phase + (train.keep_every > 0 ? train.steps / train.keep_every : 0));
   result.disk_bytes =
       static_cast<double>(tokens) * 2 * 1.1 +
-      static_cast<double>(units.size()) * expert * 4 * (1 + kCheckpointSize * kept_for_ever) +
-      static_cast<double>(plan.num_groups) * expert * 4 * kCheckpointSize *
+      all_parameters * 4 * (1 + kCheckpointSize * kept_for_ever) +
+      static_cast<double>(plan.num_groups) * largest * 4 * kCheckpointSize *
           static_cast<double>(train.keep_last + 1) +  // and the one that is being written
       experts * router * 4 *
           (1 + kCheckpointSize * static_cast<double>(experiment.router_train.keep_last + 1)) +
@@ -159,15 +189,12 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
           static_cast<double>(kept_prefixes(mixture.prefix_tokens).size()) +
       evaluation_bytes(run, units.size());
   const double given = experiment.device.flops_per_second;
-  const bool cuda = experiment.device.device == "cuda";
   result.flops_per_second = given > 0 ? given : kAssumedFlopsPerSecond;
-  if (cuda) {
-    for (const Accelerator& each : accelerators()) {
-      const StepTime step =
-          predicted_step(experiment.expert_model, planned, experiment.data.seq_length,
-                         std::max(plan.group_size, 1), each);
-      result.steps.emplace_back(each.name, step);
-      if (given == 0 && each.name == "H100") result.flops_per_second = step.mfu * each.peak_flops;
+  const auto& steps = result.models[0].steps;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const auto& [name, step] = steps[i];
+    if (given == 0 && name == "H100") {
+      result.flops_per_second = step.mfu * accelerators()[i].peak_flops;
     }
   }
   result.seconds = busiest_flops(result, plan) / result.flops_per_second;
@@ -176,7 +203,7 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
 
 std::string describe(const Estimate& e) {
   std::string text;
-  const auto line = [&](const char* what, const std::string& value) {
+  const auto line = [&](const std::string& what, const std::string& value) {
     text += fmt::format("  {:<34} {}\n", what, value);
   };
   text += "estimate\n";
@@ -189,26 +216,30 @@ std::string describe(const Estimate& e) {
   line("FLOPs, routers (scoring)", human_count(e.flops.router_scoring));
   line("FLOPs, sharding", human_count(e.flops.sharding));
   line("FLOPs, experts", human_count(e.flops.expert_train));
-  line("FLOPs, baselines and controls", human_count(e.baseline_flops));
-  const MemoryEstimate& memory = e.memory_per_device;
-  line("memory per device, an expert", human_bytes(memory.total()));
-  line("  weights", human_bytes(memory.weights));
-  line("  gradients", human_bytes(memory.gradients));
-  line("  optimiser", human_bytes(memory.optimizer));
-  line("  communication", human_bytes(memory.communication));
-  line("  checkpoint", human_bytes(memory.checkpoint));
-  line("  activations", human_bytes(memory.activations));
-  line("  loss", human_bytes(memory.loss));
-  if (e.micro_batch > 0) line("  micro batch", std::to_string(e.micro_batch));
-  if (e.recompute != Recompute::none) line("  recompute", to_string(e.recompute));
+  line("FLOPs, all other models", human_count(e.baseline_flops));
+  for (const ModelEstimate& model : e.models) {
+    const MemoryEstimate& memory = model.memory;
+    line(fmt::format("memory per device, {}", model.name), human_bytes(memory.total()));
+    line("  weights", human_bytes(memory.weights));
+    line("  gradients", human_bytes(memory.gradients));
+    line("  optimiser", human_bytes(memory.optimizer));
+    line("  communication", human_bytes(memory.communication));
+    line("  checkpoint", human_bytes(memory.checkpoint));
+    line("  activations", human_bytes(memory.activations));
+    line("  loss", human_bytes(memory.loss));
+    if (model.micro_batch > 0) line("  micro batch", std::to_string(model.micro_batch));
+    if (model.recompute != Recompute::none) line("  recompute", to_string(model.recompute));
+  }
   line("disk", human_bytes(e.disk_bytes));
   line("scores sent by each rank", human_bytes(e.score_bytes));
   line("bytes between groups after shards", "0");
   line("time", fmt::format("{} at {}FLOP/s per device", human_duration(e.seconds),
                            human_count(e.flops_per_second)));
-  for (const auto& [name, step] : e.steps) {
-    line(("  an expert's step, " + name).c_str(),
-         fmt::format("{:.3g} s, {:.0f} % MFU (predicted)", step.total(), 100 * step.mfu));
+  for (const ModelEstimate& model : e.models) {
+    for (const auto& [name, step] : model.steps) {
+      line(fmt::format("  a step of {}, {}", model.name, name),
+           fmt::format("{:.3g} s, {:.0f} % MFU (predicted)", step.total(), 100 * step.mfu));
+    }
   }
   return text;
 }

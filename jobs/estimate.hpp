@@ -20,18 +20,25 @@ enum class CorpusSize {
   assumed,  // there is no text: as much as the experts train on, or a round takes
 };
 
+// Of training one model, on each device of its group.
+struct ModelEstimate {
+  std::string name;  // "an expert"
+  int64_t parameters = 0;
+  MemoryEstimate memory;
+  int64_t micro_batch = 0;  // with which that is; on a GPU, if the key is 0, what 80 GB hold
+  Recompute recompute = Recompute::none;                // likewise, if the key is auto
+  std::vector<std::pair<std::string, StepTime>> steps;  // by GPU; empty on a CPU
+};
+
 struct Estimate {
   MixtureFlops flops;
-  double baseline_flops = 0;
-  MemoryEstimate memory_per_device;  // of training an expert
-  int64_t micro_batch = 0;  // with which that is; on a GPU, if the key is 0, what 80 GB hold
-  Recompute recompute = Recompute::none;  // likewise, if the key is auto
-  double disk_bytes = 0;                  // tokens, checkpoints, models, shards, scores
-  double score_bytes = 0;                 // sent by each rank, over all rounds of the EM
-  double flops_per_second = 0;            // per device: device.flops_per_second, or an assumption
-  double seconds = 0;                     // of the busiest rank, at that rate
-  std::vector<std::pair<std::string, StepTime>> steps;  // of an expert, by GPU; empty on a CPU
-  int64_t num_sequences = 0;                            // of the training corpus
+  double baseline_flops = 0;          // of all models beside the mixture
+  std::vector<ModelEstimate> models;  // one for each size
+  double disk_bytes = 0;              // tokens, checkpoints, models, shards, scores
+  double score_bytes = 0;             // sent by each rank, over all rounds of the EM
+  double flops_per_second = 0;        // per device: device.flops_per_second, or an assumption
+  double seconds = 0;                 // of the busiest rank, at that rate
+  int64_t num_sequences = 0;          // of the training corpus
   CorpusSize corpus = CorpusSize::counted;
 };
 

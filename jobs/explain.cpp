@@ -117,6 +117,7 @@ void explain(const ExplainJob& job) {
     return;
   }
   const Run run = open_run(job.run);
+  require_mixture(run);
   configure_runtime(run.experiment.device, 0);
   if (job.text.empty()) {
     const fs::path shards = job.shards.empty() ? run.layout.shards() : fs::path(job.shards);

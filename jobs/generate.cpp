@@ -20,6 +20,7 @@ struct GenerateJob {
   std::string run;
   std::vector<std::string> prompts;
   std::string file;
+  std::string merge;  // empty: not given
   bool json = false;
   GenerateOptions options;
 };
@@ -65,6 +66,7 @@ void print(const std::string& prompt, const GeneratedText& text, bool json) {
   for (const Speaker& speaker : text.speakers) {
     row["speakers"].push_back({{"model", speaker.model}, {"from", speaker.from}});
   }
+  if (!text.expert_weights.empty()) row["expert_weights"] = text.expert_weights;
   std::cout << row.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
 }
 
@@ -118,7 +120,12 @@ void add_generate_job(CLI::App& app, JobRun& run) {
       ->capture_default_str();
   job->add_option("--model", options.model,
                   "Let this model write, and do not route: baselines/dense, experts/0, ...");
-  job->add_flag("--json", settings->json, "One JSON line a text, with the routers' scores");
+  job->add_option("--merge", settings->merge,
+                  "Where a model merges experts (Lory), weigh them once, by the prompt (prompt, as "
+                  "without this option), or anew for each segment by the one before (segments)")
+      ->check(CLI::IsMember({"prompt", "segments"}));
+  job->add_flag("--json", settings->json,
+                "One JSON line a text, with the routers' scores and the weights of merged experts");
   job->footer(
       "The routers read the beginning of each text and choose the expert that writes on. If it is\n"
       "shorter than the prefix, they choose by what there is, and again when it is long enough.\n"
@@ -134,6 +141,9 @@ void add_generate_job(CLI::App& app, JobRun& run) {
     }
     if (!settings->options.model.empty()) {
       refuse("--prefix-tokens", "has no effect with --model, which does not route");
+    }
+    if (!settings->merge.empty()) {
+      settings->options.merging = settings->merge == "prompt" ? MergeBy::prompt : MergeBy::segments;
     }
     run = [settings] { return run_alone("generate", [&] { generate_texts(*settings); }); };
   });

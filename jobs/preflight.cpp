@@ -150,11 +150,13 @@ void require_runnable(const Run& run) {
   if (!tokenizer.empty() && !can_be_exported(tokenizer)) files.fill(Files());
 
   const MixtureConfig& mixture = run.experiment.mixture;
-  require_size(run, kSplits[0], files[0], mixture.sequences_per_round,
-               fmt::format("mixture.sequences_per_round is {} for mixture.experts = {}",
-                           mixture.sequences_per_round, mixture.experts));
-  for (const size_t held_out : {1, 2}) {
-    require_size(run, kSplits[held_out], files[held_out], 1, "one is needed");
+  if (run.experiment.has_mixture()) {
+    require_size(run, kSplits[0], files[0], mixture.sequences_per_round,
+                 fmt::format("mixture.sequences_per_round is {} for mixture.experts = {}",
+                             mixture.sequences_per_round, mixture.experts));
+  }
+  for (const size_t split : {0, 1, 2}) {
+    require_size(run, kSplits[split], files[split], 1, "one is needed");
   }
 }
 

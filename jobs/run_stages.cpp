@@ -68,6 +68,7 @@ void train_all(const Run& run, const RankRole& role, int rank, Communicator& gro
 }  // namespace
 
 void route(const Run& run, const RankPlan& plan, Communicator& world) {
+  require_mixture(run);
   const bool complete = routers_stage(run).complete();
   time_stage(run.layout, "route", complete, host_collectives(world), [&] {
     Communicator block = split_blocks(plan, world);
@@ -83,6 +84,7 @@ ShardOptions shard_options(const Run& run) {
 }
 
 void shard(const Run& run, Communicator& world, const ShardOptions& options) {
+  require_mixture(run);
   const HostCollectives ranks = host_collectives(world);
   if (run.experiment.baselines.tfidf_shards) {  // first: with shards.h5 the stage is complete
     const bool complete = std::filesystem::exists(run.layout.tfidf_shards());
@@ -119,10 +121,12 @@ void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::
   set_ledger_phase(Phase::prepare);
   prepare_tokens_of(run, host_collectives(world));
   open_tokens(run);
-  set_ledger_phase(Phase::route);
-  route(run, plan, world);
-  set_ledger_phase(Phase::shard);
-  shard(run, world, shard_options(run));
+  if (run.experiment.has_mixture()) {
+    set_ledger_phase(Phase::route);
+    route(run, plan, world);
+    set_ledger_phase(Phase::shard);
+    shard(run, world, shard_options(run));
+  }
 
   // From here on nobody talks outside its group.
   const RankRole& role = plan.ranks[static_cast<size_t>(rank)];

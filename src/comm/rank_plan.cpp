@@ -48,7 +48,9 @@ int largest_group_size(std::span<const int> node_of_rank, int num_nodes, int num
 }
 
 void plan_groups(RankPlan& plan, std::span<const int> node_of_rank) {
-  auto firsts = place_groups(node_of_rank, plan.num_nodes, plan.group_size, plan.num_experts);
+  // Without a mixture there may be as many groups as fit: each takes one of the other models.
+  const int most = plan.num_experts > 0 ? plan.num_experts : static_cast<int>(node_of_rank.size());
+  auto firsts = place_groups(node_of_rank, plan.num_nodes, plan.group_size, most);
   // A size that was asked for must be had, even on ranks dealt over the nodes in turn.
   if (firsts.empty()) firsts.push_back(0);
   plan.num_groups = static_cast<int>(firsts.size());
@@ -87,7 +89,7 @@ RankPlan plan_ranks(std::span<const int> node_of_rank, int num_experts, int grou
                     int64_t batch_size) {
   const int world = static_cast<int>(node_of_rank.size());
   if (world < 1) throw Error("rank plan: the world has no ranks");
-  if (num_experts < 1) throw Error("rank plan: mixture.experts must be at least 1");
+  if (num_experts < 0) throw Error("rank plan: mixture.experts must not be negative");
   if (batch_size < 1) throw Error("rank plan: expert.batch_size must be at least 1");
   if (group_size < 0) throw Error("rank plan: mixture.group_size must not be negative");
   if (group_size > world) {
@@ -108,9 +110,10 @@ RankPlan plan_ranks(std::span<const int> node_of_rank, int num_experts, int grou
   for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
     plan.ranks[rank].node = node_of_rank[rank];
   }
+  const int groups = std::max(num_experts, 1);
   plan.group_size = group_size > 0
                         ? group_size
-                        : largest_group_size(node_of_rank, plan.num_nodes, num_experts, batch_size);
+                        : largest_group_size(node_of_rank, plan.num_nodes, groups, batch_size);
   plan_groups(plan, node_of_rank);
   plan_routers(plan);
   return plan;

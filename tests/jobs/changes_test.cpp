@@ -127,6 +127,35 @@ TEST_F(Changes, WhatIsThereIsKeptOrTheChangeIsRefused) {
             before.at("baselines/dense/model.safetensors"));
 }
 
+// A Lory model may be added, made anew and left out without anything else being touched.
+TEST_F(Changes, KeysOfLoryAreItsOwn) {
+  Outcome outcome = run_job(2, launch("run"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const Bytes before = made();
+  const std::string lory = "--set lory.experts=3 --set lory.segment_tokens=8";
+  EXPECT_EQ(diff(lory).exit_code, 0);
+  outcome = run_job(2, launch("run", lory));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const char* change : {"lory.experts=2", "lory.segment_tokens=4", "lory.routing=prefix",
+                             "lory.dense_warmup=0.2", "lory.lr=0.1", "lory.train_steps=500"}) {
+    const Outcome told = diff(lory + " --set " + change);
+    EXPECT_EQ(told.exit_code, 1) << change;
+    EXPECT_EQ(count_of(told.output, " lory\n"), 1) << told.output;
+    EXPECT_EQ(count_of(told.output, "experts/"), 0) << told.output;
+    EXPECT_EQ(count_of(told.output, "baselines/dense\n"), 0) << told.output;
+  }
+  EXPECT_EQ(diff(lory + " --set lory.experts=0").exit_code, 0);
+  EXPECT_EQ(count_of(diff(lory + " --set expert.lr=0.1").output, "baselines/dense, lory\n"), 1);
+  fs::remove_all(run() / "lory");
+  outcome = run_job(2, launch("run", lory + " --set lory.segment_tokens=4"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const auto& [file, bytes] : before) {
+    if (file.ends_with(".safetensors")) {
+      EXPECT_TRUE(read_text(run() / file) == bytes) << file;
+    }
+  }
+}
+
 // Stopped by a limit of its own, a run goes on with what its message advises.
 TEST_F(Changes, AStoppedRunGoesOnWithOtherTolerances) {
   std::ofstream(folder_ / "train.jsonl", std::ios::app) << "{\"text\": null}\n";

@@ -50,7 +50,16 @@ class Generate : public JobTest {
     return best;
   }
 
-  // The likeliest token, again and again, each by a pass over everything before it.
+  // The likeliest token, or nothing if it ends the text, by a pass over everything before it.
+  static std::optional<int64_t> likeliest(const Transformer& model,
+                                          const std::vector<int64_t>& tokens) {
+    const std::vector<float> logits = model.logits(tokens, 1, std::ssize(tokens));
+    const auto last = logits.end() - model.config().vocab_size;
+    const int64_t token = std::max_element(last, logits.end()) - last;
+    return token == kEndToken ? std::nullopt : std::optional(token);
+  }
+
+  // The likeliest token again and again.
   Expected greedy(const std::string& prompt, int64_t max_new_tokens) const {
     const Tokenizer tokenizer(run_.layout.tokenizer());
     std::vector<int64_t> tokens = {kEndToken};
@@ -70,13 +79,9 @@ class Generate : public JobTest {
         }
         expert.emplace(Transformer::load(run_.layout.model(name), run_.experiment.device));
       }
-      const std::vector<float> logits = expert->logits(tokens, 1, std::ssize(tokens));
-      const auto last = logits.end() - expert->config().vocab_size;
-      tokens.push_back(std::max_element(last, logits.end()) - last);
-      if (tokens.back() == kEndToken) {
-        tokens.pop_back();
-        break;
-      }
+      const std::optional<int64_t> token = likeliest(*expert, tokens);
+      if (!token) break;
+      tokens.push_back(*token);
     }
     result.text = tokenizer.decode({tokens.begin() + static_cast<ptrdiff_t>(given), tokens.end()});
     return result;
@@ -172,13 +177,65 @@ TEST_F(Generate, OfALongPromptTheNewestTokensAreSeen) {
   const Transformer expert = Transformer::load(run_.layout.model(name), run_.experiment.device);
   std::vector<int32_t> written;
   while (std::ssize(seen) < length) {
-    const std::vector<float> logits = expert.logits(seen, 1, std::ssize(seen));
-    const auto last = logits.end() - expert.config().vocab_size;
-    seen.push_back(std::max_element(last, logits.end()) - last);
-    if (seen.back() == kEndToken) break;
-    written.push_back(static_cast<int32_t>(seen.back()));
+    const std::optional<int64_t> token = likeliest(expert, seen);
+    if (!token) break;
+    seen.push_back(*token);
+    written.push_back(static_cast<int32_t>(*token));
   }
   EXPECT_EQ(text.text, tokenizer.decode({written.begin(), written.end()}));
+}
+
+// A model that merges experts for each segment, in the place of the dense one.
+TEST_F(Generate, MergedExpertsAreWeighedByThePromptOrBySegments) {
+  const std::filesystem::path folder = run_.layout.model("baselines/dense");
+  ModelConfig config = Transformer::load(folder, run_.experiment.device).config();
+  config.merged_experts = 3;
+  config.segment_tokens = 4;
+  config.init_std = config.embedding_std = 0.3;
+  const Transformer model(config, run_.experiment.device, 1);
+  model.save(folder, {});
+  const Tokenizer tokenizer(run_.layout.tokenizer());
+  GenerateOptions options;
+  options.sampling.temperature = 0;
+  options.max_new_tokens = 12;
+  options.model = "baselines/dense";
+  const std::vector<std::string> prompts = {"gab fed cab dab", "z", "stuv wxyz"};
+  const auto by_default = generate(run_, prompts, options);
+  options.merging = MergeBy::prompt;
+  const auto by_prompt = generate(run_, prompts, options);
+  options.merging = MergeBy::segments;
+  const auto by_segments = generate(run_, prompts, options);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    SCOPED_TRACE(prompts[i]);
+    std::vector<int64_t> tokens = {kEndToken};
+    for (const int32_t id : tokenizer.encode(prompts[i])) tokens.push_back(id);
+    std::vector<int32_t> written;
+    while (std::ssize(written) < options.max_new_tokens) {
+      const std::optional<int64_t> token = likeliest(model, tokens);
+      if (!token) break;
+      tokens.push_back(*token);
+      written.push_back(static_cast<int32_t>(*token));
+    }
+    EXPECT_EQ(by_segments[i].text, tokenizer.decode(written));
+    EXPECT_EQ(by_default[i].text, by_prompt[i].text);
+    EXPECT_EQ(by_default[i].expert_weights, by_prompt[i].expert_weights);
+    EXPECT_NE(by_segments[i].expert_weights, by_prompt[i].expert_weights);
+  }
+
+  const Outcome outcome =
+      run_command(command("'gab fed cab dab' --model baselines/dense --merge segments --json "
+                          "--temperature 0 --max-new-tokens 12"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto row = nlohmann::json::parse(outcome.output.substr(outcome.output.find("{\"")));
+  EXPECT_EQ(row.at("text"), by_segments[0].text);
+  const auto weights = row.at("expert_weights").get<std::vector<std::vector<float>>>();
+  ASSERT_EQ(weights.size(), static_cast<size_t>(config.num_layers));
+  for (size_t layer = 0; layer < weights.size(); ++layer) {
+    ASSERT_EQ(weights[layer].size(), 3u);
+    for (size_t e = 0; e < 3; ++e) {  // beside no other texts, which rounds differently
+      EXPECT_NEAR(weights[layer][e], by_segments[0].expert_weights[layer][e], 1e-5);
+    }
+  }
 }
 
 // Prompts of files, as text to train on is read.
@@ -230,6 +287,7 @@ TEST_F(Generate, TheCommandSaysTheSameAndRefusesNonsense) {
            {"--top-p 0 x", "top_p"},
            {"--model experts/9 x", "experts/3, baselines/dense"},
            {"--prefix-tokens 9 x", "1 to 8"},
+           {"--merge segments x", "--merge has no effect: experts/"},
            {"--prompts " + (folder_ / "train.jsonl").string(), "train.jsonl:1"},
            {"--prompts nowhere.txt", "nowhere.txt"}}) {
     const Outcome refused = run_command(command(arguments));
@@ -238,6 +296,7 @@ TEST_F(Generate, TheCommandSaysTheSameAndRefusesNonsense) {
     EXPECT_EQ(count_of(refused.output, complaint), 1) << refused.output;
   }
   EXPECT_EQ(run_command(command("--no-such-option")).exit_code, 2);
+  EXPECT_EQ(run_command(command("--merge often x")).exit_code, 2);
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ enum class Seen {
   expert,        // weights of an expert
   dense,         // weights of the dense model
   large_batch,   // weights of the one with a large batch
+  lory,          // weights of the Lory model
   router_files,  // files and rows that a router leaves
   expert_files,  // the same of an expert
   plan,          // what --dry-run prints
@@ -165,9 +166,10 @@ class Keys : public JobTest {
       const fs::path router = folder_ / "run/routers/0";
       return where == Seen::routers ? weights(router) : files_of(router);
     }
-    copy_run("base", "run", {"experts", "baselines", "evaluation"});
+    copy_run("base", "run", {"experts", "baselines", "lory", "evaluation"});
     const std::string model = where == Seen::dense         ? "baselines/dense"
                               : where == Seen::large_batch ? "baselines/dense_large_batch"
+                              : where == Seen::lory        ? "lory"
                                                            : "experts/0";
     if (!make("train --model " + model, settings).empty()) return "failed";
     return where == Seen::expert_files ? files_of(folder_ / "run" / model)
@@ -194,6 +196,8 @@ TEST_F(Keys, EachActs) {
     }
     return settings;
   };
+  const std::string lory =
+      "--set lory.experts=2 --set lory.segment_tokens=8 --set expert.num_layers=2";
   std::map<std::string, Case> cases = {
       {"name", {"another", Seen::title}},
       {"seed", {"7", Seen::routers}},
@@ -227,6 +231,14 @@ TEST_F(Keys, EachActs) {
       {"baselines.dense_warmup_steps", {"3", Seen::dense}},
       {"baselines.dense_large_batch_warmup_steps",
        {"3", Seen::large_batch, "--set baselines.dense_large_batch=true"}},
+      {"lory.experts", {"3", Seen::lory, lory}},
+      {"lory.segment_tokens", {"9", Seen::lory, lory}},
+      {"lory.layers", {"1", Seen::lory, lory}},
+      {"lory.routing", {"prefix", Seen::lory, lory}},
+      {"lory.first_segment", {"uniform", Seen::lory, lory}},
+      {"lory.dense_warmup", {"0.5", Seen::lory, lory}},
+      {"lory.train_steps", {"7", Seen::lory, lory}},
+      {"lory.lr", {"1e-3", Seen::lory, lory}},
       {"device.device", {"cuda", Seen::plan, "--world 2"}},
       {"device.precision", {"bf16-mixed", Seen::plan, "--world 2 --set device.device=cuda"}},
       {"device.threads", {"2", Seen::plan}},

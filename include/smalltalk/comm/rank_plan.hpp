@@ -6,6 +6,7 @@
 // more nodes than it must (ceil(g / ranks of a node)); 1 if the world is smaller than E. Groups are
 // contiguous ranks; with more experts than groups, expert e belongs to group e mod G. Ranks that
 // are left over are spare: they score sequences, and take evaluation work, but train no expert.
+// Without experts (E = 0) there is one group, or as many of a given size as fit, for other models.
 //
 // Routers: router e is trained by one rank, the first of the ranks e W / E .. (e + 1) W / E - 1 if
 // W >= E (the others of these share its scoring), else by rank e mod W.

@@ -31,11 +31,11 @@ size_t reference_row(const RunRows& run, const std::string& model, int64_t prefi
                           fmt::join(known, ", ")));
 }
 
-// A baseline, or the mixture where there is none.
+// A baseline, or where there is none what comes first: the mixture, if there is one.
 const ModelKind& usual_reference(const std::vector<TrainUnit>& units) {
   const auto baseline = std::ranges::find_if(
       units, [](const TrainUnit& unit) { return unit.kind->role == Role::baseline; });
-  return baseline == units.end() ? first_kind(Role::mixture) : *baseline->kind;
+  return *(baseline == units.end() ? units.begin() : baseline)->kind;
 }
 
 }  // namespace
@@ -59,6 +59,9 @@ std::vector<EvalCell> compare_cells(const Experiment& experiment,
   for (const TrainUnit& unit : units) {
     if (other_text) cells.push_back({options.split, unit.name});
   }
+  if (options.split != "test") {
+    std::ranges::copy(merging_cells(units, options.split), std::back_inserter(cells));
+  }
   std::ranges::copy(checkpoint_cells(units, options.split, options.steps),
                     std::back_inserter(cells));
   return cells;
@@ -69,7 +72,10 @@ std::vector<EvalCell> checkpoint_cells(const std::vector<TrainUnit>& units,
   std::vector<EvalCell> cells;
   for (const TrainUnit& unit : units) {
     for (const int64_t step : steps) {
-      if (step < unit.train.steps) cells.push_back({split, unit.name, step});
+      // A Lory model's first checkpoints are of a dense one.
+      if (step > unit.dense_steps && step < unit.train.steps) {
+        cells.push_back({split, unit.name, step});
+      }
     }
   }
   return cells;

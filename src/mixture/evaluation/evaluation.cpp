@@ -64,16 +64,21 @@ ScoreMatrix score_by_routers(const Experiment& experiment, std::span<const fs::p
   return scores;
 }
 
-TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& folder, int64_t step,
+TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& folder,
+                                const EvalCell& cell,
                                 const std::shared_ptr<const TokenFile>& tokens,
                                 ScoringNotes& notes) {
   const int64_t length = experiment.data.seq_length;
   const int64_t n = tokens->num_sequences(length);
-  const Transformer model = Transformer::load(folder, experiment.device, step);
+  const Transformer model = Transformer::load(folder, experiment.device, cell.step);
+  Merging merging;
+  merging.leaky = cell.merging == kLeaky;
+  if (cell.merging == kByFirstSegment) merging.prompt_tokens = model.config().segment_tokens;
   RowScores by_token(1, n, length, &notes);
   by_token.fill(
       model, ordered_rows(tokens, {}, length, length + 1), n,
-      [](int64_t, auto log_probs, auto, auto row) { std::ranges::copy(log_probs, row.begin()); });
+      [](int64_t, auto log_probs, auto, auto row) { std::ranges::copy(log_probs, row.begin()); },
+      merging);
   TokenLikelihoods scores(n, length);
   std::ranges::transform(by_token.values(), scores.values().begin(),
                          [](double log_prob) { return static_cast<float>(log_prob); });
@@ -117,11 +122,11 @@ void evaluate_cell(const Run& run, const EvalCell& cell) {
   const std::string weights = weights_of(models, cell.step);
   ScoringNotes notes(
       layout.scoring_notes(cell.name()),
-      fmt::format("{} {} {} {} {} {}", cell_values(cell), cell.unit, tokens->info().content_hash,
+      fmt::format("{} {} {} {} {} {}", cell_values(cell), cell.model(), tokens->info().content_hash,
                   experiment.data.seq_length, experiment.mixture.prefix_tokens, weights));
-  const TokenLikelihoods scores =
-      cell.of_all_routers() ? score_by_routers(experiment, models, tokens, notes)
-                            : score_by_model(experiment, models[0], cell.step, tokens, notes);
+  const TokenLikelihoods scores = cell.of_all_routers()
+                                      ? score_by_routers(experiment, models, tokens, notes)
+                                      : score_by_model(experiment, models[0], cell, tokens, notes);
   write_scores(cell.file(layout), scores,
                {{"tokens", tokens->info().content_hash},
                 {"experiment", experiment_hash(experiment)},

@@ -131,7 +131,8 @@ ModelCosts costs_of(const Experiment& experiment, const TrainedModel& model,
     units += unit_flops(experiment, *unit);
     costs.train_tokens += unit->train.steps * unit->train.batch_size * experiment.data.seq_length;
   }
-  costs.inference_flops = forward_flops(experiment.expert_model, 1, experiment.data.seq_length);
+  costs.inference_flops =
+      forward_flops(model.kind->model(experiment), 1, experiment.data.seq_length);
   if (model.kind->chosen_by == ChosenBy::routers) {
     costs.router_flops = mixture.router_train_upper + mixture.router_scoring;
     costs.sharding_flops = mixture.sharding;

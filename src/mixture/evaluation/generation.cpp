@@ -11,7 +11,6 @@
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
-#include "smalltalk/lm/torch/decoder.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
@@ -136,14 +135,20 @@ void Generation::append(Text& text, std::span<const float> logits) const {
 void Generation::write(const std::string& name, const std::vector<Text*>& texts,
                        const std::function<void()>& one_done) const {
   const Transformer model = Transformer::load(layout_.model(name), experiment_.device);
-  const int64_t rows = options_.batch_size, vocab = model.config().vocab_size;
-  Decoder decoder(model, rows, experiment_.data.seq_length);
+  if (options_.merging && !model.config().merges_experts()) {
+    throw Error(fmt::format("--merge has no effect: {} merges no experts", name));
+  }
+  const int64_t rows = std::min(options_.batch_size, std::ssize(texts));
+  const int64_t vocab = model.config().vocab_size;
+  Decoder decoder(model, rows, experiment_.data.seq_length,
+                  options_.merging.value_or(MergeBy::prompt));
   std::vector<Text*> in_row(static_cast<size_t>(rows), nullptr);
   // Whether the row is free again.
   const auto leave = [&](int64_t row) {
     Text*& text = in_row[static_cast<size_t>(row)];
     if (!text->done() && !to_be_routed(*text)) return false;
     if (text->done()) one_done();
+    text->result.expert_weights = decoder.expert_weights(row);
     decoder.end(row);
     text = nullptr;
     return true;
@@ -225,6 +230,7 @@ std::vector<GeneratedText> generate(const Run& run, const std::vector<std::strin
   }
   std::vector<TrainUnit> units = units_of(run);
   if (options.model.empty()) {
+    require_mixture(run);
     std::erase_if(units, [](const TrainUnit& unit) { return unit.kind->role != Role::mixture; });
     require_one_mixture(run, units);
   } else {

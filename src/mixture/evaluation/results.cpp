@@ -29,7 +29,7 @@ using nlohmann::json;
 
 namespace {
 
-// A split, and where the routers send its sequences.
+// A split, and where the routers send its sequences, if there is a mixture.
 struct Split {
   std::string name;
   MeasuredText text;
@@ -37,8 +37,11 @@ struct Split {
 };
 
 Split read_split(const Run& run, const std::string& name) {
-  return {name, read_measured_text(run.layout, name, run.experiment.data.seq_length),
-          argmax_assignment(read_scores(routing_cell(name).file(run.layout)))};
+  Split split{name, read_measured_text(run.layout, name, run.experiment.data.seq_length), {}};
+  if (run.experiment.has_mixture()) {
+    split.route = argmax_assignment(read_scores(routing_cell(name).file(run.layout)));
+  }
+  return split;
 }
 
 // What the figures of all models of a run follow from.
@@ -65,14 +68,21 @@ Measured measure(const Run& run, const std::vector<TrainUnit>& units, int64_t tr
   return measured;
 }
 
+// `prefix_tokens`: what the sums are split behind.
 std::vector<SequenceLikelihoods> under_units(const Measured& measured, const TrainedModel& model,
-                                             const Split& split) {
+                                             const Split& split, int64_t prefix_tokens,
+                                             const std::string& merging = {}) {
   std::vector<SequenceLikelihoods> units;
   for (const TrainUnit* unit : model.units) {
-    units.push_back(sum_by_sequence(read_cell(measured.run.layout, {split.name, unit->name}),
-                                    measured.run.experiment.mixture.prefix_tokens));
+    const EvalCell cell{split.name, unit->name, 0, merging};
+    units.push_back(sum_by_sequence(read_cell(measured.run.layout, cell), prefix_tokens));
   }
   return units;
+}
+
+std::vector<SequenceLikelihoods> under_units(const Measured& measured, const TrainedModel& model,
+                                             const Split& split) {
+  return under_units(measured, model, split, measured.run.experiment.mixture.prefix_tokens);
 }
 
 // The unit of the model that each sequence finds.
@@ -96,6 +106,22 @@ Assignment unit_of_sequences(const Measured& measured, const TrainedModel& model
 
 json to_json(const Perplexity& perplexity) {
   return {{"all", perplexity.all}, {"after_prefix", perplexity.after_prefix}};
+}
+
+// Of all targets and of those behind the first segment of a sequence, under a model that may merge
+// its experts. Of one decision for all, what is known before a first segment stands for that.
+json by_segments(const Measured& measured, const TrainedModel& model,
+                 const std::string& merging = {}) {
+  const Split& split = measured.test;
+  const int64_t behind = measured.run.experiment.lory.segment_tokens + 1;  // the first is given
+  const Assignment own = unit_of_sequences(measured, model, split);
+  const auto likelihoods = [&](const std::string& how) {
+    return under_assignment(under_units(measured, model, split, behind, how), own);
+  };
+  SequenceLikelihoods sequences = likelihoods(merging);
+  if (merging == kByFirstSegment) sequences.prefix = likelihoods("").prefix;
+  const Perplexity value = perplexity(sequences, split.text.targets, behind);
+  return {{"all", value.all}, {"after_segment", value.after_prefix}};
 }
 
 int64_t sum_of(std::span<const int64_t> counts) {
@@ -129,7 +155,7 @@ json figures_of(const Measured& measured, const TrainedModel& model, const Seque
                    to_json(perplexity(on_validation, measured.validation.text.targets, prefix))},
                   {"bits_per_byte", bits_per_byte(-total(own), sum_of(text.targets), text.info)},
                   {"perplexity_per_domain", by_domain(own, text)},
-                  {"parameters", parameter_count(measured.run.experiment.expert_model)},
+                  {"parameters", parameter_count(model.kind->model(measured.run.experiment))},
                   {"models", model.units.size()},
                   {"steps", model.units[0]->train.steps},
                   {"batch_size", model.units[0]->train.batch_size},
@@ -139,6 +165,13 @@ json figures_of(const Measured& measured, const TrainedModel& model, const Seque
                   {"router_flops", costs.router_flops},
                   {"sharding_flops", costs.sharding_flops},
                   {"inference_flops_per_sequence", costs.inference_flops}};
+  if (measured.run.experiment.lory.experts > 0) {
+    figures["perplexity"]["after_segment"] = by_segments(measured, model)["after_segment"];
+  }
+  if (model.kind->merges_experts()) {
+    figures["leaky_perplexity"] = by_segments(measured, model, kLeaky);
+    figures["first_segment_perplexity"] = by_segments(measured, model, kByFirstSegment);
+  }
   if (model.kind->role == Role::mixture) {
     figures["oracle_perplexity"] = to_json(
         perplexity(under_assignment(units, best_in_hindsight(units)), text.targets, prefix));
@@ -229,9 +262,7 @@ std::string write_results(const Run& run, const std::vector<TrainUnit>& units) {
   const Experiment& experiment = run.experiment;
   const MixtureParts made_of = require_one_mixture(run, units);
   const TokenFile train(run.layout.tokens("train"));
-  const ShardInfo shards =
-      read_shard_info(find_shards(run.layout, run.layout.shards(), made_of.shards));
-  const Measured measured = measure(run, units, shards.num_sequences);
+  const Measured measured = measure(run, units, sharded_sequences(run));
 
   json models = json::object();
   std::map<const ModelKind*, SequenceLikelihoods> on_test;  // of each model as it is used
@@ -246,30 +277,32 @@ std::string write_results(const Run& run, const std::vector<TrainUnit>& units) {
     if (!perplexity.is_number()) continue;
     perplexities.push_back(fmt::format("{} {:.3f}", model.kind->name, perplexity.get<double>()));
   }
-  const ModelKind& mixture = first_kind(Role::mixture);
-  const auto dense = on_test.find(&first_kind(Role::baseline));
-
-  const json results = {
-      {"schema", 1},
-      {"name", experiment.name},
-      {"seed", experiment.seed},
-      {"experts", experiment.mixture.experts},
-      {"prefix_tokens", experiment.mixture.prefix_tokens},
-      {"seq_length", experiment.data.seq_length},
-      {"train_tokens", models[std::string(mixture.name)]["train_tokens"]},
-      {"corpus",
-       {{"train_tokens", train.info().num_tokens},
-        {"validation_tokens", measured.validation.text.info.num_tokens},
-        {"test_tokens", measured.test.text.info.num_tokens},
-        {"vocab_size", train.info().vocab_size},
-        {"documents", train.info().num_documents}}},
-      {"models", models},
-      {"per_expert", per_expert(measured, shards, on_test.at(&mixture),
-                                dense == on_test.end() ? nullptr : &dense->second)},
-      {"routing", routing_json(measured)},
-      {"communication", communication(run)},
-      {"provenance", provenance_json(made_of)},
-      {"seconds", read_json_or(run.layout.seconds(), json::object())}};
+  json results = {{"schema", 1},
+                  {"name", experiment.name},
+                  {"seed", experiment.seed},
+                  {"experts", experiment.mixture.experts},
+                  {"prefix_tokens", experiment.mixture.prefix_tokens},
+                  {"seq_length", experiment.data.seq_length},
+                  {"corpus",
+                   {{"train_tokens", train.info().num_tokens},
+                    {"validation_tokens", measured.validation.text.info.num_tokens},
+                    {"test_tokens", measured.test.text.info.num_tokens},
+                    {"vocab_size", train.info().vocab_size},
+                    {"documents", train.info().num_documents}}},
+                  {"models", models},
+                  {"communication", communication(run)},
+                  {"provenance", provenance_json(made_of)},
+                  {"seconds", read_json_or(run.layout.seconds(), json::object())}};
+  if (experiment.has_mixture()) {
+    const ModelKind& mixture = first_kind(Role::mixture);
+    const auto dense = on_test.find(&first_kind(Role::baseline));
+    const ShardInfo shards =
+        read_shard_info(find_shards(run.layout, run.layout.shards(), made_of.shards));
+    results["train_tokens"] = models[std::string(mixture.name)]["train_tokens"];
+    results["per_expert"] = per_expert(measured, shards, on_test.at(&mixture),
+                                       dense == on_test.end() ? nullptr : &dense->second);
+    results["routing"] = routing_json(measured);
+  }
   write_text_atomically(run.layout.results(), results.dump(2) + "\n");
   return fmt::format("perplexity of the test text: {}", fmt::join(perplexities, ", "));
 }

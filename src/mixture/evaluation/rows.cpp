@@ -26,13 +26,16 @@ class RowFinder {
 
  private:
   std::vector<TokenLikelihoods> read(const TrainedModel& model, const std::string& split,
-                                     int64_t step = 0) const;
+                                     int64_t step = 0, const std::string& merging = {}) const;
   void add(ComparedRow row, std::vector<double> log_likelihoods);
   void add_model(const TrainedModel& model, int64_t step);
   void add_routed(const TrainedModel& model, const std::vector<TokenLikelihoods>& experts,
                   int64_t step, std::span<const int64_t> prefixes);
   void add_clustered(const TrainedModel& model, const std::vector<TokenLikelihoods>& experts,
                      int64_t step, std::span<const int64_t> prefixes);
+  void add_single(const TrainedModel& model, const std::vector<TokenLikelihoods>& cells,
+                  int64_t step);
+  void add_mergings(const TrainedModel& model, const TokenLikelihoods& by_segments);
   void add_rules(const TrainedModel& model, const std::vector<TokenLikelihoods>& experts);
   void add_ensembles(const TrainedModel& model, const std::vector<TokenLikelihoods>& experts);
   Assignment by_domain(const TrainedModel& model) const;
@@ -52,10 +55,10 @@ class RowFinder {
 };
 
 std::vector<TokenLikelihoods> RowFinder::read(const TrainedModel& model, const std::string& split,
-                                              int64_t step) const {
+                                              int64_t step, const std::string& merging) const {
   std::vector<TokenLikelihoods> cells;
   for (const TrainUnit* unit : model.units)
-    cells.push_back(sources_.cell({split, unit->name, step}));
+    cells.push_back(sources_.cell({split, unit->name, step, merging}));
   return cells;
 }
 
@@ -162,11 +165,35 @@ void RowFinder::add_model(const TrainedModel& model, int64_t step) {
   } else if (model.kind->chosen_by == ChosenBy::nearest_cluster) {
     add_clustered(model, cells, step, prefixes);
   } else {
-    ComparedRow row{model.kind, cells.size() > 1 ? "in turn" : ""};
-    row.step = step;
-    row.flops_per_sequence = expert_flops_;
-    add(row, under_assignment(cells, round_robin(cells[0].num_sequences(), std::ssize(cells))));
+    add_single(model, cells, step);
   }
+}
+
+void RowFinder::add_single(const TrainedModel& model, const std::vector<TokenLikelihoods>& cells,
+                           int64_t step) {
+  ComparedRow row{model.kind, cells.size() > 1 ? "in turn" : ""};
+  row.step = step;
+  row.flops_per_sequence = forward_flops(model.kind->model(experiment_), 1, length_);
+  add(row, under_assignment(cells, round_robin(cells[0].num_sequences(), std::ssize(cells))));
+  if (model.kind->merges_experts() && step == 0) add_mergings(model, cells[0]);
+}
+
+// Other ways to merge the experts of a Lory model, one of which knows more than it should.
+void RowFinder::add_mergings(const TrainedModel& model, const TokenLikelihoods& by_segments) {
+  const Assignment itself(static_cast<size_t>(by_segments.num_sequences()), 0);
+  ModelConfig config = model.kind->model(experiment_);
+  ComparedRow leaky{model.kind, "first segment leaks"};
+  leaky.flops_per_sequence = forward_flops(config, 1, length_);
+  add(leaky, under_assignment(read(model, options_.split, 0, kLeaky), itself));
+  std::vector<TokenLikelihoods> by_first = read(model, options_.split, 0, kByFirstSegment);
+  const auto segment = static_cast<size_t>(config.segment_tokens);
+  for (int64_t i = 0; i < by_segments.num_sequences(); ++i) {  // what that decision sees
+    std::ranges::copy(by_segments.row(i).first(segment), by_first[0].row(i).begin());
+  }
+  ComparedRow once{model.kind, "merged once", config.segment_tokens};
+  config.segment_tokens = length_;
+  once.flops_per_sequence = forward_flops(config, 1, length_);
+  add(once, under_assignment(by_first, itself));
 }
 
 RunRows RowFinder::find() {
@@ -180,7 +207,8 @@ RunRows RowFinder::find() {
   }
   for (const TrainedModel& model : models_) {
     for (const int64_t step : options_.steps) {
-      if (step < model.units[0]->train.steps) add_model(model, step);
+      const TrainUnit& unit = *model.units[0];
+      if (step > unit.dense_steps && step < unit.train.steps) add_model(model, step);
     }
   }
   result_.documents = sources_.documents;

@@ -155,7 +155,7 @@ TaskEvaluation::Asked TaskEvaluation::ask(const Task& task, const Tokenizer& tok
                     "theirs are scored, where lm_eval would end",
                     task.name, asked.choices_cut, length));
   }
-  asked.of_routers.rows = rows_for_router(rows, prefix_tokens);
+  if (experiment_.has_mixture()) asked.of_routers.rows = rows_for_router(rows, prefix_tokens);
   asked.of_models.rows = rows_for_model(std::move(rows), length);
   for (Asked::Rows* of : {&asked.of_routers, &asked.of_models}) of->hash = hash_of(of->rows);
   return asked;

@@ -41,6 +41,7 @@ std::string facts(const RunData& data) {
 
 std::string render_report(const fs::path& run) {
   const RunData data = load_run(run);
+  const bool mixture = has_mixture(data);
   const std::string rules = rules_section(data);
   const std::string examples = examples_section(data);
   const std::string tasks = tasks_section(data);
@@ -49,10 +50,10 @@ std::string render_report(const fs::path& run) {
   std::string links;
   for (const auto& [id, label, there] :
        {std::tuple{"results", "Perplexity", true}, std::tuple{"tasks", "Tasks", !tasks.empty()},
-        std::tuple{"curves", "Loss", true}, std::tuple{"map", "Domains", true},
-        std::tuple{"experts", "Experts", true},
-        std::tuple{"examples", "Examples", !examples.empty()}, std::tuple{"rounds", "Rounds", true},
-        std::tuple{"rules", "Choosing", !rules.empty()},
+        std::tuple{"curves", "Loss", true}, std::tuple{"map", "Domains", mixture},
+        std::tuple{"experts", "Experts", mixture},
+        std::tuple{"examples", "Examples", !examples.empty()},
+        std::tuple{"rounds", "Rounds", mixture}, std::tuple{"rules", "Choosing", !rules.empty()},
         std::tuple{"communication", "Communication", true}, std::tuple{"time", "Time", true},
         std::tuple{"reading", "How to read", true}}) {
     if (there) links += fmt::format("<a href=\"#{}\">{}</a>", id, label);
@@ -62,9 +63,10 @@ std::string render_report(const fs::path& run) {
                        "</b></p><h1>" + escape_html(headline(data)) + "</h1>" + facts(data) +
                        "<nav aria-label=\"Sections\">" + links + "</nav>",
                    problems + cards(data) + results_section(data) + tasks + curves_section(data) +
-                       routing_map_section(data) + domains_section(data) + experts_section(data) +
-                       examples + rounds_section(data) + rules + communication_section(data) +
-                       time_section(data) + reading_section() + experiment_section(data));
+                       (mixture ? routing_map_section(data) : "") + domains_section(data) +
+                       (mixture ? experts_section(data) + examples + rounds_section(data) : "") +
+                       rules + communication_section(data) + time_section(data) +
+                       reading_section() + experiment_section(data));
 }
 
 fs::path write_report(const fs::path& folder, fs::path out) {

@@ -17,7 +17,7 @@ using nlohmann::json;
 const json& model(const RunData& data, std::string_view name) {
   return at(at(data.results, "models"), name);
 }
-const json& mixture_of(const RunData& data) { return model(data, first_kind(Role::mixture).name); }
+const json& own_of(const RunData& data) { return model(data, subject(data).name); }
 
 std::optional<double> perplexity(const RunData& data, std::string_view name) {
   return number_at(model(data, name), "perplexity/all");
@@ -44,13 +44,42 @@ std::string cell(const json& of, const std::string& path, std::string (*format)(
 const char* const kNoResults =
     "results.json is missing or has no models: run `smalltalk evaluate` on this run folder.";
 
+// "The mixture of 4 experts"; what it is called inside of a sentence.
+std::string full_name(const RunData& data) {
+  if (!has_mixture(data)) return std::string(subject(data).label);
+  return fmt::format("The mixture of {} experts",
+                     or_dash(number_at(data.results, "experts"), whole));
+}
+std::string short_name(const RunData& data) {
+  return has_mixture(data) ? "the mixture" : std::string(subject(data).label);
+}
+
+// Of the other system beside the mixture, how it compares with the best dense model.
+std::string rival_sentence(const RunData& data, const ModelKind& dense) {
+  for (const ModelKind& kind : model_kinds()) {
+    const auto value = perplexity(data, kind.name), reference = perplexity(data, dense.name);
+    if (kind.role != Role::rival || &kind == &subject(data) || !value || !reference) continue;
+    return fmt::format(" {} reaches {}, {} it.", kind.label, figure(*value),
+                       compared((*reference - *value) / *reference));
+  }
+  return "";
+}
+
 }  // namespace
 
+bool has_mixture(const RunData& data) { return number_at(data.results, "experts").value_or(1) > 0; }
+
+const ModelKind& subject(const RunData& data) {
+  if (has_mixture(data)) return first_kind(Role::mixture);
+  const bool rival = at(at(data.results, "models"), first_kind(Role::rival).name).is_object();
+  return first_kind(rival ? Role::rival : Role::baseline);
+}
+
 std::optional<double> gain_over(const RunData& data, std::string_view name) {
-  const auto mixture = number_at(mixture_of(data), "perplexity/all");
+  const auto own = number_at(own_of(data), "perplexity/all");
   const auto other = perplexity(data, name);
-  if (!mixture || !other || *other == 0) return std::nullopt;
-  return (*other - *mixture) / *other;
+  if (!own || !other || *other == 0) return std::nullopt;
+  return (*other - *own) / *other;
 }
 
 std::vector<std::string> models_in(const json& models) {
@@ -77,20 +106,21 @@ const ModelKind* best_baseline(const RunData& data) {
 }
 
 std::string headline(const RunData& data) {
-  const auto mixture = number_at(mixture_of(data), "perplexity/all");
+  const auto mixture = number_at(own_of(data), "perplexity/all");
   if (!mixture) return "This run has no results yet.";
-  const std::string subject =
-      fmt::format("The mixture of {} experts", or_dash(number_at(data.results, "experts"), whole));
   const ModelKind* dense = best_baseline(data);
+  if (dense == &subject(data)) {
+    return fmt::format("A dense model alone reaches test perplexity {}.", figure(*mixture));
+  }
   if (dense == nullptr) {
-    return subject + " reaches test perplexity " + figure(*mixture) +
+    return full_name(data) + " reaches test perplexity " + figure(*mixture) +
            "; no dense model was trained to compare it with.";
   }
   const bool two = std::ranges::count_if(model_kinds(), [&](const ModelKind& kind) {
                      return kind.role == Role::baseline && perplexity(data, kind.name);
                    }) > 1;
   std::string flops;
-  const auto own = number_at(mixture_of(data), "train_flops");
+  const auto own = number_at(own_of(data), "train_flops");
   const auto theirs = number_at(model(data, dense->name), "train_flops");
   if (own && theirs && *own > 0) {
     const double more = *theirs / *own - 1;
@@ -99,17 +129,19 @@ std::string headline(const RunData& data) {
                 : fmt::format(", which had {} {} training FLOPs", percent(std::abs(more)),
                               more > 0 ? "more" : "fewer");
   }
-  return fmt::format("{} reaches test perplexity {}, {} {} of the same size{}.", subject,
+  return fmt::format("{} reaches test perplexity {}, {} {}{}{}.{}", full_name(data),
                      figure(*mixture), compared(*gain_over(data, dense->name)),
-                     two ? "the better of two dense models" : "the dense model", flops);
+                     two ? "the better of two dense models" : "the dense model",
+                     has_mixture(data) ? " of the same size" : "", flops,
+                     rival_sentence(data, *dense));
 }
 
 std::string cards(const RunData& data) {
-  const json& mixture = mixture_of(data);
+  const json& mixture = own_of(data);
   const auto all = number_at(mixture, "perplexity/all");
   if (!all) return "";
   std::string out =
-      card(figure(*all), "Test perplexity of the mixture",
+      card(figure(*all), "Test perplexity of " + short_name(data),
            cell(mixture, "perplexity/after_prefix", figure) + " over the tokens after the prefix");
   if (const ModelKind* dense = best_baseline(data)) {
     if (const auto gain = gain_over(data, dense->name)) {
@@ -144,6 +176,28 @@ std::string cards(const RunData& data) {
   return "<div class=\"cards\">" + out + "</div>\n";
 }
 
+// What is known of a Lory model beside its perplexity: each figure under the name of what it sees.
+std::string merging_note(const RunData& data) {
+  const ModelKind& kind = first_kind(Role::rival);
+  const json& lory = model(data, kind.name);
+  const auto parameters = number_at(lory, "parameters");
+  if (!parameters) return "";
+  std::string beside;
+  const ModelKind* dense = best_baseline(data);
+  if (dense != nullptr && dense != &kind) {
+    beside = fmt::format(" (dense {})",
+                         cell(model(data, dense->name), "perplexity/after_segment", figure));
+  }
+  return fmt::format(
+      "<p>{} has {} parameters, of which a token meets as many as in the dense model. In its "
+      "perplexity a first segment weighs all experts alike, so that nothing is seen ahead. Behind "
+      "the first segments it is {}{}; with first segments by their own mean, as in training, which "
+      "looks ahead, {}; with the first segment's choice for the whole sequence, {} behind it.</p>",
+      kind.label, human_count(*parameters), cell(lory, "perplexity/after_segment", figure), beside,
+      cell(lory, "leaky_perplexity/all", figure),
+      cell(lory, "first_segment_perplexity/after_segment", figure));
+}
+
 std::string results_section(const RunData& data) {
   const std::vector<std::string> names = models_in(at(data.results, "models"));
   if (names.empty()) return section("results", "Perplexity and cost", "", missing(kNoResults));
@@ -152,13 +206,14 @@ std::string results_section(const RunData& data) {
 
   Table rows;
   rows.caption = "Test perplexity and training cost of each model";
-  rows.columns = {{"Model", false}, {"Perplexity"},    {"after prefix"},   {"bits per byte"},
-                  {"validation"},   {"mixture gains"}, {"Training FLOPs"}, {"Steps"},
-                  {"Batch"},        {"Peak lr"},       {"Tokens"},         {"FLOPs per sequence"}};
+  rows.columns = {{"Model", false},   {"Perplexity"}, {"after prefix"},
+                  {"bits per byte"},  {"validation"}, {short_name(data) + " gains"},
+                  {"Training FLOPs"}, {"Steps"},      {"Batch"},
+                  {"Peak lr"},        {"Tokens"},     {"FLOPs per sequence"}};
   for (const std::string& name : names) {
     const json& m = model(data, name);
     const auto value = perplexity(data, name);
-    const bool own = name == first_kind(Role::mixture).name;
+    const bool own = name == subject(data).name;
     const auto gain = own ? std::nullopt : gain_over(data, name);
     rows.rows.push_back(
         {own ? "own" : "",
@@ -174,10 +229,10 @@ std::string results_section(const RunData& data) {
   }
   std::string notes =
       "<p>Steps and batch are those of one expert; tokens and FLOPs are totals, with routers and "
-      "sharding counted to the mixture. &quot;Mixture gains&quot; is how far the mixture's "
-      "perplexity lies below the model's. FLOPs per sequence is what reading one sequence costs, "
-      "routers included.</p>";
-  const json& mixture = mixture_of(data);
+      "sharding counted to the mixture. Gains are how far a perplexity lies below the model's. "
+      "FLOPs per sequence is what reading one sequence costs, routers included.</p>";
+  notes += merging_note(data);
+  const json& mixture = own_of(data);
   const auto oracle = number_at(mixture, "oracle_perplexity/all");
   if (oracle) {
     notes += fmt::format(
@@ -186,7 +241,7 @@ std::string results_section(const RunData& data) {
         "could reach.</p>",
         figure(*oracle), cell(mixture, "oracle_perplexity/after_prefix", figure));
   }
-  const auto parameters = number_at(mixture, "parameters");
+  const auto parameters = number_at(model(data, first_kind(Role::mixture).name), "parameters");
   const std::string lede = "Held-out test text; lower is better." +
                            (parameters ? " Every expert and every dense model has " +
                                              human_count(*parameters) + " parameters."
@@ -196,7 +251,7 @@ std::string results_section(const RunData& data) {
 
 std::string domains_section(const RunData& data) {
   const std::string title = "Perplexity by domain";
-  const json& own = at(mixture_of(data), "perplexity_per_domain");
+  const json& own = at(own_of(data), "perplexity_per_domain");
   const ModelKind* dense = best_baseline(data);
   static const json kNone;
   const json& theirs =
@@ -211,9 +266,12 @@ std::string domains_section(const RunData& data) {
     for (const json& value : *values) scale.include(number_at(value, ""));
   }
   Table rows;
-  rows.caption = "Test perplexity of mixture and dense model per domain";
-  rows.columns = {
-      {"Domain", false}, {"Mixture"}, {"Dense"}, {"Gain"}, {"logarithmic scale", false}};
+  rows.caption = "Test perplexity per domain";
+  rows.columns = {{"Domain", false},
+                  {std::string(subject(data).label)},
+                  {"Dense"},
+                  {"Gain"},
+                  {"logarithmic scale", false}};
   for (const auto& [domain, value] : own.items()) {
     if (!value.is_number()) continue;
     const auto mine = value.get<double>();
@@ -227,10 +285,10 @@ std::string domains_section(const RunData& data) {
          {escape_html(domain), "<b>" + figure(mine) + "</b>", or_dash(other, figure),
           other && *other > 0 ? percent((*other - mine) / *other) : "–",
           other ? dumbbell(scale.place(*other), model_style(dense->name), scale.place(mine),
-                           mixture_style())
+                           model_style(subject(data).name))
                 : ""}});
   }
-  std::string lede = "Test text of each domain under the mixture";
+  std::string lede = "Test text of each domain under " + short_name(data);
   lede += dense == nullptr ? "." : " and under the model " + model_key(dense->name) + ".";
   return section("domains", title, lede, table(rows));
 }

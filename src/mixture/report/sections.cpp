@@ -28,7 +28,7 @@ std::vector<const ModelKind*> back_to_front() {
   std::vector<const ModelKind*> controls, others;
   for (const ModelKind& kind : model_kinds()) {
     if (kind.role == Role::control) controls.push_back(&kind);
-    if (kind.role == Role::mixture || kind.role == Role::baseline) others.push_back(&kind);
+    if (kind.role != Role::control && kind.role != Role::router) others.push_back(&kind);
   }
   controls.insert(controls.end(), others.rbegin(), others.rend());
   return controls;
@@ -102,7 +102,7 @@ std::string curves_section(const RunData& data) {
     const auto& members = by_model[kind];
     if (members.empty()) {
       // Named only where results.json or the pipeline's habit makes one expect it.
-      const bool usual = kind->role != Role::control && kind == &first_kind(kind->role);
+      const bool usual = kind == &subject(data) || kind == &first_kind(Role::baseline);
       if (usual || at(data.results, "models").contains(kind->name)) {
         absent += fmt::format("{}{}", absent.empty() ? "" : ", ", kind->label);
       }
@@ -251,6 +251,8 @@ std::string reading_section() {
       "as experts, routers and sharding together. <i>Dense</i> spends them on more steps, "
       "<i>dense, "
       "large batch</i> on a larger batch.</dd>"
+      "<dt>Lory</dt><dd>One model whose feed-forwards hold several experts. They are averaged anew "
+      "for each segment of a text, with weights that the segment before decides.</dd>"
       "<dt>Random shards</dt><dd>The same experts trained on shards dealt out at random: what is "
       "left "
       "when routing knows nothing.</dd>"

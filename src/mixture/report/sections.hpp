@@ -12,9 +12,12 @@
 
 namespace smalltalk::report {
 
-// The result in one sentence (plain text): the mixture beside the better of the dense models.
+// What the page is about: the mixture, or where there is none the other system.
+bool has_mixture(const RunData& data);
+const ModelKind& subject(const RunData& data);
+// The result in one sentence (plain text): the subject beside the better of the dense models.
 std::string headline(const RunData& data);
-// By how much the mixture's test perplexity lies below this model's: 0.073 for 7.3 %.
+// By how much the subject's test perplexity lies below this model's: 0.073 for 7.3 %.
 std::optional<double> gain_over(const RunData& data, std::string_view model);
 // The keys of an object of models in the order of the page: by the table of kinds, then others.
 std::vector<std::string> models_in(const nlohmann::json& models);

@@ -17,9 +17,9 @@ RowScores::RowScores(int64_t num_models, int64_t num_rows, int64_t width, Scorin
 }
 
 void RowScores::fill(const ModelsView& models, const RowSource& rows, int64_t last,
-                     const Reduce& reduce) {
+                     const Reduce& reduce, const Merging& merging) {
   ST_CHECK(models.size() == num_models_ && last <= num_rows_);
-  visit_log_probs(models, rows, done_, last, [&](const LogProbs& piece) {
+  const auto take = [&](const LogProbs& piece) {
     for (int64_t model = 0; model < num_models_; ++model) {
       for (int64_t i = 0; i < piece.count; ++i) {
         const int64_t row = piece.first + i;
@@ -29,7 +29,8 @@ void RowScores::fill(const ModelsView& models, const RowSource& rows, int64_t la
       }
     }
     advance(piece.first + piece.count);
-  });
+  };
+  visit_log_probs(models, rows, done_, last, take, merging);
 }
 
 void RowScores::advance(int64_t done) {

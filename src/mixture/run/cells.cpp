@@ -2,10 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
 namespace smalltalk {
 
 std::string EvalCell::model() const {
-  return step == 0 ? unit : fmt::format("{}-step-{}", unit, step);
+  std::string name = step == 0 ? unit : fmt::format("{}-step-{}", unit, step);
+  return merging.empty() ? name : name + "-" + merging;
 }
 
 std::string EvalCell::name() const { return split + "-" + model(); }
@@ -24,9 +28,23 @@ EvalCell routing_cell(const std::string& split) {
 
 std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
   std::vector<EvalCell> cells;
+  const bool routed = std::ranges::any_of(
+      units, [](const TrainUnit& unit) { return unit.kind->chosen_by == ChosenBy::routers; });
   for (const std::string split : {"validation", "test"}) {
-    cells.push_back(routing_cell(split));
+    if (routed) cells.push_back(routing_cell(split));
     for (const TrainUnit& unit : units) cells.push_back({split, unit.name});
+  }
+  std::ranges::copy(merging_cells(units, "test"), std::back_inserter(cells));
+  return cells;
+}
+
+std::vector<EvalCell> merging_cells(const std::vector<TrainUnit>& units, const std::string& split) {
+  std::vector<EvalCell> cells;
+  for (const TrainUnit& unit : units) {
+    if (!unit.kind->merges_experts()) continue;
+    for (const char* merging : {kLeaky, kByFirstSegment}) {
+      cells.push_back({split, unit.name, 0, merging});
+    }
   }
   return cells;
 }

@@ -83,8 +83,10 @@ void look_at_schedules(Changes& changes, const Run& here, const std::vector<Trai
       continue;
     }
     const bool dense = unit.kind->rows == Rows::all;
+    const bool lory = unit.kind->own_keys == Part::lory;
     spoil(changes, unit.name, [&](const std::string& key) {
-      if (decides(key, Part::schedule)) return dense || key.starts_with("expert.");
+      if (key.starts_with("expert.") && decides(key, Part::schedule)) return true;
+      if (decides(key, Part::schedule)) return dense && key.starts_with("lory.") == lory;
       return dense && decides(key, Part::routing);
     });
     if (!changes.spoils(unit.name)) changes.stuck.push_back(unit.name);
@@ -105,7 +107,12 @@ void look_at_units(Changes& changes, const Run& there, const Run& here) {
       const bool by_shards = unit.kind->rows == Rows::shard
                                  ? decides(key, Part::routing)
                                  : unit.kind->rows != Rows::all && key == "mixture.experts";
-      return by_shards || (other && decides(key, Part::expert));
+      if (by_shards || !other) return by_shards;
+      if (decides(key, Part::expert)) return true;
+      // A share of other steps is dense, or what decides nothing of an expert is another.
+      const bool longer = same != wanted.end() && same->dense_steps != unit.dense_steps;
+      return unit.kind->own_keys &&
+             (decides(key, *unit.kind->own_keys) || (longer && decides(key, Part::schedule)));
     });
   }
   look_at_schedules(changes, here, before, wanted);

@@ -35,9 +35,9 @@ constexpr ModelKind kKinds[] = {
      .role = Role::baseline,
      .rows = Rows::all,
      .budget = Budget::flops,
-     .asked_for = &BaselineConfig::dense,
-     .lr = &BaselineConfig::dense_lr,
-     .warmup_steps = &BaselineConfig::dense_warmup_steps,
+     .asked_for = [](const Experiment& e) { return e.baselines.dense; },
+     .lr = [](const Experiment& e) { return e.baselines.dense_lr; },
+     .warmup_steps = [](const Experiment& e) { return e.baselines.dense_warmup_steps; },
      .colour = {"dense", "#c44e00", "#ff8f52"}},
     {.name = "dense_large_batch",
      .label = "Dense, large batch",
@@ -46,11 +46,27 @@ constexpr ModelKind kKinds[] = {
      .role = Role::baseline,
      .rows = Rows::all,
      .budget = Budget::flops_of_large_batch,
-     .asked_for = &BaselineConfig::dense_large_batch,
-     .lr = &BaselineConfig::dense_large_batch_lr,
-     .warmup_steps = &BaselineConfig::dense_large_batch_warmup_steps,
+     .asked_for = [](const Experiment& e) { return e.baselines.dense_large_batch; },
+     .lr = [](const Experiment& e) { return e.baselines.dense_large_batch_lr; },
+     .warmup_steps = [](const Experiment& e) { return e.baselines.dense_large_batch_warmup_steps; },
      .colour = {"large", "#a87400", "#f0c14b"},
      .dash = {"9 5", "dashed"}},
+    {.name = "lory",
+     .label = "Lory",
+     .stage = "Lory",
+     .folder = "lory",
+     .role = Role::rival,
+     .rows = Rows::all,
+     .budget = Budget::flops,
+     .asked_for = [](const Experiment& e) { return e.lory.experts > 0; },
+     .lr = [](const Experiment& e) { return e.lory.lr; },
+     .steps = [](const Experiment& e) { return e.lory.train_steps; },
+     .own_model = [](const Experiment& e) { return e.lory_model(); },
+     .dense_steps = lory_dense_steps,
+     .flops = lory_flops,
+     .own_keys = Part::lory,
+     .colour = {"lory", "#1a7f37", "#57c26f"},
+     .dash = {"14 4", "dashed"}},
     {.name = "random_shards",
      .label = "Random shards",
      .stage = "random shards",
@@ -60,7 +76,7 @@ constexpr ModelKind kKinds[] = {
      .budget = Budget::expert,
      .one_for_each_expert = true,
      .chosen_by = ChosenBy::turn,
-     .asked_for = &BaselineConfig::random_shards,
+     .asked_for = [](const Experiment& e) { return e.baselines.random_shards; },
      .colour = {"random", "#66717c", "#9aa7b3"},
      .dash = {"1 5", "dotted"}},
     {.name = "tfidf_kmeans",
@@ -72,12 +88,17 @@ constexpr ModelKind kKinds[] = {
      .budget = Budget::expert,
      .one_for_each_expert = true,
      .chosen_by = ChosenBy::nearest_cluster,
-     .asked_for = &BaselineConfig::tfidf_shards,
+     .asked_for = [](const Experiment& e) { return e.baselines.tfidf_shards; },
      .colour = {"kmeans", "#a0468a", "#dd8fc4"},
      .dash = {"9 4 1 4", "double"}},
 };
 
 }  // namespace
+
+int64_t ModelKind::count(const Experiment& experiment) const {
+  if (asked_for != nullptr && !asked_for(experiment)) return 0;
+  return one_for_each_expert ? experiment.mixture.experts : 1;
+}
 
 std::string ModelKind::unit(int64_t index) const {
   return one_for_each_expert ? fmt::format("{}/{}", folder, index) : std::string(folder);

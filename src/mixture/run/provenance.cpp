@@ -92,7 +92,7 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
   const std::string asked_for = layout.experiment().string();
   parts.experiment = experiment_hash(experiment);
   parts.tokenizer = Tokenizer(layout.tokenizer()).hash();
-  parts.routers = routers_hash(run);
+  if (experiment.has_mixture()) parts.routers = routers_hash(run);
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     const fs::path router = weights_file(layout.router(e));
     const Provenance metadata = read_safetensors_metadata(router);
@@ -115,6 +115,7 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
     }
     require(model, metadata, "shards", parts.shards, units[0].name);
   }
+  if (!experiment.has_mixture()) return parts;
   const fs::path file = find_shards(layout, layout.shards(), parts.shards);
   if (file.empty()) {
     throw Error(fmt::format("the shards {} that the experts were trained on are no longer in {}",

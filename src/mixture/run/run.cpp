@@ -21,6 +21,12 @@ Run open_run(const fs::path& folder) {
   return load_run(RunLayout{folder}.experiment(), {}, folder);
 }
 
+void require_mixture(const Run& run) {
+  if (run.experiment.has_mixture()) return;
+  throw Error(fmt::format("{}: mixture.experts = 0, so there are neither routers nor experts",
+                          run.layout.root.string()));
+}
+
 std::unique_ptr<WriteLock> lock_stages(const Run& run, const HostCollectives& ranks,
                                        double patience_seconds) {
   std::unique_ptr<WriteLock> lock;

@@ -101,7 +101,11 @@ Stage results_stage(const RunLayout& layout) {
 std::vector<Stage> stages_of(const Run& run, const std::vector<TrainUnit>& units,
                              int64_t evaluation_parts) {
   const RunLayout& layout = run.layout;
-  std::vector<Stage> stages = {tokens_stage(layout), routers_stage(run), shards_stage(run)};
+  std::vector<Stage> stages = {tokens_stage(layout)};
+  if (run.experiment.has_mixture()) {
+    stages.push_back(routers_stage(run));
+    stages.push_back(shards_stage(run));
+  }
   int64_t index = 0;
   for (const TrainUnit& unit : units) {
     stages.push_back(unit_stage(layout, unit));

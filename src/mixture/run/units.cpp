@@ -10,6 +10,7 @@
 #include "mixture/run/text_or_nothing.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/parse_json.hpp"
 #include "smalltalk/core/system/provenance.hpp"
@@ -31,19 +32,23 @@ namespace {
 // How a model of this kind trains, beside a mixture that takes so many FLOPs.
 TrainConfig train_config(const ModelKind& kind, const Experiment& experiment, double flops) {
   TrainConfig train = experiment.expert_train;
-  if (kind.lr != nullptr && experiment.baselines.*kind.lr > 0)
-    train.lr = experiment.baselines.*kind.lr;
+  const auto given = [&](auto* key) { return key == nullptr ? 0 : key(experiment); };
+  if (given(kind.lr) > 0) train.lr = kind.lr(experiment);
   if (kind.budget == Budget::expert) return train;
   if (kind.budget == Budget::flops_of_large_batch) {
     train.batch_size *= experiment.mixture.experts;
   }
-  train.steps = dense_steps(experiment, train.batch_size, flops);
+  train.steps = given(kind.steps);
+  if (train.steps == 0) {
+    train.steps = steps_for(flops, [&](int64_t steps) {
+      return kind.train_flops(experiment, train.batch_size, steps);
+    });
+  }
   // The schedule keeps its shape: warm-up and decay are the same share of the steps.
   for (int64_t TrainConfig::*part : {&TrainConfig::warmup_steps, &TrainConfig::decay_steps}) {
     train.*part = experiment.expert_train.*part * train.steps / experiment.expert_train.steps;
   }
-  if (kind.warmup_steps != nullptr && experiment.baselines.*kind.warmup_steps > 0)
-    train.warmup_steps = experiment.baselines.*kind.warmup_steps;
+  if (given(kind.warmup_steps) > 0) train.warmup_steps = kind.warmup_steps(experiment);
   return train;
 }
 
@@ -67,14 +72,16 @@ double training_seconds(const fs::path& model) {
 }  // namespace
 
 std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_sequences) {
-  const double flops = mixture_flops(experiment, num_sequences).total();
+  const double flops = training_budget(experiment, num_sequences);
   std::vector<TrainUnit> units;
   for (const ModelKind& kind : model_kinds()) {
-    const bool asked_for = kind.asked_for == nullptr || experiment.baselines.*kind.asked_for;
-    if (kind.budget == Budget::rounds || !asked_for) continue;
+    const int64_t count = kind.count(experiment);
+    if (kind.budget == Budget::rounds || count == 0) continue;
     const TrainConfig train = train_config(kind, experiment, flops);
-    for (int i = 0; i < static_cast<int>(kind.count(experiment)); ++i) {
-      units.push_back({kind.unit(i), &kind, kind.one_for_each_expert ? i : -1, train});
+    const int64_t dense =
+        kind.dense_steps == nullptr ? 0 : kind.dense_steps(experiment, train.steps);
+    for (int i = 0; i < static_cast<int>(count); ++i) {
+      units.push_back({kind.unit(i), &kind, kind.one_for_each_expert ? i : -1, train, dense});
     }
   }
   return units;
@@ -117,14 +124,16 @@ const TrainUnit& find_unit(const std::vector<TrainUnit>& units, const std::strin
 }
 
 double unit_flops(const Experiment& experiment, const TrainUnit& unit) {
-  return static_cast<double>(unit.train.steps) *
-         train_flops(experiment.expert_model, unit.train.batch_size, experiment.data.seq_length);
+  return unit.kind->train_flops(experiment, unit.train.batch_size, unit.train.steps);
 }
 
 std::string training_hash(const Experiment& experiment, const TrainUnit& unit) {
   Experiment own = experiment;
   own.expert_train = unit.train;
-  return part_hash(own, Part::expert);
+  const std::string hash = part_hash(own, Part::expert);
+  if (!unit.kind->own_keys) return hash;
+  return hash_text(
+      fmt::format("{} {} {}", hash, part_hash(own, *unit.kind->own_keys), unit.dense_steps));
 }
 
 fs::path find_shards(const RunLayout& layout, const fs::path& link, const std::string& hash) {
@@ -220,13 +229,35 @@ void forget_shorter_training(const RunLayout& layout, const std::string& unit, i
     const std::string stem = layout.evaluation(name, unit).stem().string();
     for (const auto& cell : fs::directory_iterator(split.path(), none)) {
       const std::string its = cell.path().stem().string();
-      if (its == stem || its.starts_with(stem + "-step-")) fs::remove(cell.path());
+      if (its == stem || its.starts_with(stem + "-")) fs::remove(cell.path());
     }
     fs::remove(layout.comparison(name));
   }
   for (const fs::path& file : {layout.results(), layout.report(), layout.task_results()}) {
     fs::remove(file);
   }
+}
+
+// How a group's devices train a model of the unit.
+TrainConfig fitted(const Experiment& experiment, const TrainUnit& unit, const ModelConfig& model,
+                   const HostCollectives& group) {
+  TrainConfig train = unit.train;
+  if (experiment.device.device != "cuda") return train;
+  // The group's first rank decides, whatever the others' devices are.
+  if (group.rank == 0) {
+    train = fitted_to_device(model, train, experiment.device, experiment.data.seq_length,
+                             group.size, device_memory_bytes(experiment.device));
+    log_info(fmt::format("{}: micro batches of {} sequences, recompute {}", unit.name,
+                         train.micro_batch_size, to_string(train.recompute)));
+  }
+  group.broadcast(std::as_writable_bytes(std::span(&train.micro_batch_size, 1)), 0);
+  group.broadcast(std::as_writable_bytes(std::span(&train.recompute, 1)), 0);
+  return train;
+}
+
+int64_t newest_checkpoint(const fs::path& model) {
+  const std::vector<int64_t> steps = checkpoint_steps(model);
+  return steps.empty() ? 0 : steps.front();
 }
 
 }  // namespace
@@ -264,32 +295,33 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
     metadata["tokens"] = value_of(shards.provenance, "tokens");
   }
 
-  Transformer model(experiment.expert_model, experiment.device,
-                    derive_seed(experiment.seed, "expert init", index));
   TrainOptions options;
   options.name = unit.name;
   options.folder = folder;
   options.provenance = metadata;
   options.keeps_stable_phase = true;
   options.group = group;
-  TrainConfig train = unit.train;
-  if (experiment.device.device == "cuda") {
-    // The group's first rank decides, whatever the others' devices are.
-    if (group.rank == 0) {
-      train = fitted_to_device(experiment.expert_model, train, experiment.device, seq_length,
-                               group.size, device_memory_bytes(experiment.device));
-      log_info(fmt::format("{}: micro batches of {} sequences, recompute {}", unit.name,
-                           train.micro_batch_size, to_string(train.recompute)));
-    }
-    group.broadcast(std::as_writable_bytes(std::span(&train.micro_batch_size, 1)), 0);
-    group.broadcast(std::as_writable_bytes(std::span(&train.recompute, 1)), 0);
-  }
-  Trainer trainer(model, train, options);
-  const int64_t resumed = trainer.resume();
-  if (resumed > 0) log_info(fmt::format("{} goes on from step {}", unit.name, resumed));
-  if (group.rank == 0) forget_shorter_training(layout, unit.name, resumed);
   const RowSource rows = shuffled_rows(run.tokens, std::move(sequences), seq_length, seq_length + 1,
                                        derive_seed(experiment.seed, "expert order", index));
+  const uint64_t seed = derive_seed(experiment.seed, "expert init", index);
+  const auto resume = [&](Trainer& trainer) {
+    const int64_t step = trainer.resume();
+    if (step > 0) log_info(fmt::format("{} goes on from step {}", unit.name, step));
+    if (group.rank == 0) forget_shorter_training(layout, unit.name, step);
+  };
+  const bool begins_dense = first_rank_says(newest_checkpoint(folder) < unit.dense_steps, group);
+  if (begins_dense) {
+    Transformer dense(experiment.expert_model, experiment.device, seed);
+    Trainer trainer(dense, fitted(experiment, unit, experiment.expert_model, group), options);
+    resume(trainer);
+    trainer.run(rows, unit.dense_steps);
+    trainer.checkpoint();
+  }
+  const ModelConfig config = unit.kind->model(experiment);
+  Transformer model(config, experiment.device, seed);
+  options.dense_steps = unit.dense_steps;
+  Trainer trainer(model, fitted(experiment, unit, config, group), options);
+  resume(trainer);
   const TrainSummary summary = trainer.run(rows, unit.train.steps);
 
   metadata["schedule"] = to_string(unit.train.schedule());

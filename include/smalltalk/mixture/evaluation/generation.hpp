@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "smalltalk/lm/model/sampling.hpp"
+#include "smalltalk/lm/torch/decoder.hpp"
 #include "smalltalk/mixture/run/run.hpp"
 
 namespace smalltalk {
@@ -19,6 +21,8 @@ struct GenerateOptions {
   int64_t prefix_tokens = 0;  // route on so many tokens; 0: the routers' M
   int64_t batch_size = 8;     // texts that are written side by side
   std::string model;          // "baselines/dense", "experts/3": it writes, nobody routes
+  // Of models that merge experts, else an Error; nothing: by the prompt.
+  std::optional<MergeBy> merging;
 };
 
 // Who wrote a part of a text.
@@ -37,6 +41,8 @@ struct GeneratedText {
   // Log-likelihoods in nats under each router, of the tokens that the last choice was made by; [E].
   // Empty if nobody routed.
   std::vector<double> scores;
+  // As Decoder::expert_weights() at the text's end, of the model that wrote last.
+  std::vector<std::vector<float>> expert_weights;
 };
 
 // A text begins, as documents do in training, after an end-of-text token. Where there are fewer

@@ -27,7 +27,8 @@ class RowScores {
                                     std::span<const uint8_t> greedy, std::span<double> scores)>;
   // Goes on up to, not including, row `last`. Throws Stopped if this process is asked to stop
   // before the last of all rows; the notes then hold what was done, as they do every minute.
-  void fill(const ModelsView& models, const RowSource& rows, int64_t last, const Reduce& reduce);
+  void fill(const ModelsView& models, const RowSource& rows, int64_t last, const Reduce& reduce,
+            const Merging& merging = {});
 
   int64_t done() const { return done_; }
   std::span<const double> values() const { return values_; }  // [R, num_rows, width]

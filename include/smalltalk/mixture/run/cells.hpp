@@ -18,6 +18,8 @@ struct EvalCell {
   // the mixture routes.
   std::string unit;
   int64_t step = 0;  // of one of its checkpoints; 0: the trained model
+  // How a Lory model's experts are merged: empty, as far as is known; kLeaky; kByFirstSegment.
+  std::string merging = {};
 
   std::string model() const;  // unit and step
   std::string name() const;   // that of the cell, all in one
@@ -26,11 +28,17 @@ struct EvalCell {
   bool of_routers() const;  // of all, or of one
 };
 
+inline constexpr const char* kLeaky = "leaky";  // first segments by their own mean, as in training
+inline constexpr const char* kByFirstSegment = "first-segment";  // which decides for all of a row
+
 // The scores of all routers on a split.
 EvalCell routing_cell(const std::string& split);
 
-// All cells of a run: each unit and the routers on both splits.
+// All cells of a run: each unit and the routers on both splits, and merging_cells() on the test
+// split.
 std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);
+// Of Lory models, merged otherwise.
+std::vector<EvalCell> merging_cells(const std::vector<TrainUnit>& units, const std::string& split);
 // Each router as a model of its own, which a run's results do without.
 std::vector<EvalCell> router_cells(const std::string& split, int64_t num_experts);
 

@@ -2,7 +2,7 @@
 // a sequence finds its model and how it looks in charts. Training units, evaluation, comparisons
 // and the report read the table; none of them compares names.
 //
-// A new kind is one row in kinds.cpp, the key of BaselineConfig that asks for it, and its own code
+// A new kind is one row in kinds.cpp, the key of the experiment that asks for it, and its own code
 // where an enumerator is new:
 //   Rows      what it trains on: current_shards() in units.cpp; who makes such shards, and when
 //             they are complete: jobs/run_stages.cpp, shards_stage() in stages.cpp, RunLayout
@@ -14,11 +14,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/core/experiment/flops.hpp"
 
 namespace smalltalk {
 
@@ -33,7 +35,7 @@ enum class Rows {
 enum class Budget {
   rounds,               // an M-step a round
   expert,               // steps and batch that the experiment gives
-  flops,                // an expert's batch, until the FLOPs are those of the mixture
+  flops,                // an expert's batch, until the FLOPs are training_budget()
   flops_of_large_batch  // the same with a batch E times as large
 };
 
@@ -44,6 +46,7 @@ enum class Role {
   mixture,   // what a run is about; the reference where there is no baseline
   router,    // a part of the mixture
   baseline,  // a reference: the first that is there, unless somebody asks for another
+  rival,     // another system; a reference only if asked for
   control    // shows what a part of the mixture is worth; a reference only if asked for
 };
 
@@ -57,9 +60,17 @@ struct ModelKind {
   Budget budget = Budget::expert;
   bool one_for_each_expert = false;  // else it is one model
   ChosenBy chosen_by = ChosenBy::nobody;
-  bool BaselineConfig::*asked_for = nullptr;        // none: is always there
-  double BaselineConfig::*lr = nullptr;             // none, or 0 there: an expert's
-  int64_t BaselineConfig::*warmup_steps = nullptr;  // none, or 0 there: an expert's share of steps
+  // Of an experiment. Null: is there where there is a mixture.
+  bool (*asked_for)(const Experiment&) = nullptr;
+  double (*lr)(const Experiment&) = nullptr;             // null, or 0: an expert's
+  int64_t (*steps)(const Experiment&) = nullptr;         // null, or 0: by the budget
+  int64_t (*warmup_steps)(const Experiment&) = nullptr;  // null, or 0: an expert's share of steps
+  // Of which the model is made, and of how many steps it is not yet (what it begins as is an
+  // expert). Null: an expert; none.
+  ModelConfig (*own_model)(const Experiment&) = nullptr;
+  int64_t (*dense_steps)(const Experiment&, int64_t steps) = nullptr;
+  double (*flops)(const Experiment&, int64_t batch, int64_t steps) = nullptr;
+  std::optional<Part> own_keys = {};  // that decide it beside an expert's
 
   struct Colour {
     std::string_view name;         // of the variable in the style sheet; empty: not in charts
@@ -70,8 +81,15 @@ struct ModelKind {
     std::string_view key;   // border-style in a legend
   } dash = {};
 
-  int64_t count(const Experiment& experiment) const {
-    return one_for_each_expert ? experiment.mixture.experts : 1;
+  // How many models it is; none if it is not asked for.
+  int64_t count(const Experiment& experiment) const;
+  ModelConfig model(const Experiment& experiment) const {
+    return own_model == nullptr ? experiment.expert_model : own_model(experiment);
+  }
+  bool merges_experts() const { return own_keys == Part::lory; }
+  // Of training one of its models.
+  double train_flops(const Experiment& experiment, int64_t batch, int64_t steps) const {
+    return (flops == nullptr ? dense_flops : flops)(experiment, batch, steps);
   }
   // The folder of one of its models.
   std::string unit(int64_t index) const;

@@ -14,6 +14,7 @@ namespace smalltalk {
 struct MixtureParts {
   std::string experiment;  // experiment_hash()
   std::string tokenizer;
+  // The next four: empty without a mixture.
   std::string tokens;   // that the experts were trained on: the text may have grown since
   std::string routers;  // of all their weights
   std::string shards;   // that the experts were trained on

@@ -31,6 +31,9 @@ Run load_run(const std::filesystem::path& experiment, const std::vector<std::str
 // The run that a folder holds. Error: there is no experiment.toml in it.
 Run open_run(const std::filesystem::path& folder);
 
+// Error: the run has no mixture.
+void require_mixture(const Run& run);
+
 // The right to make tokens, routers and shards of a run, which one job at a time has. Held by rank
 // 0. Error: another job has it, and keeps it. Collective.
 std::unique_ptr<WriteLock> lock_stages(const Run& run, const HostCollectives& ranks,

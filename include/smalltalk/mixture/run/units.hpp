@@ -21,10 +21,11 @@ struct TrainUnit {
   const ModelKind* kind = nullptr;  // the model that it is part of, or all of
   int expert = -1;                  // which shard, if there is one for each expert
   TrainConfig train;                // steps, batch and learning rate of this unit
+  int64_t dense_steps = 0;          // the first of them, in which it is no more than an expert yet
 };
 
-// Experts first, then the baselines that the experiment asks for, longest first. Dense models get
-// extra steps until their training FLOPs are at least those of experts, routers and sharding.
+// Experts first, then what else the experiment asks for. Dense models and Lory get steps until
+// their training FLOPs are at least training_budget().
 std::vector<TrainUnit> train_units(const Experiment& experiment, int64_t num_sequences);
 
 // A model and all of its units: a mixture's experts, or the one of a dense model.
