@@ -33,6 +33,7 @@ struct Estimate {
   std::vector<std::pair<std::string, StepTime>> steps;  // of an expert, by GPU; empty on a CPU
   int64_t num_sequences = 0;                            // of the training corpus
   CorpusSize corpus = CorpusSize::counted;
+  bool orders_documents = false;  // by the job `order`
 };
 
 Estimate estimate(const Run& run, const RankPlan& plan);

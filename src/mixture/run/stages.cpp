@@ -56,6 +56,10 @@ Stage tokens_stage(const RunLayout& layout) {
   return stage;
 }
 
+Stage order_stage(const RunLayout& layout) {
+  return {"order", 0, "order", {layout.order()}, {layout.order()}};
+}
+
 Stage routers_stage(const Run& run) {
   const RunLayout& layout = run.layout;
   Stage stage{"route", 0, "routers"};
@@ -102,6 +106,9 @@ std::vector<Stage> stages_of(const Run& run, const std::vector<TrainUnit>& units
                              int64_t evaluation_parts) {
   const RunLayout& layout = run.layout;
   std::vector<Stage> stages = {tokens_stage(layout), routers_stage(run), shards_stage(run)};
+  if (run.experiment.data.order == TextOrder::similar) {
+    stages.insert(stages.begin() + 1, order_stage(layout));
+  }
   int64_t index = 0;
   for (const TrainUnit& unit : units) {
     stages.push_back(unit_stage(layout, unit));
