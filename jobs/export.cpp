@@ -18,7 +18,8 @@ void add_export_job(CLI::App& app, JobRun& run) {
   job->add_option("--out", options->out, "A folder that does not exist yet")->required();
   job->footer(
       "Every expert, router and dense model gets a folder that transformers and what builds on it\n"
-      "load as it is; mixture.json beside them names all parts by hash.\n"
+      "load as it is; mixture.json beside them names all parts by hash. A Lory model comes with\n"
+      "a modeling_lory.py, which needs trust_remote_code=True.\n"
       "  smalltalk export runs/quickstart --out quickstart-hf\n"
       "  lm_eval --model hf --model_args pretrained=quickstart-hf/experts/0 --tasks ...");
   job->callback([&run, options] {

@@ -2,11 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <set>
+#include <string>
 #include <vector>
 
+#include "mixture/evaluation/modeling_lory.hpp"
 #include "mixture/evaluation/provenance_json.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
+#include "smalltalk/core/system/parse_json.hpp"
 #include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
@@ -16,6 +20,20 @@
 namespace smalltalk {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+// transformers does not know these: its config.json names the file that does.
+void add_modeling_file(const fs::path& folder) {
+  const fs::path config = config_file(folder);
+  auto json = parse_json<nlohmann::ordered_json>(read_text(config), config.string());
+  json["auto_map"] = {{"AutoConfig", "modeling_lory.LoryConfig"},
+                      {"AutoModelForCausalLM", "modeling_lory.LoryForCausalLM"}};
+  write_text_atomically(config, json.dump(2) + "\n");
+  write_text_atomically(folder / "modeling_lory.py", kModelingLory);
+}
+
+}  // namespace
 
 void export_mixture(const Run& run, const fs::path& out) {
   const Experiment& experiment = run.experiment;
@@ -29,7 +47,11 @@ void export_mixture(const Run& run, const fs::path& out) {
   const std::vector<TrainUnit> units = units_of(run);
   nlohmann::json lock = provenance_json(require_one_mixture(run, units));
   std::vector<std::string> models;
-  for (const TrainUnit& unit : units) models.push_back(unit.name);
+  std::set<std::string> merging;
+  for (const TrainUnit& unit : units) {
+    models.push_back(unit.name);
+    if (unit.kind->merges_experts()) merging.insert(unit.name);
+  }
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     models.push_back(router_name(e));
     lock["models"][models.back()] = weights_hash(layout.router(e));
@@ -55,6 +77,7 @@ void export_mixture(const Run& run, const fs::path& out) {
       write_atomically(to / file.filename(),
                        [&](const fs::path& temporary) { fs::copy_file(file, temporary); });
     }
+    if (merging.contains(model)) add_modeling_file(to);
     write_text_atomically(to / "generation_config.json", generation.dump(2) + "\n");
     write_text_atomically(to / "tokenizer.json", tokenizer);
     write_text_atomically(to / "tokenizer_config.json", tokenizer_config_json(length));
