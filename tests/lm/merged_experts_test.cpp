@@ -11,6 +11,7 @@
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
+#include "smalltalk/lm/model/row_routing.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
@@ -64,6 +65,12 @@ class Reference {
     return sum / static_cast<double>(kRows * (kRowTokens - 1));
   }
   const at::Tensor& weight(const std::string& name) const { return weights_.at(name); }
+  // Of the experts, segment by segment within layers: [E] each.
+  std::vector<at::Tensor> routing(const at::Tensor& row) const {
+    routing_.clear();
+    losses(row, {});
+    return routing_;
+  }
 
  private:
   at::Tensor matrix(const std::string& name, int64_t columns) const {
@@ -117,6 +124,7 @@ class Reference {
         e = knows_itself ? e.detach()
                          : at::full_like(e, 1 / static_cast<double>(config_.merged_experts));
       }
+      routing_.push_back(e);
       const at::Tensor in = segment(k);
       const at::Tensor up = at::matmul(in, merged(e, "up_proj.weight", hidden).t());
       at::Tensor act = at::relu(up).square();
@@ -180,6 +188,7 @@ class Reference {
 
   ModelConfig config_;
   std::map<std::string, at::Tensor> weights_;
+  mutable std::vector<at::Tensor> routing_;
 };
 
 TEST(MergedExperts, GradientsAgreeWithAutogradInFloat64) {
@@ -281,6 +290,79 @@ TEST(MergedExperts, ScoresAreThoseOfEachWayToMerge) {
     EXPECT_NE(found[1], found[2]);
     EXPECT_NE(found[2], found[3]);
   }
+}
+
+TEST(MergedExperts, RoutingIsWhatScoresAreMergedBy) {
+  ModelConfig some_layers = lory_model(FeedForward::swiglu, true, 0, 6, 7);
+  some_layers.merged_layers = "1";
+  some_layers.routing = SegmentRouting::prefix;
+  ModelConfig packed = lory_model(FeedForward::relu2, true, 1, 3, 4);
+  packed.document_end = kEnd;
+  packed.document_mask = true;
+  constexpr int64_t kAll = 50;  // rows: more than are scored at once
+  for (const ModelConfig& config : {lory_model(FeedForward::swiglu, true, 0, 4, 6), some_layers,
+                                    packed, lory_model(FeedForward::relu2, false, 2, 5, 100)}) {
+    const int64_t experts = config.merged_experts;
+    SCOPED_TRACE(std::to_string(experts));
+    const Transformer model(config, DeviceConfig(), 3);
+    const Reference reference(config, model);
+    const RowSource rows = random_rows(24, 37);
+    std::vector<std::vector<double>> sums;
+    double routed = 0;
+    int64_t seen = 0;
+    visit_routing(model, rows, 0, kAll, [&](int64_t row, const RowRouting& found) {
+      ASSERT_EQ(row, seen++);
+      std::vector<int64_t> tokens(24);
+      rows.read(row, 1, tokens);
+      const auto truth = reference.routing(at::from_blob(tokens.data(), {24}, at::kLong));
+      const auto segments = std::ssize(found.segments);
+      const auto layers = std::ssize(truth) / segments;
+      ASSERT_EQ(std::ssize(found.weights), layers * segments * experts);
+      sums.resize(static_cast<size_t>(layers), std::vector<double>(experts));
+      int64_t start = 0;
+      for (int64_t s = 0; s < segments; ++s) {
+        const auto& segment = found.segments[s];
+        const bool ends = config.document_mask && tokens[segment.begin] == kEnd;
+        EXPECT_EQ(segment.first, s == 0 || ends);
+        if (segment.first) start = segment.begin;
+        EXPECT_EQ((segment.begin - start) % config.segment_tokens, 0);
+        if (!segment.first) ++routed;
+        for (int64_t layer = 0; layer < layers; ++layer) {
+          for (int64_t e = 0; e < experts; ++e) {
+            const double weight = found.of(layer, s, experts)[e];
+            EXPECT_NEAR(weight, truth[layer * segments + s][e].item<double>(), 1e-5);
+            if (segment.first) {
+              EXPECT_EQ(weight, 1.0F / static_cast<float>(experts));
+            } else {
+              sums[layer][e] += weight;
+            }
+          }
+        }
+      }
+      if (!config.document_mask) {
+        EXPECT_EQ(segments, (23 + config.segment_tokens - 1) / config.segment_tokens);
+      }
+    });
+    EXPECT_EQ(seen, kAll);
+    const auto means = mean_routing_weights(model, rows, 0, kAll);
+    ASSERT_EQ(means.size(), sums.size());
+    for (size_t layer = 0; layer < means.size(); ++layer) {
+      for (int64_t e = 0; e < experts; ++e) {
+        const double mean = routed > 0 ? sums[layer][e] / routed : 1 / static_cast<double>(experts);
+        EXPECT_NEAR(means[layer][e], mean, 1e-9);
+      }
+    }
+    // A row's bits are its own.
+    visit_routing(model, rows, 31, 32, [&](int64_t, const RowRouting& alone) {
+      visit_routing(model, rows, 0, kAll, [&](int64_t row, const RowRouting& among) {
+        if (row == 31) {
+          EXPECT_EQ(alone.weights, among.weights);
+        }
+      });
+    });
+  }
+  const Transformer plain(tiny_model(), DeviceConfig(), 3);
+  EXPECT_THROW(mean_routing_weights(plain, random_rows(24, 37), 0, 2), Error);
 }
 
 // Training lets a first segment's tokens know of later ones of the same segment, and of none behind
