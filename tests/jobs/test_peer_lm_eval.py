@@ -150,7 +150,7 @@ class PeerLmEval(unittest.TestCase):
         with open(path("experiment.toml"), "w", encoding="utf-8") as file:
             file.write(EXPERIMENT.format(folder=FOLDER))
         run("launch", path("experiment.toml"), "--out", cls.trained)
-        run("export", cls.trained, "--out", cls.out)
+        run("export", cls.trained, "--out", cls.out, "--merge-for", path("corpus.jsonl"))
         os.mkdir(path("quiz"))
         cls.quiz = write_lines(path("quiz/items.jsonl"), questions(source, 75))
         cls.grammar = write_lines(path("grammar.jsonl"), pairs(source, 40))
@@ -164,7 +164,8 @@ class PeerLmEval(unittest.TestCase):
             for prompt in PROMPTS}
 
     def test_every_model_loads(self):
-        models = ["baselines/dense", "experts/0", "experts/1", "lory", "routers/0", "routers/1"]
+        models = ["baselines/dense", "experts/0", "experts/1", "lory", "lory-merged",
+                  "routers/0", "routers/1"]
         with open(os.path.join(self.out, "mixture.json"), encoding="utf-8") as file:
             self.assertEqual(sorted(json.load(file)["models"]), models)
         for name in models:
@@ -172,6 +173,34 @@ class PeerLmEval(unittest.TestCase):
             self.assertEqual(len(AutoTokenizer.from_pretrained(folder)), 340)
             model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=name == "lory")
             self.assertEqual(model.config.vocab_size, 340)
+
+    # What it was merged for, it reads about as well as the model that merges anew.
+    @torch.no_grad()
+    def test_merged_for_a_text_a_model_is_plain(self):
+        def loss(name):
+            folder = os.path.join(self.out, name)
+            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=name == "lory")
+            with open(path("corpus.jsonl"), encoding="utf-8") as file:
+                texts = [json.loads(line)["text"] for line in file]
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            ids = [i for text in texts for i in [*tokenizer(text)["input_ids"], 2]]
+            rows = torch.tensor(ids[:len(ids) // 64 * 64]).view(-1, 64)
+            return type(model).__name__, model(rows, labels=rows).loss.item()
+
+        with open(os.path.join(self.out, "mixture.json"), encoding="utf-8") as file:
+            (weights,) = json.load(file)["merged"]["lory-merged"]["weights"]
+        self.assertEqual(len(weights), 3)
+        self.assertAlmostEqual(sum(weights), 1, 6)
+        self.assertGreater(max(weights) - min(weights), 1e-3)  # or this would show little
+        (_, whole), (kind, merged) = loss("lory"), loss("lory-merged")
+        self.assertEqual(kind, "LlamaForCausalLM")
+        print(f"perplexity {math.exp(whole):.4f}, merged for the text {math.exp(merged):.4f}")
+        self.assertAlmostEqual(whole, merged, delta=0.01)
+        short = write_lines(path("short.jsonl"), [{"text": "ka tomi"}])
+        refused = subprocess.run([BINARY, "export", self.trained, "--out", path("refused"),
+                                  "--merge-for", short], capture_output=True, text=True)
+        self.assertIn("less than one sequence of 64 tokens", refused.stderr)
+        self.assertFalse(os.path.exists(path("refused")))
 
     # A text begins behind the end of another, whoever is asked.
     def test_one_token_begins_and_ends_texts(self):
