@@ -111,11 +111,12 @@ void shard(const Run& run, Communicator& world, const ShardOptions& options) {
 void evaluate_from_queue(const Run& run, const std::string& start, WorkPart part) {
   const std::vector<TrainUnit> units = units_of(run);
   if (!compute_cells(run, start, eval_cells(units), part)) return;
-  const std::string perplexities = write_results(run, units);
+  const ResultLines lines = write_results(run, units);
   const std::filesystem::path report = write_report(run.layout.root);
   set_log_muted(false);  // whichever rank comes last
   log_info(fmt::format("wrote {} and {}", run.layout.results().string(), report.string()));
-  log_info(perplexities);
+  log_info(lines.perplexities);
+  for (const std::string& warning : lines.warnings) log_warning(warning);
 }
 
 Comparison write_comparison(const Run& run, const std::vector<TrainUnit>& units,

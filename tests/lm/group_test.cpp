@@ -58,6 +58,9 @@ class ForwardingEngine : public Engine {
   int64_t rows_at_once(int64_t) const override { return 1; }
   void compute_log_probs(std::span<const int64_t>, int64_t, int64_t, std::span<float>,
                          std::span<uint8_t>, const Merging&) override {}
+  std::vector<RowRouting> routing(std::span<const int64_t>, int64_t, int64_t) override {
+    return {};
+  }
   void logits(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
   void rebind(const ModelBuffers& buffers) override { engine_->rebind(buffers); }
 

@@ -10,7 +10,9 @@
 #include "fixtures.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/model/merge_experts.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
+#include "smalltalk/lm/model/row_routing.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
@@ -64,6 +66,12 @@ class Reference {
     return sum / static_cast<double>(kRows * (kRowTokens - 1));
   }
   const at::Tensor& weight(const std::string& name) const { return weights_.at(name); }
+  // Of the experts, segment by segment within layers: [E] each.
+  std::vector<at::Tensor> routing(const at::Tensor& row) const {
+    routing_.clear();
+    losses(row, {});
+    return routing_;
+  }
 
  private:
   at::Tensor matrix(const std::string& name, int64_t columns) const {
@@ -117,6 +125,7 @@ class Reference {
         e = knows_itself ? e.detach()
                          : at::full_like(e, 1 / static_cast<double>(config_.merged_experts));
       }
+      routing_.push_back(e);
       const at::Tensor in = segment(k);
       const at::Tensor up = at::matmul(in, merged(e, "up_proj.weight", hidden).t());
       at::Tensor act = at::relu(up).square();
@@ -180,6 +189,7 @@ class Reference {
 
   ModelConfig config_;
   std::map<std::string, at::Tensor> weights_;
+  mutable std::vector<at::Tensor> routing_;
 };
 
 TEST(MergedExperts, GradientsAgreeWithAutogradInFloat64) {
@@ -281,6 +291,147 @@ TEST(MergedExperts, ScoresAreThoseOfEachWayToMerge) {
     EXPECT_NE(found[1], found[2]);
     EXPECT_NE(found[2], found[3]);
   }
+}
+
+TEST(MergedExperts, RoutingIsWhatScoresAreMergedBy) {
+  ModelConfig some_layers = lory_model(FeedForward::swiglu, true, 0, 6, 7);
+  some_layers.merged_layers = "1";
+  some_layers.routing = SegmentRouting::prefix;
+  ModelConfig packed = lory_model(FeedForward::relu2, true, 1, 3, 4);
+  packed.document_end = kEnd;
+  packed.document_mask = true;
+  constexpr int64_t kAll = 50;  // rows: more than are scored at once
+  for (const ModelConfig& config : {lory_model(FeedForward::swiglu, true, 0, 4, 6), some_layers,
+                                    packed, lory_model(FeedForward::relu2, false, 2, 5, 100)}) {
+    const int64_t experts = config.merged_experts;
+    SCOPED_TRACE(std::to_string(experts));
+    const Transformer model(config, DeviceConfig(), 3);
+    const Reference reference(config, model);
+    const RowSource rows = random_rows(24, 37);
+    std::vector<std::vector<double>> sums;
+    double routed = 0;
+    int64_t seen = 0;
+    visit_routing(model, rows, 0, kAll, [&](int64_t row, const RowRouting& found) {
+      ASSERT_EQ(row, seen++);
+      std::vector<int64_t> tokens(24);
+      rows.read(row, 1, tokens);
+      const auto truth = reference.routing(at::from_blob(tokens.data(), {24}, at::kLong));
+      const auto segments = std::ssize(found.segments);
+      const auto layers = std::ssize(truth) / segments;
+      ASSERT_EQ(std::ssize(found.weights), layers * segments * experts);
+      sums.resize(static_cast<size_t>(layers), std::vector<double>(experts));
+      int64_t start = 0;
+      for (int64_t s = 0; s < segments; ++s) {
+        const auto& segment = found.segments[s];
+        const bool ends = config.document_mask && tokens[segment.begin] == kEnd;
+        EXPECT_EQ(segment.first, s == 0 || ends);
+        if (segment.first) start = segment.begin;
+        EXPECT_EQ((segment.begin - start) % config.segment_tokens, 0);
+        if (!segment.first) ++routed;
+        for (int64_t layer = 0; layer < layers; ++layer) {
+          for (int64_t e = 0; e < experts; ++e) {
+            const double weight = found.of(layer, s, experts)[e];
+            EXPECT_NEAR(weight, truth[layer * segments + s][e].item<double>(), 1e-5);
+            if (segment.first) {
+              EXPECT_EQ(weight, 1.0F / static_cast<float>(experts));
+            } else {
+              sums[layer][e] += weight;
+            }
+          }
+        }
+      }
+      if (!config.document_mask) {
+        EXPECT_EQ(segments, (23 + config.segment_tokens - 1) / config.segment_tokens);
+      }
+    });
+    EXPECT_EQ(seen, kAll);
+    const auto means = mean_routing_weights(model, rows, 0, kAll);
+    ASSERT_EQ(means.size(), sums.size());
+    for (size_t layer = 0; layer < means.size(); ++layer) {
+      for (int64_t e = 0; e < experts; ++e) {
+        const double mean = routed > 0 ? sums[layer][e] / routed : 1 / static_cast<double>(experts);
+        EXPECT_NEAR(means[layer][e], mean, 1e-9);
+      }
+    }
+    // A row's bits are its own.
+    visit_routing(model, rows, 31, 32, [&](int64_t, const RowRouting& alone) {
+      visit_routing(model, rows, 0, kAll, [&](int64_t row, const RowRouting& among) {
+        if (row == 31) {
+          EXPECT_EQ(alone.weights, among.weights);
+        }
+      });
+    });
+  }
+  const Transformer plain(tiny_model(), DeviceConfig(), 3);
+  EXPECT_THROW(mean_routing_weights(plain, random_rows(24, 37), 0, 2), Error);
+}
+
+// An expert's parameters by the names that they have in a plain model, and all others by their own.
+std::map<std::string, std::vector<float>> as_if_plain(const Transformer& model, int64_t expert) {
+  std::map<std::string, std::vector<float>> result;
+  const std::string place = "experts." + std::to_string(expert) + ".";
+  for (const auto& [name, values] : model.parameters()) {
+    const size_t at = name.find("experts.");
+    const std::string plain = name_in_dense(name);
+    if (plain.empty() || (at != std::string::npos && !name.substr(at).starts_with(place))) continue;
+    result[plain].assign(values.begin(), values.end());
+  }
+  return result;
+}
+
+TEST(MergedExperts, MergedForGoodByOneExpertAloneAModelIsThatExpert) {
+  for (const FeedForward feed_forward : {FeedForward::swiglu, FeedForward::relu2}) {
+    ModelConfig config = lory_model(feed_forward, false, 2, 3, 5);
+    config.merged_layers = "1";
+    const Transformer model(config, DeviceConfig(), 11);
+    const Transformer plain = merge_experts(model, {{0, 0, 1}});
+    EXPECT_FALSE(plain.config().merges_experts());
+    const auto expected = as_if_plain(model, 2);
+    const auto found = plain.parameters();
+    EXPECT_EQ(found.size(), expected.size());
+    for (const auto& [name, values] : found) {
+      ASSERT_TRUE(expected.contains(name)) << name;
+      EXPECT_TRUE(std::ranges::equal(values, expected.at(name))) << name;
+    }
+  }
+  const Transformer plain(tiny_model(), DeviceConfig(), 3);
+  EXPECT_THROW(merge_experts(plain, {}), Error);
+}
+
+// Equal experts give one model by whatever weights. By any others, what is merged for good is the
+// average of the experts' matrices.
+TEST(MergedExperts, MergedForGoodEqualExpertsAreTheModelThatMergesThemAnew) {
+  Transformer model(lory_model(FeedForward::swiglu, true, 0, 4, 5), DeviceConfig(), 12);
+  const auto average = [&](const std::vector<double>& weights, const std::string& name) {
+    double sum = 0;
+    for (size_t e = 0; e < weights.size(); ++e) {
+      sum += weights[e] * as_if_plain(model, static_cast<int64_t>(e)).at(name)[7];
+    }
+    return sum;
+  };
+  const std::vector<double> first = {0.5, 0.1, 0.3, 0.1}, second = {0, 0.25, 0, 0.75};
+  const Transformer apart = merge_experts(model, {first, second});
+  const std::string end = ".mlp.down_proj.weight";
+  for (const auto& [name, weights] :
+       {std::pair("model.layers.0" + end, first), std::pair("model.layers.1" + end, second)}) {
+    EXPECT_NEAR(apart.parameters().at(name)[7], average(weights, name), 1e-7);
+  }
+
+  std::vector<float> values = model.weights();
+  const ParameterLayout layout = parameter_layout(model.config());
+  for (const LayerOffsets& layer : layout.layers) {
+    for (int64_t e = 1; e < 4; ++e) {
+      std::copy_n(values.begin() + layer.gate_up, layout.expert_stride,
+                  values.begin() + layer.gate_up + e * layout.expert_stride);
+    }
+  }
+  model.set_weights(values);
+  const RowSource rows = random_rows(kRowTokens, 37);
+  const Transformer plain = merge_experts(model, mean_routing_weights(model, rows, 0, 4));
+  const auto tokens = random_tokens(2 * kRowTokens, 37, 4);
+  const std::vector<float> expected = model.logits(tokens, 2, kRowTokens);
+  const std::vector<float> found = plain.logits(tokens, 2, kRowTokens);
+  for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], 1e-4);
 }
 
 // Training lets a first segment's tokens know of later ones of the same segment, and of none behind

@@ -11,6 +11,7 @@
 
 #include "lm/model/transformer_impl.hpp"
 #include "models_fixture.hpp"
+#include "smalltalk/lm/model/row_routing.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 #include "support/temporary_folder.hpp"
@@ -52,6 +53,31 @@ std::vector<int64_t> some_tokens() {
   std::vector<int64_t> tokens = random_tokens(kSequences * kSequenceTokens, 37, 5);
   std::fill_n(tokens.begin() + 60, 12, kEnd);  // padding, over the end of a row
   return tokens;
+}
+
+// But of padding, which is one document here.
+void expect_same_routing(const Transformer& cpu, TorchEngine& torch,
+                         const std::vector<int64_t>& tokens, double tolerance) {
+  const ModelConfig& config = cpu.config();
+  const auto found = torch.routing(tokens, kSequences, kSequenceTokens);
+  ASSERT_EQ(std::ssize(found), kSequences);
+  const RowSource rows{kSequenceTokens, [&](int64_t first, int64_t count, std::span<int64_t> out) {
+                         std::copy_n(tokens.begin() + first * kSequenceTokens,
+                                     count * kSequenceTokens, out.begin());
+                       }};
+  visit_routing(cpu, rows, 0, kSequences, [&](int64_t row, const RowRouting& expected) {
+    if (config.document_mask && row < 2) return;
+    const RowRouting& own = found[static_cast<size_t>(row)];
+    ASSERT_EQ(own.segments.size(), expected.segments.size());
+    for (size_t s = 0; s < own.segments.size(); ++s) {
+      EXPECT_EQ(own.segments[s].begin, expected.segments[s].begin);
+      EXPECT_EQ(own.segments[s].first, expected.segments[s].first);
+    }
+    ASSERT_EQ(own.weights.size(), expected.weights.size());
+    for (size_t i = 0; i < own.weights.size(); ++i) {
+      EXPECT_NEAR(own.weights[i], expected.weights[i], tolerance) << row << " " << i;
+    }
+  });
 }
 
 // Gradients as a share of their norm, of all and of each parameter.
@@ -107,6 +133,7 @@ TEST_P(TorchExpertsTest, AgreesWithTheCpuEngine) {
       }
     }
     EXPECT_LT(farthest, of_scores);
+    expect_same_routing(cpu, torch.engine, tokens, precision == "float32" ? 1e-5 : 0.05);
     std::printf("%s: gradients %.1e, scores %.1e\n", precision.c_str(), error, farthest);
   }
 }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 namespace smalltalk {
 
@@ -62,6 +63,28 @@ inline json results() {
                {"calls", 3},
                {"bytes", 4096}}}}}},
           {"seconds", {{"route", 3.5}, {"experts", 20.0}}}};
+}
+
+// Of two layers and two domains: expert 0 has half of the weight of prose, the others share the
+// rest; in code all are alike.
+inline json lory_routing_of(int experts) {
+  const auto rest = 0.5 / (experts - 1);
+  std::vector<double> prose(static_cast<size_t>(experts), rest);
+  prose[0] = 0.5;
+  const std::vector<double> code(static_cast<size_t>(experts), 1.0 / experts);
+  json layers = json::array(), by_domain = json::array();
+  for (const int layer : {0, 3}) {
+    layers.push_back({{"layer", layer},
+                      {"active_share", 0.125},
+                      {"active_experts", 2},
+                      {"entropy", 0.5},
+                      {"entropy_share", 0.75},
+                      {"largest_weight", 0.8}});
+    by_domain.push_back({{"layer", layer}, {"weights", {prose, code}}});
+  }
+  return {{"experts", experts},           {"segments", 1234},       {"layers", layers},
+          {"domains", {"prose", "code"}}, {"by_domain", by_domain}, {"dead_routers", {0}},
+          {"dead_experts", {1}}};
 }
 
 inline json comparison() {

@@ -204,6 +204,55 @@ TEST_F(ReportTest, SurvivesFiguresOfAnotherKind) {
   EXPECT_TRUE(has(page(), "10.0 % below the dense model"));
 }
 
+TEST_F(ReportTest, ShowsHowLoryWeighsItsExperts) {
+  EXPECT_FALSE(has(page(), "id=\"lory\""));
+  for (const int experts : {2, 3, 32}) {
+    json value = results();
+    value["models"]["lory"] = model(19.0, 1e12);
+    value["models"]["lory"]["routing"] = lory_routing_of(experts);
+    write_results(value);
+    const std::string html = page();
+    EXPECT_TRUE(has(html, "<a href=\"#lory\">Lory</a>"));
+    EXPECT_TRUE(has(html, "over 1,234 segments"));
+    EXPECT_EQ(has(html, "class=\"maps wide\""), experts > 10);
+    // Of two none can be active.
+    const std::string active = experts == 2 ? "–" : "12.5 %";
+    const std::string ever = experts == 2 ? "–" : "2 of " + std::to_string(experts);
+    EXPECT_TRUE(has(html, "<th scope=\"row\">3</th><td class=\"num\">" + active +
+                              "</td><td class=\"num\">" + ever +
+                              "</td><td class=\"num\">0.5</td><td class=\"num\">75.0 %</td>"
+                              "<td class=\"num\">80.0 %</td>"))
+        << html;
+    for (const char* map : {"<h3>Layer 0: mean weights</h3>", "<h3>Layer 3: mean weights</h3>"}) {
+      EXPECT_TRUE(has(html, map));
+    }
+    EXPECT_TRUE(has(html, "title=\"code, expert 1: "));
+    EXPECT_TRUE(has(html, "weigh all experts all but alike in these layers: 0 "));
+    EXPECT_TRUE(has(html, "weigh more than 2 / E in no segment of any layer: 1."));
+  }
+  // The largest weight of all maps is the darkest; small ones have a decimal.
+  const std::string html = page();
+  EXPECT_TRUE(has(html,
+                  "<td class=\"full\" style=\"--share:1.000\" title=\"prose, expert 0: "
+                  "50.0 %\">50</td><td style=\"--share:0.032\" title=\"prose, expert 1: "
+                  "1.6 %\">1.6</td>"))
+      << html;
+  json value = results();
+  value["models"]["lory"] = model(19.0, 1e12);
+  write_results(value);
+  EXPECT_TRUE(has(page(), "results.json has no routing of Lory"));
+  for (const json& odd : {json(3), json{{"experts", 1e300}, {"layers", {7}}},
+                          json{{"experts", 2},
+                               {"layers", {{{"layer", "<b>"}}}},
+                               {"domains", {"<i>", 2}},
+                               {"by_domain", {{{"weights", {{1, 2}, {"x", nullptr}}}}, 5}},
+                               {"dead_experts", "all"}}}) {
+    value["models"]["lory"]["routing"] = odd;
+    write_results(value);
+    EXPECT_FALSE(has(page(), "<b></td>")) << odd;
+  }
+}
+
 TEST_F(ReportTest, ShowsTasksModelByModel) {
   write_complete_run();
   EXPECT_FALSE(has(page(), "id=\"tasks\""));

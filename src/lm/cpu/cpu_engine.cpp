@@ -251,15 +251,8 @@ void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
     const int64_t first = thread * pass_rows;
     const int64_t count = std::min(pass_rows, rows - first);
     if (count <= 0) return;
-    // Always a whole pass, filled up with token 0: a row's result then does not depend on how many
-    // rows there are.
     Worker& worker = workers_[thread];
-    load_rows(worker, tokens, first, count, row_tokens, pass_rows);
-    CpuPass& pass = worker.pass;
-    pass.begin(parameters_, rotary_, worker.inputs.data(),
-               find_starts(worker, worker.inputs.data(), pass_rows, length), pass_rows, length,
-               Keep::nothing, merging);
-    pass.forward();
+    CpuPass& pass = score_pass(worker, tokens, first, count, row_tokens, merging);
     worker.log_probs.resize(pass_rows * length);
     worker.greedy.resize(pass_rows * length);
     target_log_probs(pass.tokens(), config_.hidden_size, config_.vocab_size, pass.hidden(),
@@ -269,6 +262,35 @@ void CpuEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t rows,
     if (greedy.empty()) return;
     std::copy_n(worker.greedy.data(), count * length, greedy.data() + first * length);
   });
+}
+
+CpuPass& CpuEngine::score_pass(Worker& worker, std::span<const int64_t> tokens, int64_t first,
+                               int64_t rows, int64_t row_tokens, const Merging& merging) {
+  const int64_t length = row_tokens - 1, pass_rows = rows_per_pass(length);
+  // Always a whole pass, filled up with token 0: a row's result then does not depend on how many
+  // rows there are.
+  load_rows(worker, tokens, first, rows, row_tokens, pass_rows);
+  worker.pass.begin(parameters_, rotary_, worker.inputs.data(),
+                    find_starts(worker, worker.inputs.data(), pass_rows, length), pass_rows, length,
+                    Keep::nothing, merging);
+  worker.pass.forward();
+  return worker.pass;
+}
+
+std::vector<RowRouting> CpuEngine::routing(std::span<const int64_t> tokens, int64_t rows,
+                                           int64_t row_tokens) {
+  ST_CHECK(num_models_ == 1 && config_.merges_experts() && rows <= rows_at_once(row_tokens));
+  const int64_t pass_rows = rows_per_pass(row_tokens - 1);
+  rotary_.grow(config_, row_tokens - 1);
+  std::vector<RowRouting> result(static_cast<size_t>(rows));
+  team_.run([&](int thread) {
+    const int64_t first = thread * pass_rows;
+    const int64_t count = std::min(pass_rows, rows - first);
+    if (count <= 0) return;
+    const CpuPass& pass = score_pass(workers_[thread], tokens, first, count, row_tokens, {});
+    std::ranges::move(pass.routing(count), result.begin() + first);
+  });
+  return result;
 }
 
 void CpuEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,

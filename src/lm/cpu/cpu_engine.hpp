@@ -34,6 +34,8 @@ class CpuEngine : public Engine {
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                          std::span<float> log_probs, std::span<uint8_t> greedy,
                          const Merging& merging = {}) override;
+  std::vector<RowRouting> routing(std::span<const int64_t> tokens, int64_t rows,
+                                  int64_t row_tokens) override;
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
   void rebind(const ModelBuffers& buffers) override;
@@ -69,6 +71,9 @@ class CpuEngine : public Engine {
   // padding become -1.
   void load_rows(Worker& worker, std::span<const int64_t> tokens, int64_t first, int64_t rows,
                  int64_t row_tokens, int64_t pass_rows);
+  // Scores `rows` rows on one thread, from `first` on, up to the output projection.
+  CpuPass& score_pass(Worker& worker, std::span<const int64_t> tokens, int64_t first, int64_t rows,
+                      int64_t row_tokens, const Merging& merging);
   void train_pass(int thread, int64_t rows, float scale, bool last, const GradientsReady& ready);
   void merge_gradients(int thread, int64_t begin, int64_t end);
   void add_embedding_gradients(int thread);

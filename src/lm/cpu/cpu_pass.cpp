@@ -57,7 +57,7 @@ void CpuPass::for_buffers(F&& take) {
   own(&Layer::act, tokens * config_.intermediate_size, all);
   const int64_t routes =
       config_.merges_experts() ? max_segments(config_, rows_, length_) * config_.merged_experts : 0;
-  own(&Layer::route, routes, products);
+  own(&Layer::route, routes, keep_ != Keep::inputs);  // where it scores, routing() reads them
   take(last_, tokens * hidden);
   take(final_norm_, tokens * hidden);
   take(final_rstd_, tokens);
@@ -214,6 +214,14 @@ void CpuPass::forward() {
   elementwise().rms_norm_forward(last_, parameters_ + layout_.final_norm,
                                  static_cast<float>(config_.rms_norm_eps), tokens, hidden,
                                  final_norm_, final_rstd_);
+}
+
+std::vector<RowRouting> CpuPass::routing(int64_t rows) const {
+  std::vector<const float*> layers;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (layout_.layers[i].merges) layers.push_back(layers_[i].route);
+  }
+  return routing_by_row(experts_.segments(), config_.merged_experts, layers, rows, length_);
 }
 
 void CpuPass::backward_final_norm(float* gradients) {

@@ -53,6 +53,9 @@ class CpuPass {
 
   float* scratch() { return scratch_; }
 
+  // Of the first `rows` rows, behind forward(). REQUIRES Keep::nothing.
+  std::vector<RowRouting> routing(int64_t rows) const;
+
   // Floats of all buffers.
   static int64_t memory_floats(const ModelConfig& config, int64_t rows, int64_t length, Keep keep);
 

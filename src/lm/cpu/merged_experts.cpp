@@ -57,6 +57,26 @@ std::vector<Segment> cut_into_segments(const ModelConfig& config, int64_t rows, 
   return segments;
 }
 
+std::vector<RowRouting> routing_by_row(const std::vector<Segment>& segments, int64_t experts,
+                                       const std::vector<const float*>& layers, int64_t rows,
+                                       int64_t length) {
+  std::vector<RowRouting> result(static_cast<size_t>(rows));
+  int64_t begin = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    RowRouting& routing = result[static_cast<size_t>(row)];
+    int64_t end = begin;
+    for (; end < std::ssize(segments) && segments[end].begin < (row + 1) * length; ++end) {
+      routing.segments.push_back({segments[end].begin - row * length, segments[end].source == end});
+    }
+    for (const float* weights : layers) {
+      routing.weights.insert(routing.weights.end(), weights + begin * experts,
+                             weights + end * experts);
+    }
+    begin = end;
+  }
+  return result;
+}
+
 int64_t max_segments(const ModelConfig& config, int64_t rows, int64_t length) {
   if (config.document_mask) return rows * length;  // a document may be one token
   // Two: a prompt and what follows.

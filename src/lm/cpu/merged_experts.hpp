@@ -16,6 +16,7 @@
 
 #include "lm/cpu/gemm.hpp"
 #include "lm/model/parameter_layout.hpp"
+#include "smalltalk/lm/model/row_routing.hpp"
 
 namespace smalltalk {
 
@@ -28,6 +29,11 @@ struct Segment {
 // segment of so many tokens, and one of all that follow.
 std::vector<Segment> cut_into_segments(const ModelConfig& config, int64_t rows, int64_t length,
                                        const int32_t* starts, int64_t prompt_tokens = 0);
+// The routing of the first `rows` of the rows of `length` tokens that were cut, of the weights [S,
+// E] of each layer that merges.
+std::vector<RowRouting> routing_by_row(const std::vector<Segment>& segments, int64_t experts,
+                                       const std::vector<const float*>& layers, int64_t rows,
+                                       int64_t length);
 // The most that there may be.
 int64_t max_segments(const ModelConfig& config, int64_t rows, int64_t length);
 
@@ -42,6 +48,7 @@ class MergedExperts {
   explicit MergedExperts(const ModelConfig& config) : config_(config) {}
 
   void begin(std::vector<Segment> segments) { segments_ = std::move(segments); }
+  const std::vector<Segment>& segments() const { return segments_; }
   int64_t num_segments() const { return static_cast<int64_t>(segments_.size()); }
 
   // weights [S, E] from x [T, H] and the router [E, H]. If not `leaky`, first segments weigh all

@@ -13,6 +13,7 @@
 #include "lm/model/parameter_layout.hpp"
 #include "lm/model/phase_seconds.hpp"
 #include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/lm/model/row_routing.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 
 namespace at {
@@ -86,6 +87,10 @@ class Engine {
   virtual void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                                  std::span<float> log_probs, std::span<uint8_t> greedy,
                                  const Merging& merging = {}) = 0;
+  // How compute_log_probs weighs merged experts if not told otherwise, by row; of one model.
+  // REQUIRES a model that merges, and at most rows_at_once rows.
+  virtual std::vector<RowRouting> routing(std::span<const int64_t> tokens, int64_t rows,
+                                          int64_t row_tokens) = 0;
   // logits [rows, row_tokens, V]; of one model.
   virtual void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                       std::span<float> logits) = 0;

@@ -162,21 +162,26 @@ void TorchEngine::begin_training(const TrainingPlan& plan) {
 
 // ---- Forward ------------------------------------------------------------------------------------
 
-MergedSegments TorchEngine::segments_of(std::span<const int64_t> tokens, int64_t rows,
-                                        int64_t row_tokens, bool targets, int64_t all_rows,
-                                        const Merging& merging) const {
-  if (!config_.merges_experts()) return {};
+std::vector<Segment> TorchEngine::cut(std::span<const int64_t> tokens, int64_t rows,
+                                      int64_t row_tokens, bool targets, int64_t all_rows,
+                                      const Merging& merging) const {
   const int64_t length = row_tokens - (targets ? 1 : 0);
   std::vector<int32_t> starts;
   if (config_.document_mask) {
     starts = document_starts(tokens, rows, row_tokens, targets, config_.document_end);
     starts.resize(static_cast<size_t>(all_rows * length));
   }
+  return cut_into_segments(config_, all_rows, length, starts.empty() ? nullptr : starts.data(),
+                           merging.prompt_tokens);
+}
+
+MergedSegments TorchEngine::segments_of(std::span<const int64_t> tokens, int64_t rows,
+                                        int64_t row_tokens, bool targets, int64_t all_rows,
+                                        const Merging& merging) const {
+  if (!config_.merges_experts()) return {};
   const bool leaky = merging.leaky || merging.prompt_tokens > 0;
-  return {config_,
-          cut_into_segments(config_, all_rows, length, starts.empty() ? nullptr : starts.data(),
-                            merging.prompt_tokens),
-          length, leaky, device_};
+  return {config_, cut(tokens, rows, row_tokens, targets, all_rows, merging),
+          row_tokens - (targets ? 1 : 0), leaky, device_};
 }
 
 bool TorchEngine::can_record() const {
@@ -239,6 +244,14 @@ at::Tensor TorchEngine::to_device(std::span<const int64_t> tokens, int64_t sets,
   return copied_to(device_, tokens).view({sets, rows, row_tokens});
 }
 
+at::Tensor TorchEngine::to_score(std::span<const int64_t> tokens, int64_t rows,
+                                 int64_t row_tokens) const {
+  // Filled up with a token that ends no document.
+  return at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens),
+                             {0, 0, 0, rows_at_once(row_tokens) - rows},
+                             config_.document_end == 0 ? 1 : 0);
+}
+
 at::Tensor TorchEngine::embed(const at::Tensor& inputs) const {
   const at::Tensor ids = inputs.flatten(1);
   if (num_models_ == 1) return at::embedding(weights_.embedding.value[0], ids).to(at::kFloat);
@@ -254,8 +267,8 @@ Normed TorchEngine::normed(const Stream& x, const TorchWeight& weight) const {
 }
 
 TorchEngine::Stream TorchEngine::forward_layer(const TorchLayer& layer, const Stream& x,
-                                               const Positions& positions,
-                                               SavedLayer* saved) const {
+                                               const Positions& positions, SavedLayer* saved,
+                                               Tensors* routes) const {
   const Normed attention_norm = normed(x, layer.attention_norm);
   Attention attention = attend(product(attention_norm.out, layer.qkv), positions, saved != nullptr);
   const Stream middle{attention_norm.sum, product(attention.output.detach(), layer.output)};
@@ -263,6 +276,7 @@ TorchEngine::Stream TorchEngine::forward_layer(const TorchLayer& layer, const St
   at::Tensor route;
   if (layer.merges()) {
     route = positions.segments.route(feed_forward_norm.out[0], layer.router.value[0]);
+    if (routes != nullptr) routes->push_back(route);
   }
   const auto times = [&](const at::Tensor& in, const TorchWeight& weight) {
     if (!layer.merges()) return product(in, weight);
@@ -276,12 +290,13 @@ TorchEngine::Stream TorchEngine::forward_layer(const TorchLayer& layer, const St
   return {feed_forward_norm.sum, times(activated, layer.down)};
 }
 
-at::Tensor TorchEngine::hidden(const at::Tensor& inputs, const MergedSegments& segments) const {
+at::Tensor TorchEngine::hidden(const at::Tensor& inputs, const MergedSegments& segments,
+                               Tensors* routes) const {
   const Positions positions = positions_of(inputs, segments);
   Stream x{embed(inputs), {}};
   for (const TorchLayer& layer : weights_.layers) {
     const TraceSpan span("layer", &layer - weights_.layers.data());
-    x = forward_layer(layer, x, positions, nullptr);
+    x = forward_layer(layer, x, positions, nullptr, routes);
   }
   return normed(x, weights_.final_norm).out;
 }
@@ -310,11 +325,7 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
   const int64_t at_once = rows_at_once(row_tokens);
   ST_CHECK(rows <= at_once);
   const at::NoGradGuard no_grad;
-  // Always as many rows, filled up with a token that ends no document: products of another shape
-  // may round otherwise.
-  const at::Tensor ids =
-      at::constant_pad_nd(to_device(tokens, 1, rows, row_tokens), {0, 0, 0, at_once - rows},
-                          config_.document_end == 0 ? 1 : 0);
+  const at::Tensor ids = to_score(tokens, rows, row_tokens);
   const auto segments = [&] {
     return segments_of(tokens, rows, row_tokens, true, at_once, merging);
   };
@@ -343,6 +354,24 @@ void TorchEngine::compute_log_probs(std::span<const int64_t> tokens, int64_t row
   };
   copy(result.log_probs, log_probs);
   if (!greedy.empty()) copy(result.greedy, greedy);
+}
+
+std::vector<RowRouting> TorchEngine::routing(std::span<const int64_t> tokens, int64_t rows,
+                                             int64_t row_tokens) {
+  ST_CHECK(config_.merges_experts());
+  const int64_t at_once = rows_at_once(row_tokens), length = row_tokens - 1;
+  ST_CHECK(rows <= at_once);
+  const at::NoGradGuard no_grad;
+  Tensors routes;
+  hidden(to_score(tokens, rows, row_tokens).narrow(2, 0, length),
+         segments_of(tokens, rows, row_tokens, true, at_once, {}), &routes);
+  std::vector<const float*> layers;
+  for (at::Tensor& route : routes) {
+    route = route.to(at::kCPU).contiguous();
+    layers.push_back(route.const_data_ptr<float>());
+  }
+  return routing_by_row(cut(tokens, rows, row_tokens, true, at_once, {}), config_.merged_experts,
+                        layers, rows, length);
 }
 
 void TorchEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,

@@ -43,6 +43,8 @@ class TorchEngine : public Engine {
   void compute_log_probs(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                          std::span<float> log_probs, std::span<uint8_t> greedy,
                          const Merging& merging = {}) override;
+  std::vector<RowRouting> routing(std::span<const int64_t> tokens, int64_t rows,
+                                  int64_t row_tokens) override;
   // Of R models: logits [R, rows, row_tokens, V].
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
@@ -75,8 +77,14 @@ class TorchEngine : public Engine {
   at::Tensor to_device(std::span<const int64_t> tokens, int64_t sets, int64_t rows,
                        int64_t row_tokens) const;  // [sets, rows, row_tokens], sets 1 or R
 
+  // tokens [rows, row_tokens] as [1, rows_at_once, row_tokens]: always as many rows, as products of
+  // another shape may round otherwise.
+  at::Tensor to_score(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens) const;
+
   // The segments of `all_rows` rows, which begin with those of `tokens` [rows, row_tokens] and end
   // in rows without documents; the last tokens are left out if they are targets alone.
+  std::vector<Segment> cut(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                           bool targets, int64_t all_rows, const Merging& merging) const;
   MergedSegments segments_of(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                              bool targets, int64_t all_rows, const Merging& merging) const;
   // inputs [sets, rows, length]
@@ -89,15 +97,17 @@ class TorchEngine : public Engine {
   Normed normed(const Stream& x, const TorchWeight& weight) const;
   // qkv [R, T, ...]; its heads are turned in place. `keep`: for the backward pass.
   Attention attend(at::Tensor qkv, const Positions& positions, bool keep) const;
-  // Fills `saved`, if there is one, with all that the backward pass needs.
+  // Fills `saved`, if there is one, with all that the backward pass needs, and adds the weights of
+  // merged experts to `routes`, if there are such.
   Stream forward_layer(const TorchLayer& layer, const Stream& x, const Positions& positions,
-                       SavedLayer* saved) const;
+                       SavedLayer* saved, Tensors* routes = nullptr) const;
   // d_x: the gradient of the stream behind the block before, in front of it after, float32;
   // d_delta: the same in the type of the products.
   void backward_layer(TorchLayer& layer, SavedLayer& saved, const Positions& positions,
                       at::Tensor& d_x, at::Tensor& d_delta) const;
   // Inference: -> [R, T, H]
-  at::Tensor hidden(const at::Tensor& inputs, const MergedSegments& segments) const;
+  at::Tensor hidden(const at::Tensor& inputs, const MergedSegments& segments,
+                    Tensors* routes = nullptr) const;
   // tokens [1, rows, row_tokens]; of all models, [R, rows * (row_tokens - 1)] each.
   TargetScores scores(const at::Tensor& tokens, const MergedSegments& segments) const;
   // The two halves of a step. tokens [R, rows, row_tokens]; the loss belongs to the first.

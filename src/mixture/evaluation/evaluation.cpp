@@ -7,6 +7,8 @@
 #include <memory>
 #include <numeric>
 
+#include "mixture/evaluation/lory_routing.hpp"
+#include "mixture/evaluation/measured_text.hpp"
 #include "mixture/routing/scoring_notes.hpp"
 #include "smalltalk/core/system/hash.hpp"
 #include "smalltalk/core/system/log.hpp"
@@ -36,6 +38,7 @@ std::vector<fs::path> models_of(const RunLayout& layout, const EvalCell& cell) {
 }
 
 std::string cell_values(const EvalCell& cell) {
+  if (cell.merging == kRouting) return "sums of routing";
   return cell.of_all_routers() ? "prefix log-likelihoods" : "target log-likelihoods";
 }
 
@@ -64,6 +67,29 @@ ScoreMatrix score_by_routers(const Experiment& experiment, std::span<const fs::p
   return scores;
 }
 
+ScoreMatrix as_matrix(const RowScores& rows, int64_t n, int64_t width) {
+  ScoreMatrix scores(n, width);
+  std::ranges::transform(rows.values(), scores.values().begin(),
+                         [](double value) { return static_cast<float>(value); });
+  return scores;
+}
+
+ScoreMatrix sums_of_routing(const Run& run, const fs::path& folder, const EvalCell& cell,
+                            const std::shared_ptr<const TokenFile>& tokens, ScoringNotes& notes) {
+  const int64_t length = run.experiment.data.seq_length;
+  const MeasuredText text = read_measured_text(run.layout, cell.split, length);
+  const Transformer model = Transformer::load(folder, run.experiment.device, cell.step);
+  const int64_t experts = model.config().merged_experts;
+  const int64_t width =
+      routing_sums_width(std::ranges::count(model.config().merging_layers(), true), experts);
+  RowScores sums(1, text.num_sequences, width, &notes);
+  sums.fill(model, ordered_rows(tokens, {}, length, length + 1),
+            [&](int64_t row, const RowRouting& routing, std::span<double> of_row) {
+              sum_routing(routing, experts, text.targets[static_cast<size_t>(row)], of_row);
+            });
+  return as_matrix(sums, text.num_sequences, width);
+}
+
 TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& folder,
                                 const EvalCell& cell,
                                 const std::shared_ptr<const TokenFile>& tokens,
@@ -79,10 +105,7 @@ TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& fo
       model, ordered_rows(tokens, {}, length, length + 1), n,
       [](int64_t, auto log_probs, auto, auto row) { std::ranges::copy(log_probs, row.begin()); },
       merging);
-  TokenLikelihoods scores(n, length);
-  std::ranges::transform(by_token.values(), scores.values().begin(),
-                         [](double log_prob) { return static_cast<float>(log_prob); });
-  return scores;
+  return as_matrix(by_token, n, length);
 }
 
 }  // namespace
@@ -124,9 +147,10 @@ void evaluate_cell(const Run& run, const EvalCell& cell) {
       layout.scoring_notes(cell.name()),
       fmt::format("{} {} {} {} {} {}", cell_values(cell), cell.model(), tokens->info().content_hash,
                   experiment.data.seq_length, experiment.mixture.prefix_tokens, weights));
-  const TokenLikelihoods scores = cell.of_all_routers()
-                                      ? score_by_routers(experiment, models, tokens, notes)
-                                      : score_by_model(experiment, models[0], cell, tokens, notes);
+  const ScoreMatrix scores =
+      cell.merging == kRouting ? sums_of_routing(run, models[0], cell, tokens, notes)
+      : cell.of_all_routers()  ? score_by_routers(experiment, models, tokens, notes)
+                               : score_by_model(experiment, models[0], cell, tokens, notes);
   write_scores(cell.file(layout), scores,
                {{"tokens", tokens->info().content_hash},
                 {"experiment", experiment_hash(experiment)},

@@ -3,6 +3,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -10,6 +12,7 @@
 #include <set>
 
 #include "mixture/evaluation/figures.hpp"
+#include "mixture/evaluation/lory_routing.hpp"
 #include "mixture/evaluation/measured_text.hpp"
 #include "mixture/evaluation/provenance_json.hpp"
 #include "smalltalk/core/assignment/balanced_assignment.hpp"
@@ -140,6 +143,56 @@ json by_domain(const SequenceLikelihoods& sequences, const MeasuredText& text) {
   return perplexities;
 }
 
+// How a Lory model weighs its experts; null where no segment is weighed by another.
+json lory_routing_json(const Measured& measured, const TrainedModel& model,
+                       std::vector<std::string>& warnings) {
+  const MeasuredText& text = measured.test.text;
+  const ModelConfig config = model.kind->model(measured.run.experiment);
+  const int64_t experts = config.merged_experts;
+  const ScoreMatrix sums =
+      read_cell(measured.run.layout, {"test", model.units[0]->name, 0, kRouting});
+  const LoryRouting routing = lory_routing(sums, experts);
+  if (routing.segments == 0) return nullptr;
+  std::vector<int64_t> layers;  // that merge
+  const std::vector<bool> merging = config.merging_layers();
+  for (size_t layer = 0; layer < merging.size(); ++layer) {
+    if (merging[layer]) layers.push_back(static_cast<int64_t>(layer));
+  }
+  json by_layer = json::array();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const LayerRouting& layer = routing.layers[i];
+    by_layer.push_back({{"layer", layers[i]},
+                        {"mean_weights", layer.mean_weights},
+                        {"active_share", layer.active_share},
+                        {"active_experts", std::ranges::count(layer.active, true)},
+                        {"entropy", layer.entropy},
+                        {"entropy_share", layer.entropy / std::log(experts)},
+                        {"largest_weight", layer.largest_weight}});
+  }
+  json domains = json::array(), by_domain = json::array();
+  const auto last = std::ssize(layers) - 1;
+  for (const int64_t i : std::set<int64_t>{0, last / 2, last}) {  // first, middle, last
+    json weights = json::array();
+    domains.clear();
+    const auto means = weights_by_label(sums, experts, i, text.domain, std::ssize(text.domains));
+    for (size_t d = 0; d < means.size(); ++d) {
+      if (means[d].empty()) continue;
+      domains.push_back(text.domains[d]);
+      weights.push_back(means[d]);
+    }
+    by_domain.push_back({{"layer", layers[static_cast<size_t>(i)]}, {"weights", weights}});
+  }
+  std::vector<int64_t> dead_layers;
+  for (const int64_t i : dead_routers(routing, experts)) {
+    dead_layers.push_back(layers[static_cast<size_t>(i)]);
+  }
+  const std::vector<int64_t> dead = dead_experts(routing, experts);
+  std::ranges::copy(routing_warnings(dead_layers, dead), std::back_inserter(warnings));
+  return {{"experts", experts},  {"segments", routing.segments}, {"layers", by_layer},
+          {"domains", domains},  {"by_domain", by_domain},       {"dead_routers", dead_layers},
+          {"dead_experts", dead}};
+}
+
 // `own`: the test split as the model is used, `units`: under each of its units.
 json figures_of(const Measured& measured, const TrainedModel& model, const SequenceLikelihoods& own,
                 const std::vector<SequenceLikelihoods>& units) {
@@ -258,7 +311,7 @@ json communication(const Run& run) {
 
 }  // namespace
 
-std::string write_results(const Run& run, const std::vector<TrainUnit>& units) {
+ResultLines write_results(const Run& run, const std::vector<TrainUnit>& units) {
   const Experiment& experiment = run.experiment;
   const MixtureParts made_of = require_one_mixture(run, units);
   const TokenFile train(run.layout.tokens("train"));
@@ -266,6 +319,7 @@ std::string write_results(const Run& run, const std::vector<TrainUnit>& units) {
 
   json models = json::object();
   std::map<const ModelKind*, SequenceLikelihoods> on_test;  // of each model as it is used
+  ResultLines lines;
   std::vector<std::string> perplexities;
   for (const TrainedModel& model : models_of(units)) {
     const std::vector<SequenceLikelihoods> of_units = under_units(measured, model, measured.test);
@@ -273,6 +327,9 @@ std::string write_results(const Run& run, const std::vector<TrainUnit>& units) {
     own = under_assignment(of_units, unit_of_sequences(measured, model, measured.test));
     json& figures = models[std::string(model.kind->name)];
     figures = figures_of(measured, model, own, of_units);
+    if (model.kind->merges_experts()) {
+      figures["routing"] = lory_routing_json(measured, model, lines.warnings);
+    }
     const json& perplexity = figures.at("perplexity").at("all");
     if (!perplexity.is_number()) continue;
     perplexities.push_back(fmt::format("{} {:.3f}", model.kind->name, perplexity.get<double>()));
@@ -304,7 +361,9 @@ std::string write_results(const Run& run, const std::vector<TrainUnit>& units) {
     results["routing"] = routing_json(measured);
   }
   write_text_atomically(run.layout.results(), results.dump(2) + "\n");
-  return fmt::format("perplexity of the test text: {}", fmt::join(perplexities, ", "));
+  lines.perplexities =
+      fmt::format("perplexity of the test text: {}", fmt::join(perplexities, ", "));
+  return lines;
 }
 
 }  // namespace smalltalk

@@ -174,6 +174,65 @@ std::string stacked_columns(const StackedColumns& chart) {
       escape_html(chart.x_label));
 }
 
+namespace {
+
+size_t home_of(const Matrix& by_expert, size_t domain) {
+  size_t best = 0;
+  for (size_t e = 0; e < by_expert.size(); ++e) {
+    if (by_expert[e][domain] > by_expert[best][domain]) best = e;
+  }
+  return best;
+}
+
+std::string heat_map(const HeatMap& map, const std::vector<std::string>& domains,
+                     const std::vector<size_t>& order) {
+  const std::string caption = escape_html(map.caption);
+  std::string out = "<div class=\"map\"><h3>" + caption +
+                    "</h3><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"" +
+                    caption + "\"><table class=\"heat\"><thead><tr><th scope=\"col\">" +
+                    "Domain</th>";
+  for (size_t e = 0; e < map.by_expert.size(); ++e) {
+    out += fmt::format(
+        "<th scope=\"col\" title=\"expert {0}\"><span class=\"key {1}\"></span>{0}</th>", e,
+        expert_style(e));
+  }
+  out += "</tr></thead><tbody>";
+  for (const size_t d : order) {
+    out += "<tr><th scope=\"row\">" + escape_html(domains[d]) + "</th>";
+    for (size_t e = 0; e < map.by_expert.size(); ++e) {
+      const double share = std::clamp(map.by_expert[e][d], 0.0, 1.0);
+      const double shade = std::min(share / map.darkest, 1.0);
+      const int digits = map.decimals && share < 0.0995 ? 1 : 0;
+      out += fmt::format("<td{} style=\"--share:{:.3f}\" title=\"{}, expert {}: {}\">{}</td>",
+                         shade > 0.7    ? " class=\"full\""
+                         : shade > 0.55 ? " class=\"mid\""
+                                        : "",
+                         shade, escape_html(domains[d]), e, percent(share),
+                         share < 0.005 ? "" : fmt::format("{:.{}f}", 100 * share, digits));
+    }
+    out += "</tr>";
+  }
+  return out + "</tbody></table></div></div>";
+}
+
+}  // namespace
+
+std::string heat_maps(const std::vector<HeatMap>& maps, const std::vector<std::string>& domains,
+                      const Matrix& homes) {
+  std::vector<size_t> order;
+  for (size_t d = 0; d < domains.size(); ++d) {
+    double total = 0;
+    for (const auto& row : homes) total += row[d];
+    if (total > 0) order.push_back(d);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return home_of(homes, a) < home_of(homes, b); });
+  // Maps of many experts do not fit side by side.
+  std::string out = std::string("<div class=\"maps") + (homes.size() > 10 ? " wide" : "") + "\">";
+  for (const HeatMap& map : maps) out += heat_map(map, domains, order);
+  return out + "</div>";
+}
+
 std::string bar(double share, const std::string& style) {
   return fmt::format("<span class=\"bar\"><i class=\"{}\" style=\"width:{:.1f}%\"></i></span>",
                      style, 100 * std::clamp(share, 0.0, 1.0));

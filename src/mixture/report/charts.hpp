@@ -41,6 +41,22 @@ struct StackedColumns {
 };
 std::string stacked_columns(const StackedColumns& chart);
 
+// What experts get of domains, or weigh in them. Rows are domains, columns experts: names of
+// domains are long, numbers of experts are short.
+using Matrix = std::vector<std::vector<double>>;
+struct HeatMap {
+  std::string caption;
+  Matrix by_expert;  // [E][domains], shares of [0, 1]
+  // Shares lie far below 1, as where many experts are averaged: the share of the darkest colour,
+  // and whether small ones have a decimal.
+  double darkest = 1;
+  bool decimals = false;
+};
+// Side by side where they fit. Domains whose largest share in `homes` [E][domains] is of one expert
+// stand together, so that specialisation shows as blocks; those without a share are left out.
+std::string heat_maps(const std::vector<HeatMap>& maps, const std::vector<std::string>& domains,
+                      const Matrix& homes);
+
 // For table cells. Shares are of [0, 1]; `style` as above.
 std::string bar(double share, const std::string& style);
 // The experts' parts of one bar; values in any unit.

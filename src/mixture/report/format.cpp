@@ -62,6 +62,28 @@ std::string text_at(const nlohmann::json& value, std::string_view path) {
   return found.is_string() ? found.get<std::string>() : std::string();
 }
 
+std::vector<std::string> names_at(const nlohmann::json& value, std::string_view path) {
+  const nlohmann::json& found = at(value, path);
+  std::vector<std::string> names;
+  if (!found.is_array()) return names;
+  for (const nlohmann::json& name : found) {
+    names.push_back(name.is_string() ? name.get<std::string>() : name.dump());
+  }
+  return names;
+}
+
+std::vector<std::vector<double>> matrix_at(const nlohmann::json& value, size_t columns) {
+  std::vector<std::vector<double>> out;
+  if (!value.is_array()) return out;
+  for (const nlohmann::json& row : value) {
+    if (!row.is_array() || row.size() != columns) return {};
+    std::vector<double> numbers;
+    for (const nlohmann::json& x : row) numbers.push_back(x.is_number() ? x.get<double>() : 0);
+    out.push_back(std::move(numbers));
+  }
+  return out;
+}
+
 std::string figure(double value) {
   const double size = std::abs(value);
   if (size == 0) return "0";

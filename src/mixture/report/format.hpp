@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "smalltalk/mixture/evaluation/bootstrap.hpp"
 
@@ -26,6 +27,11 @@ std::optional<double> number_at(const nlohmann::json& value, std::string_view pa
 // The text, array or object there; empty where there is none.
 std::string text_at(const nlohmann::json& value, std::string_view path);
 const nlohmann::json& at(const nlohmann::json& value, std::string_view path);  // null if absent
+
+// The names of an array there; none where there is no array.
+std::vector<std::string> names_at(const nlohmann::json& value, std::string_view path);
+// Rows of so many columns that hold numbers; none where there is no such matrix.
+std::vector<std::vector<double>> matrix_at(const nlohmann::json& value, size_t columns);
 
 std::string figure(double value);         // 3 to 4 digits that matter: 18.24, 131.2, 0.0312
 std::string whole(double value);          // 142,448

@@ -43,6 +43,7 @@ std::string render_report(const fs::path& run) {
   const RunData data = load_run(run);
   const bool mixture = has_mixture(data);
   const std::string rules = rules_section(data);
+  const std::string lory = lory_section(data);
   const std::string examples = examples_section(data);
   const std::string tasks = tasks_section(data);
   std::string problems;
@@ -53,7 +54,8 @@ std::string render_report(const fs::path& run) {
         std::tuple{"curves", "Loss", true}, std::tuple{"map", "Domains", mixture},
         std::tuple{"experts", "Experts", mixture},
         std::tuple{"examples", "Examples", !examples.empty()},
-        std::tuple{"rounds", "Rounds", mixture}, std::tuple{"rules", "Choosing", !rules.empty()},
+        std::tuple{"rounds", "Rounds", mixture}, std::tuple{"lory", "Lory", !lory.empty()},
+        std::tuple{"rules", "Choosing", !rules.empty()},
         std::tuple{"communication", "Communication", true}, std::tuple{"time", "Time", true},
         std::tuple{"reading", "How to read", true}}) {
     if (there) links += fmt::format("<a href=\"#{}\">{}</a>", id, label);
@@ -65,7 +67,7 @@ std::string render_report(const fs::path& run) {
                    problems + cards(data) + results_section(data) + tasks + curves_section(data) +
                        (mixture ? routing_map_section(data) : "") + domains_section(data) +
                        (mixture ? experts_section(data) + examples + rounds_section(data) : "") +
-                       rules + communication_section(data) + time_section(data) +
+                       lory + rules + communication_section(data) + time_section(data) +
                        reading_section() + experiment_section(data));
 }
 

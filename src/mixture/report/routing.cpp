@@ -13,58 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-using Matrix = std::vector<std::vector<double>>;
-
-// Rows of equal length that hold numbers, or nothing.
-Matrix matrix_at(const json& value, size_t columns) {
-  Matrix out;
-  if (!value.is_array()) return out;
-  for (const json& row : value) {
-    if (!row.is_array() || row.size() != columns) return {};
-    std::vector<double> numbers;
-    for (const json& x : row) numbers.push_back(x.is_number() ? x.get<double>() : 0);
-    out.push_back(std::move(numbers));
-  }
-  return out;
-}
-
-size_t home_of(const Matrix& by_expert, size_t domain) {
-  size_t best = 0;
-  for (size_t e = 0; e < by_expert.size(); ++e) {
-    if (by_expert[e][domain] > by_expert[best][domain]) best = e;
-  }
-  return best;
-}
-
-// Rows are domains, columns experts: names of domains are long, numbers of experts are short.
-std::string heat_map(const Matrix& by_expert, const std::vector<std::string>& domains,
-                     const std::vector<size_t>& order, const std::string& caption) {
-  std::string out = "<div class=\"map\"><h3>" + escape_html(caption) +
-                    "</h3><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"" +
-                    escape_html(caption) +
-                    "\"><table class=\"heat\"><thead><tr><th scope=\"col\">" + "Domain</th>";
-  for (size_t e = 0; e < by_expert.size(); ++e) {
-    out += fmt::format(
-        "<th scope=\"col\" title=\"expert {0}\"><span class=\"key {1}\"></span>{0}</th>", e,
-        expert_style(e));
-  }
-  out += "</tr></thead><tbody>";
-  for (const size_t d : order) {
-    out += "<tr><th scope=\"row\">" + escape_html(domains[d]) + "</th>";
-    for (size_t e = 0; e < by_expert.size(); ++e) {
-      const double share = std::clamp(by_expert[e][d], 0.0, 1.0);
-      out += fmt::format("<td{} style=\"--share:{:.3f}\" title=\"{} to expert {}: {}\">{}</td>",
-                         share > 0.7    ? " class=\"full\""
-                         : share > 0.55 ? " class=\"mid\""
-                                        : "",
-                         share, escape_html(domains[d]), e, percent(share),
-                         share < 0.005 ? "" : fmt::format("{:.0f}", 100 * share));
-    }
-    out += "</tr>";
-  }
-  return out + "</tbody></table></div></div>";
-}
-
 // One line chart over the rounds; each series is a key of routing.jsonl, divided by another.
 std::string rounds_chart(const RunData& data, LineChart chart,
                          const std::vector<std::array<std::string, 4>>& keys) {
@@ -128,33 +76,17 @@ std::string utilisation_chart(const RunData& data) {
 std::string routing_map_section(const RunData& data) {
   const std::string title = "Which expert takes which domain";
   const json& routing = at(data.results, "routing");
-  std::vector<std::string> domains;
-  if (at(routing, "domains").is_array()) {
-    for (const json& name : at(routing, "domains")) {
-      domains.push_back(name.is_string() ? name.get<std::string>() : name.dump());
-    }
-  }
+  const std::vector<std::string> domains = names_at(routing, "domains");
   const Matrix test = matrix_at(at(routing, "expert_by_domain"), domains.size());
   if (test.empty() || domains.empty()) {
     return section(
         "map", title, "",
         missing("results.json has no routing by domain; `smalltalk evaluate` writes it."));
   }
-  // Domains of one expert together, so that specialisation shows as blocks; empty ones left out.
-  std::vector<size_t> order;
-  for (size_t d = 0; d < domains.size(); ++d) {
-    double total = 0;
-    for (const auto& row : test) total += row[d];
-    if (total > 0) order.push_back(d);
-  }
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return home_of(test, a) < home_of(test, b); });
-  // Two maps of many experts do not fit side by side.
-  std::string body = std::string("<div class=\"maps") + (test.size() > 10 ? " wide" : "") + "\">" +
-                     heat_map(test, domains, order, "Test: each sequence to its best router");
+  std::vector<HeatMap> maps = {{"Test: each sequence to its best router", test}};
   const Matrix train = matrix_at(at(routing, "train_expert_by_domain"), domains.size());
-  if (!train.empty()) body += heat_map(train, domains, order, "Training: balanced assignment");
-  body += "</div>";
+  if (!train.empty()) maps.push_back({"Training: balanced assignment", train});
+  const std::string body = heat_maps(maps, domains, test);
   std::string lede =
       "Per cent of each domain's sequences that go to each expert. Training and routing never saw "
       "these labels; they are used for this picture only.";

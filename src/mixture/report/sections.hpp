@@ -28,6 +28,7 @@ std::string cards(const RunData& data);
 std::string results_section(const RunData& data);
 std::string curves_section(const RunData& data);
 std::string routing_map_section(const RunData& data);
+std::string lory_section(const RunData& data);  // empty without a Lory model
 std::string experts_section(const RunData& data);
 std::string rounds_section(const RunData& data);
 std::string rules_section(const RunData& data);  // empty if nobody compared

@@ -23,14 +23,25 @@ void RowScores::fill(const ModelsView& models, const RowSource& rows, int64_t la
     for (int64_t model = 0; model < num_models_; ++model) {
       for (int64_t i = 0; i < piece.count; ++i) {
         const int64_t row = piece.first + i;
-        const auto place = static_cast<size_t>((model * num_rows_ + row) * width_);
-        reduce(row, piece.row(model, i), piece.greedy(model, i),
-               std::span(values_).subspan(place, static_cast<size_t>(width_)));
+        reduce(row, piece.row(model, i), piece.greedy(model, i), numbers_of(model, row));
       }
     }
     advance(piece.first + piece.count);
   };
   visit_log_probs(models, rows, done_, last, take, merging);
+}
+
+void RowScores::fill(const Transformer& model, const RowSource& rows, const ReduceRouting& reduce) {
+  ST_CHECK(num_models_ == 1);
+  visit_routing(model, rows, done_, num_rows_, [&](int64_t row, const RowRouting& routing) {
+    reduce(row, routing, numbers_of(0, row));
+    advance(row + 1);
+  });
+}
+
+std::span<double> RowScores::numbers_of(int64_t model, int64_t row) {
+  const auto place = static_cast<size_t>((model * num_rows_ + row) * width_);
+  return std::span(values_).subspan(place, static_cast<size_t>(width_));
 }
 
 void RowScores::advance(int64_t done) {

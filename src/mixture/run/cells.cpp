@@ -35,6 +35,9 @@ std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units) {
     for (const TrainUnit& unit : units) cells.push_back({split, unit.name});
   }
   std::ranges::copy(merging_cells(units, "test"), std::back_inserter(cells));
+  for (const TrainUnit& unit : units) {
+    if (unit.kind->merges_experts()) cells.push_back({"test", unit.name, 0, kRouting});
+  }
   return cells;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/stop.hpp"
 

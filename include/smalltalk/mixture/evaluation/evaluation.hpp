@@ -19,8 +19,9 @@ namespace smalltalk {
 // Whether a cell is there, computed with the weights that are there.
 bool cell_complete(const RunLayout& layout, const EvalCell& cell);
 // Writes the cell's file(): log-likelihoods of the targets in nats, [N, S]; for "routers", those of
-// the first M tokens under each router, [N, E]. REQUIRES the cell's models to be complete. Throws
-// Stopped if this process is asked to stop; what it has found by then is kept.
+// the first M tokens under each router, [N, E]; for kRouting, sums over the segments of each
+// sequence (lory_routing.hpp). REQUIRES the cell's models to be complete. Throws Stopped if this
+// process is asked to stop; what it has found by then is kept.
 void evaluate_cell(const Run& run, const EvalCell& cell);
 TokenLikelihoods read_cell(const RunLayout& layout, const EvalCell& cell);
 // Evaluates those cells that no other process has claimed and whose models are trained. Returns as
@@ -33,8 +34,11 @@ bool compute_cells(const Run& run, const std::string& start, const std::vector<E
 double bits_per_byte(double nats, int64_t num_targets, const TokenFileInfo& info);
 
 // Writes results.json (data/README.md) from the cells of `units`, the models of a run as they were
-// trained, and returns a line about them. REQUIRES the cells to be complete. Error: the mixture
-// does not belong together.
-std::string write_results(const Run& run, const std::vector<TrainUnit>& units);
+// trained. REQUIRES the cells to be complete. Error: the mixture does not belong together.
+struct ResultLines {
+  std::string perplexities;
+  std::vector<std::string> warnings;  // of routers or experts of Lory that do nothing
+};
+ResultLines write_results(const Run& run, const std::vector<TrainUnit>& units);
 
 }  // namespace smalltalk

@@ -9,14 +9,15 @@
 
 #include "smalltalk/core/system/batch.hpp"
 #include "smalltalk/data/token_file.hpp"
+#include "smalltalk/lm/model/row_routing.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 
 namespace smalltalk {
 
 class ScoringNotes;  // src/mixture/routing/scoring_notes.hpp
 
-// What is made of rows' log-probabilities, row by row: `width` numbers each, under each of R
-// models.
+// What is made of rows' log-probabilities, or of how a model weighs its experts for them, row by
+// row: `width` numbers each, under each of R models.
 class RowScores {
  public:
   // The first done() rows are those that the notes hold; without notes, none.
@@ -29,11 +30,16 @@ class RowScores {
   // before the last of all rows; the notes then hold what was done, as they do every minute.
   void fill(const ModelsView& models, const RowSource& rows, int64_t last, const Reduce& reduce,
             const Merging& merging = {});
+  // The same of routing, of all rows under one model.
+  using ReduceRouting =
+      std::function<void(int64_t row, const RowRouting& routing, std::span<double> scores)>;
+  void fill(const Transformer& model, const RowSource& rows, const ReduceRouting& reduce);
 
   int64_t done() const { return done_; }
   std::span<const double> values() const { return values_; }  // [R, num_rows, width]
 
  private:
+  std::span<double> numbers_of(int64_t model, int64_t row);
   void advance(int64_t done);
 
   int64_t num_models_, num_rows_, width_;

@@ -1,4 +1,5 @@
-// The pieces of an evaluation, as names: the log-likelihoods of one model on one split, in a file.
+// The pieces of an evaluation, as names: the log-likelihoods of one model on one split, or how it
+// weighs its experts there, in a file.
 // mixture/evaluation/evaluation.hpp computes and reads them.
 #pragma once
 
@@ -18,7 +19,8 @@ struct EvalCell {
   // the mixture routes.
   std::string unit;
   int64_t step = 0;  // of one of its checkpoints; 0: the trained model
-  // How a Lory model's experts are merged: empty, as far as is known; kLeaky; kByFirstSegment.
+  // How a Lory model's experts are merged: empty, as far as is known; kLeaky; kByFirstSegment. Or
+  // kRouting: not what comes of that, but the weights that they are merged with.
   std::string merging = {};
 
   std::string model() const;  // unit and step
@@ -30,12 +32,13 @@ struct EvalCell {
 
 inline constexpr const char* kLeaky = "leaky";  // first segments by their own mean, as in training
 inline constexpr const char* kByFirstSegment = "first-segment";  // which decides for all of a row
+inline constexpr const char* kRouting = "routing";  // mixture/evaluation/lory_routing.hpp
 
 // The scores of all routers on a split.
 EvalCell routing_cell(const std::string& split);
 
-// All cells of a run: each unit and the routers on both splits, and merging_cells() on the test
-// split.
+// All cells of a run: each unit and the routers on both splits, and on the test split
+// merging_cells() and the routing of Lory models.
 std::vector<EvalCell> eval_cells(const std::vector<TrainUnit>& units);
 // Of Lory models, merged otherwise.
 std::vector<EvalCell> merging_cells(const std::vector<TrainUnit>& units, const std::string& split);
