@@ -13,15 +13,60 @@ namespace {
 
 TEST(GroupTest, TrainsWhatOneProcessTrains) {
   Communicator& world = test_world();
-  const ModelConfig model = tiny_model(FeedForward::swiglu, /*tied=*/false);
-  const Trained alone = train_in_group(HostCollectives(), model, 0);
-  const Trained group = train_in_group(host_collectives(world), model, 1);
-  expect_same_training(alone, group);
+  ModelConfig lory = tiny_model();
+  lory.merged_experts = 3;
+  lory.segment_tokens = 5;
+  for (const ModelConfig& model : {tiny_model(FeedForward::swiglu, /*tied=*/false), lory}) {
+    const Trained alone = train_in_group(HostCollectives(), model, 0);
+    const Trained group = train_in_group(host_collectives(world), model, 1);
+    expect_same_training(alone, group);
 
-  // The same bits on every rank.
-  std::vector<float> first = group.weights;
-  world.broadcast(std::as_writable_bytes(std::span(first)), 0);
-  EXPECT_EQ(first, group.weights);
+    // The same bits on every rank.
+    std::vector<float> first = group.weights;
+    world.broadcast(std::as_writable_bytes(std::span(first)), 0);
+    EXPECT_EQ(first, group.weights);
+  }
+}
+
+// The first steps are those of a plain model; each rank takes its share of what becomes of it.
+TEST(GroupTest, ExpertsBeginAsAPlainModelOfAnyGroup) {
+  Communicator& world = test_world();
+  const HostCollectives group = host_collectives(world);
+  std::optional<TemporaryFolder> made;
+  std::string name;
+  if (group.rank == 0) name = made.emplace().path().string();
+  const auto bytes = group.all_gather_bytes(std::as_bytes(std::span(name)));
+  const std::filesystem::path folder(
+      std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  ModelConfig config = tiny_model();
+  config.merged_experts = 3;
+  config.segment_tokens = 5;
+  TrainOptions options;
+  options.name = "test";
+  options.show_progress = false;
+  options.bucket_bytes = 1024;
+  options.folder = folder / "run";
+  options.group = group;
+  {
+    Transformer plain(config.dense(), DeviceConfig(), 1);
+    Trainer trainer(plain, group_training_config(0), options);
+    trainer.run(few_rows(), 7);
+    trainer.checkpoint();
+  }
+  options.dense_steps = 7;
+  const auto begin = [&](const HostCollectives& ranks, const std::string& saved) {
+    options.group = ranks;
+    Transformer model(config, DeviceConfig(), 1);
+    Trainer trainer(model, group_training_config(0), options);
+    EXPECT_EQ(trainer.resume(), 7);
+    trainer.save(folder / saved);
+  };
+  begin(group, "group");
+  if (group.rank == 0) {
+    begin(HostCollectives(), "alone");
+    EXPECT_TRUE(read_text(folder / "group") == read_text(folder / "alone"));
+  }
+  group.barrier();
 }
 
 TEST(GroupTest, WritesAndReadsOneCheckpointTogether) {

@@ -33,7 +33,9 @@ class Kill : public FaultTest {
     FaultTest::SetUp();
     settings_ +=
         " --set mixture.rounds=6 --set expert.train_steps=300 --set expert.save_interval=20"
-        " --set expert.log_interval=20";
+        " --set expert.log_interval=20"
+        " --set lory.experts=2 --set lory.segment_tokens=8 --set lory.dense_warmup=0.4"
+        " --set lory.train_steps=200";
   }
 
   std::string command(const std::string& arguments) const {
@@ -117,8 +119,11 @@ class Kill : public FaultTest {
     EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
     EXPECT_EQ(differences(outputs_of(run()), expected), std::vector<std::string>());
     if (stage.job == "train" || stage.job == "launch") {
-      for (const auto& entry : fs::recursive_directory_iterator(run() / "experts")) {
-        EXPECT_FALSE(entry.path().filename().string().starts_with(".tmp-")) << entry.path();
+      for (const char* models : {"experts", "lory"}) {
+        if (!fs::exists(run() / models)) continue;
+        for (const auto& entry : fs::recursive_directory_iterator(run() / models)) {
+          EXPECT_FALSE(entry.path().filename().string().starts_with(".tmp-")) << entry.path();
+        }
       }
     }
     std::cout << stage.job << ": signal " << how.signal << " " << harmed << " times within "
@@ -134,8 +139,8 @@ class Kill : public FaultTest {
 // In an order in which each finds what it needs; launch begins with nothing.
 const std::vector<Stage> kStages = {{"prepare", "", 0.1},         {"route", "", 0.2},
                                     {"shard", "", 0.15},          {"train", "--expert 0", 0.2},
-                                    {"train", "--expert 1", 0.0}, {"evaluate", "", 0.1},
-                                    {"launch", "", 0.25}};
+                                    {"train", "--expert 1", 0.0}, {"train", "--model lory", 0.2},
+                                    {"evaluate", "", 0.1},        {"launch", "", 0.25}};
 
 TEST_F(Kill, CostsNoByte) {
   // A rank dies; the launcher gets a signal, a quarter as often.

@@ -72,6 +72,78 @@ TEST_F(Launch, DocumentsMayBeginSequences) {
       << outcome.output;
 }
 
+// Lory and the dense model at equal FLOPs, each by a group of its own.
+TEST_F(Launch, TrainsLoryWithoutAMixture) {
+  const std::string lory =
+      "--set mixture.experts=0 --set baselines.dense_large_batch=false --set lory.experts=3 "
+      "--set lory.segment_tokens=8 ";
+  const auto outputs = [&](const std::string& out) {
+    std::vector<std::string> bytes;
+    for (const std::string model : {"baselines/dense", "lory"}) {
+      bytes.push_back(read_text(folder_ / out / model / "model.safetensors"));
+    }
+    return bytes;
+  };
+  Outcome outcome = run_job(2, launch("run", lory + "--set mixture.group_size=1"));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "0 experts, 2 ranks on 1 node: 2 groups of 1 rank"), 1)
+      << outcome.output;
+  for (const char* file : {"routers", "shards.h5", "experts", "scores"}) {
+    EXPECT_FALSE(fs::exists(folder_ / "run" / file)) << file;
+  }
+  const nlohmann::json r = results("run");
+  EXPECT_EQ(r.at("experts"), 0);
+  EXPECT_FALSE(r.contains("routing"));
+  EXPECT_FALSE(r.contains("per_expert"));
+  const auto &dense = r.at("models").at("dense"), &own = r.at("models").at("lory");
+  EXPECT_EQ(r.at("models").size(), 2u);
+  // With the steps of an expert; Lory has as many FLOPs, or one step's more.
+  const double flops = dense.at("train_flops");
+  EXPECT_GE(own.at("train_flops").get<double>(), flops);
+  EXPECT_LT(own.at("train_flops").get<double>(), flops * (1 + 2.0 / own.at("steps").get<int>()));
+  EXPECT_LT(own.at("steps").get<int>(), dense.at("steps").get<int>());
+  for (const char* name : {"perplexity", "leaky_perplexity", "first_segment_perplexity"}) {
+    for (const char* part : {"all", "after_segment"}) {
+      EXPECT_LT(own.at(name).at(part).get<double>(), 150) << name << part;
+    }
+  }
+  EXPECT_NE(own.at("leaky_perplexity").at("all"), own.at("perplexity").at("all"));
+  const std::string page = read_text(folder_ / "run/report.html");
+  EXPECT_EQ(count_of(page, "<h1>Lory reaches test perplexity "), 1);
+  EXPECT_EQ(count_of(page, "id=\"rounds\""), 0);
+
+  // What needs a mixture says so; all else works.
+  const std::string out = " --out " + (folder_ / "run").string() + " ";
+  const std::string here = experiment().string() + out + lory + "--set mixture.group_size=1 ";
+  for (const std::string job : {"route ", "shard "}) {
+    outcome = run_job(1, job + here);
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+    EXPECT_EQ(count_of(outcome.output, "mixture.experts = 0"), 1) << outcome.output;
+  }
+  const std::string generate = "generate " + (folder_ / "run").string() + " 'gab fed' ";
+  EXPECT_EQ(count_of(run_alone(generate).output, "mixture.experts = 0"), 1);
+  outcome = run_alone(generate + "--model lory");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  outcome = run_job(2, "compare " + here);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(count_of(outcome.output, "first segment leaks"), 1) << outcome.output;
+  for (const char* job : {"status ", "inspect "}) {
+    outcome = run_alone(job + (folder_ / "run").string());
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_EQ(count_of(outcome.output, "routers"), 0) << outcome.output;
+  }
+
+  // Stage by stage, by one rank.
+  const std::string alone = experiment().string() + " --out " + (folder_ / "alone").string() + " " +
+                            lory + "--set mixture.group_size=1 ";
+  for (const char* stage :
+       {"prepare ", "train --model baselines/dense ", "train --model lory ", "evaluate "}) {
+    outcome = run_job(1, stage + alone);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  }
+  EXPECT_TRUE(outputs("alone") == outputs("run"));
+}
+
 TEST_F(Launch, LeavesAWholeRunWithNoByteBetweenGroups) {
   const Outcome outcome = run_job(2, launch("run"));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
