@@ -170,8 +170,9 @@ class PeerLmEval(unittest.TestCase):
             self.assertEqual(sorted(json.load(file)["models"]), models)
         for name in models:
             folder = os.path.join(self.out, name)
-            self.assertEqual(len(AutoTokenizer.from_pretrained(folder)), 340)
-            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=name == "lory")
+            trust = {"trust_remote_code": name == "lory"}
+            self.assertEqual(len(AutoTokenizer.from_pretrained(folder, **trust)), 340)
+            model = AutoModelForCausalLM.from_pretrained(folder, **trust)
             self.assertEqual(model.config.vocab_size, 340)
 
     # What it was merged for, it reads about as well as the model that merges anew.
@@ -179,10 +180,11 @@ class PeerLmEval(unittest.TestCase):
     def test_merged_for_a_text_a_model_is_plain(self):
         def loss(name):
             folder = os.path.join(self.out, name)
-            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=name == "lory")
+            trust = {"trust_remote_code": name == "lory"}
+            model = AutoModelForCausalLM.from_pretrained(folder, **trust)
             with open(path("corpus.jsonl"), encoding="utf-8") as file:
                 texts = [json.loads(line)["text"] for line in file]
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
             ids = [i for text in texts for i in [*tokenizer(text)["input_ids"], 2]]
             rows = torch.tensor(ids[:len(ids) // 64 * 64]).view(-1, 64)
             return type(model).__name__, model(rows, labels=rows).loss.item()
