@@ -35,14 +35,28 @@ CHUNKS = (256, 512, 1024, 2048)  # tokens, of which the fastest for the peer is 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40),
                "MALLOC_TOP_PAD_": str(2**26)}
 
-# name: vocabulary, hidden, layers, heads, intermediate, feed-forward, batch, length, training
+# name: vocabulary, hidden, layers, heads, intermediate, feed-forward, batch, length, training, and
+# for Lory the experts and the tokens of a segment
 CASES = {
     "router-step": (32000, 96, 12, 12, 384, "relu2", 32, 256, True),
     "router-score": (32000, 96, 12, 12, 384, "relu2", 32, 256, False),
     "tiny-step": (4096, 128, 4, 4, 344, "swiglu", 32, 256, True),
     "expert-step": (32000, 384, 6, 6, 1024, "swiglu", 8, 512, True),
     "gpt2-step": (50257, 768, 12, 12, 2048, "swiglu", 4, 64, True),
+    "lory-64-step": (1024, 64, 4, 4, 176, "swiglu", 16, 256, True, 8, 64),
+    "lory-64-long-step": (1024, 64, 4, 4, 176, "swiglu", 4, 1024, True, 8, 256),
+    "lory-192-step": (4096, 192, 4, 4, 512, "swiglu", 8, 512, True, 8, 64),
+    "lory-384-step": (4096, 384, 6, 6, 1024, "swiglu", 8, 512, True, 8, 64),
+    "lory-384-long-step": (4096, 384, 6, 6, 1024, "swiglu", 4, 1024, True, 8, 256),
 }
+
+
+def shape_of(name):
+    """What `smalltalk bench` is told of a case that it does not know by name."""
+    vocab, hidden, layers, heads, _, _, batch, length, _, experts, segment = CASES[name]
+    return ["custom-step", "--vocab-size", vocab, "--hidden-size", hidden, "--num-layers", layers,
+            "--num-heads", heads, "--batch-size", batch, "--seq-length", length,
+            "--merged-experts", experts, "--segment-tokens", segment]
 
 
 # --- the peers: one process each, told "run SECONDS" through a pipe ---
@@ -56,8 +70,8 @@ def peer_step(name, kind, threads):
 
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    vocab, hidden, layers, heads, intermediate, form, batch, length, train = CASES[name]
-    model = torch_peer.Peer(vocab, hidden, layers, heads, intermediate, form)
+    vocab, hidden, layers, heads, intermediate, form, batch, length, train, *lory = CASES[name]
+    model = torch_peer.Peer(vocab, hidden, layers, heads, intermediate, form, lory=lory)
     tokens = torch.randint(vocab, (batch, length + 1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     compiled = torch.compile if kind.startswith("compile") else lambda function: function
@@ -214,8 +228,12 @@ class LlmC:
             self.process.wait()
 
 
-def ours(name, threads, seconds):
-    line = subprocess.run([BINARY, "bench", name, "--threads", str(threads), "--seconds",
+def ours(name, threads, seconds, dense=False):
+    lory = len(CASES[name]) > 9
+    case = shape_of(name) if lory else [name]
+    if dense:
+        case = case[:case.index("--merged-experts")]
+    line = subprocess.run([BINARY, "bench", *map(str, case), "--threads", str(threads), "--seconds",
                            str(seconds), "--json"], check=True, capture_output=True, text=True)
     return json.loads(line.stdout.splitlines()[-1])
 
@@ -238,13 +256,15 @@ def run_case(name, arguments):
     elif name == "gpt2-step":
         print("gpt2-step: llm.c not measured (give --llm-c FOLDER)")
     rates = {kind: [] for kind in ("ours", *contenders)}
-    details = []
+    details, dense = [], []
     order = list(rates)
     for repetition in range(arguments.repetitions):
         for kind in order[repetition % len(order):] + order[:repetition % len(order)]:
             if kind == "ours":
                 details.append(ours(name, arguments.threads, arguments.seconds))
                 rates[kind].append(details[-1]["tokens_per_second"])
+                if len(CASES[name]) > 9:
+                    dense.append(ours(name, arguments.threads, arguments.seconds, dense=True))
             else:
                 seconds = min(1.0, arguments.seconds) if kind == "gemm" else arguments.seconds
                 rates[kind].append(contenders[kind].rate(seconds))
@@ -273,12 +293,21 @@ def run_case(name, arguments):
     best = max(peers, key=lambda kind: statistics.median(rates[kind]), default=None)
     verdicts = []
     if best is not None:
-        wanted = 1.3 if CASES[name][-1] else 1.7
+        wanted = 1.5 if dense else 1.3 if CASES[name][8] else 1.7
         ratio = statistics.median(ratios[best])
-        met = ratio >= wanted or shares["ours"] >= 0.8
+        met = ratio >= wanted or (shares["ours"] >= 0.8 and not dense)
         verdicts.append(f"{'met' if met else 'MISSED'}: {ratio:.2f} x the best peer ({best}) and "
                         f"{100 * shares['ours']:.0f} % of the GEMM rate; "
-                        f"asked are {wanted} x or 80 %")
+                        f"asked are {wanted} x{'' if dense else ' or 80 %'}")
+    if dense:
+        def flops_a_token(result):
+            return result["model_flops_per_second"] / result["tokens_per_second"]
+
+        times = [d["tokens_per_second"] / o["tokens_per_second"] for d, o in zip(dense, details)]
+        more = flops_a_token(details[0]) / flops_a_token(dense[0])
+        ratio = statistics.median(times) / more
+        verdicts.append(f"{'met' if ratio <= 1.15 else 'MISSED'}: a step takes {middle(times)} x a "
+                        f"dense one for {more:.3f} x the FLOPs, {ratio:.2f} x that; asked are 1.15 x")
     if name == "router-step" and "compile" in ratios:
         ratio = statistics.median(ratios["compile"])
         verdicts.append(f"{'met' if ratio >= 5 else 'MISSED'}: {ratio:.2f} x plain torch.compile; "

@@ -35,6 +35,7 @@ FENCES = [  # (name, included headers, wherever they lie, folders that may inclu
     ("HDF5", r"(hdf5|hdf5_hl|H5[A-Z]\w*)\.h$", {"data"}),
     ("SentencePiece", r"sentencepiece", {"data"}),
     ("a compression library", r"(zstd|zlib)\.h$", {"data"}),
+    ("FAISS", r"faiss/", {"data"}),
     ("CUDA or NCCL", r"(cu(da|blas|dnn|rand|sparse|solver)\w*\.h$|nccl\.h$|nvtx|(c10|ATen)/cuda/"
                      r"|ProcessGroupNCCL)", {"lm"}),
     ("LibTorch", r"(torch|ATen|c10|caffe2)/", {"lm"}),
@@ -206,6 +207,7 @@ def self_test():
         "ci/l.sh": "cd /" + "home/somebody/smalltalk",
         "tests/core/m_test.cpp": "#include <sentencepiece_processor.h>",
         "src/comm/n.cu": "#include <cuda_runtime.h>",
+        "src/core/assignment/br.cpp": "#include <faiss/IndexFlat.h>",
         "src/core/system/ba.cpp": '#include "smalltalk/core/assignment/score_matrix.hpp"',
         "src/lm/model/bb.cpp": '#include "lm/cpu/cpu_engine.hpp"',
         "src/lm/cpu/bc.cpp": '#include "kernels.hpp"',

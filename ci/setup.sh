@@ -22,7 +22,7 @@ sentencepiece_version=0.2.3
 core_packages=(g++ cmake ninja-build ccache git python3-venv libfmt-dev libtomlplusplus-dev
   libxxhash-dev libeigen3-dev libgtest-dev libgmock-dev liblemon-dev)
 other_packages=(libopenmpi-dev openmpi-bin libhdf5-dev hdf5-tools libcli11-dev nlohmann-json3-dev
-  libsimdjson-dev libsentencepiece-dev libzstd-dev zlib1g-dev iproute2
+  libsimdjson-dev libsentencepiece-dev libzstd-dev zlib1g-dev libfaiss-dev iproute2
   slurm-wlm slurmctld slurmd munge)  # these four for tests
 fuzz_packages=(clang libclang-rt-dev)
 arm_packages=(g++-aarch64-linux-gnu qemu-user googletest)

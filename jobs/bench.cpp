@@ -20,6 +20,8 @@ BenchCase with_shape(BenchCase bench, const BenchCase& shape) {
   set(bench.model.num_layers, shape.model.num_layers);
   set(bench.model.num_heads, shape.model.num_heads);
   set(bench.model.vocab_size, shape.model.vocab_size);
+  set(bench.model.merged_experts, shape.model.merged_experts);
+  set(bench.model.segment_tokens, shape.model.segment_tokens);
   set(bench.batch_size, shape.batch_size);
   set(bench.seq_length, shape.seq_length);
   return bench;
@@ -88,6 +90,14 @@ void add_bench_job(CLI::App& app, JobRun& run) {
   shape("--num-layers", options->shape.model.num_layers, "L");
   shape("--num-heads", options->shape.model.num_heads, "attention heads");
   shape("--vocab-size", options->shape.model.vocab_size, "V");
+  CLI::Option* experts =
+      job->add_option("--merged-experts", options->shape.model.merged_experts,
+                      "experts that feed-forwards are merged from (Lory); 0: plain ones")
+          ->check(CLI::NonNegativeNumber);
+  job->add_option("--segment-tokens", options->shape.model.segment_tokens,
+                  "for which they are merged anew")
+      ->check(CLI::PositiveNumber)
+      ->needs(experts);
   shape("--batch-size", options->shape.batch_size, "sequences of a step");
   shape("--seq-length", options->shape.seq_length, "tokens of a sequence");
   job->add_flag("--json", options->json, "print the figures as one JSON line");

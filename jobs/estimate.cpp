@@ -146,6 +146,7 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
   }
   experiment.data.vocab_size = vocab_size_of(run);
   experiment.adopt_tokens(experiment.data.vocab_size, kEndToken);
+  result.orders_documents = experiment.data.order == TextOrder::similar;
   result.num_sequences = std::max<int64_t>(1, (tokens - 1) / experiment.data.seq_length);
   result.flops = mixture_flops(experiment, result.num_sequences);
   const std::vector<TrainUnit> units = train_units(experiment, result.num_sequences);
@@ -212,6 +213,7 @@ std::string describe(const Estimate& e) {
   if (e.corpus == CorpusSize::assumed)
     origin = " (assumed: each trained on once; no text is there)";
   line("training sequences", fmt::format("{}{}", e.num_sequences, origin));
+  if (e.orders_documents) line("documents", "in an order by likeness, made first");
   line("FLOPs, routers (training)", human_count(e.flops.router_train_upper));
   line("FLOPs, routers (scoring)", human_count(e.flops.router_scoring));
   line("FLOPs, sharding", human_count(e.flops.sharding));

@@ -40,6 +40,7 @@ struct Estimate {
   double seconds = 0;                 // of the busiest rank, at that rate
   int64_t num_sequences = 0;          // of the training corpus
   CorpusSize corpus = CorpusSize::counted;
+  bool orders_documents = false;  // by the job `order`
 };
 
 Estimate estimate(const Run& run, const RankPlan& plan);

@@ -16,6 +16,7 @@ int run_alone(const std::string& job, const std::function<void()>& body);
 
 void add_diff_job(CLI::App& app, JobRun& run);
 void add_prepare_job(CLI::App& app, JobRun& run);
+void add_order_job(CLI::App& app, JobRun& run);
 void add_route_job(CLI::App& app, JobRun& run);
 void add_shard_job(CLI::App& app, JobRun& run);
 void add_assign_job(CLI::App& app, JobRun& run);

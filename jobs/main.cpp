@@ -31,6 +31,7 @@ int run_command_line(int argc, char** argv) {
   JobRun run;
   add_launch_job(app, run);
   add_prepare_job(app, run);
+  add_order_job(app, run);
   add_route_job(app, run);
   add_shard_job(app, run);
   add_assign_job(app, run);

@@ -63,7 +63,7 @@ void prepare_run(const PrepareJob& job, OpenedRun& opened) {
   require_runnable(run);
   prepare_tokens_of(run, ranks, job.verify);
   const double seconds = now_seconds() - start;
-  open_tokens(run);
+  require_tokens(run);
   if (!job.json || opened.world.rank() != 0) return;
   nlohmann::ordered_json figures;
   int64_t tokens = 0;

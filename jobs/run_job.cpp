@@ -90,8 +90,8 @@ int run_stage(const RunOptions& options, Phase phase, bool needs_tokens,
     Run& run = opened.run;
     opened.plan = plan_of(run, session.node_of_rank());
     configure_runtime(run.experiment.device, session.local_rank());
-    const bool makes_stages =
-        phase == Phase::prepare || phase == Phase::route || phase == Phase::shard;
+    const bool makes_stages = phase == Phase::prepare || phase == Phase::order ||
+                              phase == Phase::route || phase == Phase::shard;
     const Claim claim = makes_stages            ? Claim::makes_stages
                         : phase == Phase::train ? Claim::trains
                                                 : Claim::reads;

@@ -67,6 +67,16 @@ void train_all(const Run& run, const RankRole& role, int rank, Communicator& gro
 
 }  // namespace
 
+void order_documents(const Run& run, Communicator& world, const OrderOptions& options,
+                     bool keeps_any) {
+  const HostCollectives ranks = host_collectives(world);
+  const bool complete = order_stage(run.layout).complete();
+  time_stage(run.layout, "order", complete, ranks, [&] {
+    world.barrier();  // everyone has looked before anyone writes
+    make_order(run, ranks, options, keeps_any);
+  });
+}
+
 void route(const Run& run, const RankPlan& plan, Communicator& world) {
   require_mixture(run);
   const bool complete = routers_stage(run).complete();
@@ -121,6 +131,10 @@ void run_stages(Run& run, const RankPlan& plan, Communicator& world, const std::
   const int rank = world.rank();
   set_ledger_phase(Phase::prepare);
   prepare_tokens_of(run, host_collectives(world));
+  if (run.experiment.data.order == TextOrder::similar) {
+    set_ledger_phase(Phase::order);
+    order_documents(run, world, {}, true);
+  }
   open_tokens(run);
   if (run.experiment.has_mixture()) {
     set_ledger_phase(Phase::route);

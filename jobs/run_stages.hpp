@@ -8,11 +8,16 @@
 #include "smalltalk/comm/rank_plan.hpp"
 #include "smalltalk/comm/session.hpp"
 #include "smalltalk/mixture/evaluation/comparison.hpp"
+#include "smalltalk/mixture/routing/document_order.hpp"
 #include "smalltalk/mixture/routing/sharding.hpp"
 #include "smalltalk/mixture/run/run.hpp"
 #include "smalltalk/mixture/run/work_queue.hpp"
 
 namespace smalltalk {
+
+// Makes order.h5; `keeps_any` as of make_order(). REQUIRES tokens to be there. Collective.
+void order_documents(const Run& run, Communicator& world, const OrderOptions& options,
+                     bool keeps_any = false);
 
 // Trains the routers. REQUIRES open tokens, as all that follows. Collective.
 void route(const Run& run, const RankPlan& plan, Communicator& world);

@@ -91,7 +91,7 @@ void note_running(RunStatus& status, const RunLayout& layout) {
     if (job == "train") {
       const bool begun = row.state == StageState::begun || row.state == StageState::missing;
       if (begun && is_locked(layout.lock(row.stage.name))) row.state = StageState::running;
-    } else if (stages && (job == "prepare" || job == "route" || job == "shard") &&
+    } else if (stages && (job == "prepare" || job == "order" || job == "route" || job == "shard") &&
                row.state != StageState::done) {
       row.state = StageState::running;
       stages = false;

@@ -98,6 +98,15 @@ void share_tokens(const Sweep& sweep, const std::vector<PlannedRun>& runs,
   world.barrier();
 }
 
+// Makes the orders of those runs that read their documents in one. Collective.
+void make_orders(const std::vector<PlannedRun>& runs, Communicator& world) {
+  for (const PlannedRun& planned : runs) {
+    if (planned.run.experiment.data.order == TextOrder::file) continue;
+    const auto lock = lock_stages(planned.run, host_collectives(world), 3600);
+    order_documents(planned.run, world, {}, true);
+  }
+}
+
 // REQUIRES the run's tokens to be open.
 TrainedRun trained_run(const PlannedRun& planned, const Run& run) {
   return {planned.name, run, units_of(run)};
@@ -200,6 +209,8 @@ int run_sweep(const SweepJob& job, Session& session, const std::string& start) {
   require_writable(layout.root);
   set_ledger_phase(Phase::prepare);
   share_tokens(sweep, runs, layout, world);
+  set_ledger_phase(Phase::order);
+  make_orders(runs, world);
   for (PlannedRun& planned : runs) {
     planned.units = trained_run(planned).units;
     require_steps(planned);

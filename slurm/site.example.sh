@@ -8,8 +8,8 @@ SMALLTALK_MPI=pmix                       # srun --mpi=...; `srun --mpi=list` tel
 # What the binary is started in, here and in the jobs:
 # SMALLTALK_CONTAINER=(apptainer exec --nv "$HOME/smalltalk.sif")
 
-# Options of sbatch: of every stage, then of single stages (prepare, route, shard, train, evaluate,
-# report, launch). They win over the #SBATCH lines of slurm/STAGE.sbatch.
+# Options of sbatch: of every stage, then of single stages (prepare, order, route, shard, train,
+# evaluate, report, launch). They win over the #SBATCH lines of slurm/STAGE.sbatch.
 gpus=(--partition=gpu --ntasks-per-node=8 --gpus-per-node=8)
 SMALLTALK_SBATCH=(--account=project --cpus-per-task=8 --exclude=node13)
 SMALLTALK_SBATCH_prepare=(--partition=cpu)

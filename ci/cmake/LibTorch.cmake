@@ -45,6 +45,10 @@ target_link_options(smalltalk::torch INTERFACE -Wl,--allow-shlib-undefined)
 foreach(folder IN LISTS nvidia_folders ITEMS ${SMALLTALK_TORCH_ROOT}/lib)
   target_link_options(smalltalk::torch INTERFACE -Wl,-rpath-link,${folder})
 endforeach()
+# Before all others: of the BLAS that it holds and the one that FAISS is linked to, the first is the
+# one that everybody calls.
+target_link_options(smalltalk::torch INTERFACE
+  LINKER:--push-state,--no-as-needed,${SMALLTALK_TORCH_ROOT}/lib/libtorch_cpu.so,--pop-state)
 target_link_libraries(smalltalk::torch INTERFACE
   ${SMALLTALK_TORCH_ROOT}/lib/libtorch_cpu.so ${SMALLTALK_TORCH_ROOT}/lib/libc10.so)
 

@@ -18,12 +18,13 @@ struct PhaseRow {
 };
 
 constexpr PhaseRow kPhases[] = {
-    {Phase::start, "start", false},        {Phase::prepare, "prepare", false},
-    {Phase::route, "route", false},        {Phase::shard, "shard", false},
-    {Phase::assign, "assign", false},      {Phase::experts, "experts", true},
-    {Phase::baselines, "baselines", true}, {Phase::train, "train", true},
-    {Phase::evaluate, "evaluate", true},   {Phase::compare, "compare", true},
-    {Phase::tasks, "tasks", true},         {Phase::end, "end", false},
+    {Phase::start, "start", false},    {Phase::prepare, "prepare", false},
+    {Phase::order, "order", false},    {Phase::route, "route", false},
+    {Phase::shard, "shard", false},    {Phase::assign, "assign", false},
+    {Phase::experts, "experts", true}, {Phase::baselines, "baselines", true},
+    {Phase::train, "train", true},     {Phase::evaluate, "evaluate", true},
+    {Phase::compare, "compare", true}, {Phase::tasks, "tasks", true},
+    {Phase::end, "end", false},
 };
 
 const PhaseRow& row_of(Phase phase) { return *std::ranges::find(kPhases, phase, &PhaseRow::phase); }

@@ -5,6 +5,7 @@
 #include "mapped_dataset.hpp"
 #include "provenance.hpp"
 #include "shard_format.hpp"
+#include "smalltalk/data/order_file.hpp"
 #include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/score_file.hpp"
 #include "smalltalk/data/token_file.hpp"
@@ -109,6 +110,10 @@ Json describe_block_hashes(const Hdf5File& file) {
           {"blocks", file.read<uint64_t>("blocks").size()}};
 }
 
+Json describe_order(const std::filesystem::path& path) {
+  return {{"kind", "order"}, {"num_documents", read_order(path).documents.size()}};
+}
+
 }  // namespace
 
 std::string describe_hdf5(const std::filesystem::path& path) {
@@ -125,8 +130,10 @@ std::string describe_hdf5(const std::filesystem::path& path) {
     description = describe_score_block(file);
   } else if (format == kBlockHashFormat) {
     description = describe_block_hashes(file);
+  } else if (format == kOrderFormat) {
+    description = describe_order(path);
   } else {
-    throw Error(path.string() + ": not a token, shard or score file of this suite");
+    throw Error(path.string() + ": not a token, shard, score or order file of this suite");
   }
   if (file.has_attribute("version")) description["version"] = file.integer_attribute("version");
   Json attributes = Json::object();

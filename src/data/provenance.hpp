@@ -10,6 +10,7 @@ namespace smalltalk {
 inline constexpr const char* kScoreFormat = "smalltalk scores";
 inline constexpr const char* kScoreBlockFormat = "smalltalk score block";
 inline constexpr const char* kBlockHashFormat = "smalltalk block hashes";
+inline constexpr const char* kOrderFormat = "smalltalk order";
 
 inline void write_provenance(Hdf5File& file, const Provenance& provenance) {
   for (const auto& [name, value] : provenance) {

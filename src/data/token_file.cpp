@@ -10,6 +10,7 @@
 #include "mapped_dataset.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/hash.hpp"
+#include "smalltalk/data/order_file.hpp"
 #include "token_format.hpp"
 
 namespace smalltalk {
@@ -33,6 +34,19 @@ struct TokenFile::Impl {
   TokenFileInfo info;
   MappedDataset tokens;
   MappedDataset ends;
+  // Of reordered documents: where each begins in the order and in the file. Else both are empty.
+  std::vector<int64_t> starts = {}, places = {};
+
+  // Tokens that lie one behind the other in the file.
+  void copy(int64_t first, std::span<int64_t> out) const {
+    const auto size = static_cast<int64_t>(out.size());
+    const std::byte* from = tokens.bytes(first * info.token_bytes, size * info.token_bytes).data();
+    if (info.token_bytes == 2) {
+      widen<uint16_t>(from, out);
+    } else {
+      widen<uint32_t>(from, out);
+    }
+  }
 };
 
 TokenFile::TokenFile(const std::filesystem::path& path) {
@@ -66,11 +80,34 @@ TokenFile::TokenFile(const std::filesystem::path& path) {
   impl_ = std::make_unique<Impl>(path, info, file);
 }
 
+TokenFile::TokenFile(const std::filesystem::path& path, const DocumentOrder& order)
+    : TokenFile(path) {
+  TokenFileInfo& info = impl_->info;
+  if (info.packed_length > 0) throw Error(path.string() + ": packed documents have no other order");
+  const auto tokens = order.provenance.find("tokens");
+  if (tokens == order.provenance.end() || tokens->second != info.content_hash ||
+      std::ssize(order.documents) != info.num_documents) {
+    throw Error(path.string() + ": the order of its documents was made from other tokens");
+  }
+  const std::vector<uint64_t> ends = document_ends();
+  int64_t start = 0;
+  for (const uint64_t document : order.documents) {
+    const uint64_t begin = document == 0 ? 0 : ends[document - 1];
+    impl_->starts.push_back(start);
+    impl_->places.push_back(static_cast<int64_t>(begin));
+    start += static_cast<int64_t>(ends[document] - begin);
+  }
+  if (start != info.num_tokens)
+    throw Error(path.string() + ": tokens lie outside of its documents");
+  info.content_hash = hash_text(info.content_hash + " " + order.content_hash);
+}
+
 TokenFile::~TokenFile() = default;
 TokenFile::TokenFile(TokenFile&&) noexcept = default;
 
 const TokenFileInfo& TokenFile::info() const { return impl_->info; }
 const std::filesystem::path& TokenFile::path() const { return impl_->path; }
+bool TokenFile::is_reordered() const { return !impl_->starts.empty(); }
 
 int64_t TokenFile::num_sequences(int64_t seq_length) const {
   if (seq_length < 1) throw Error("sequences must have at least one token");
@@ -83,16 +120,24 @@ void TokenFile::read(int64_t first, std::span<int64_t> out) const {
     throw Error(fmt::format("{}: tokens {} to {} asked for, of {}", impl_->path.string(), first,
                             first + size, impl_->info.num_tokens));
   }
-  const int64_t token_bytes = impl_->info.token_bytes;
-  const std::byte* from = impl_->tokens.bytes(first * token_bytes, size * token_bytes).data();
-  if (token_bytes == 2) {
-    widen<uint16_t>(from, out);
-  } else {
-    widen<uint32_t>(from, out);
+  if (!is_reordered()) {
+    impl_->copy(first, out);
+    return;
+  }
+  const std::vector<int64_t>& starts = impl_->starts;
+  auto document = static_cast<size_t>(std::ranges::upper_bound(starts, first) - starts.begin()) - 1;
+  for (; !out.empty(); ++document) {
+    const bool last = document + 1 == starts.size();
+    const int64_t end = last ? impl_->info.num_tokens : starts[document + 1];
+    const auto piece = out.first(std::min(out.size(), static_cast<size_t>(end - first)));
+    impl_->copy(impl_->places[document] + first - starts[document], piece);
+    first = end;
+    out = out.subspan(piece.size());
   }
 }
 
 std::string TokenFile::hash_of_first(int64_t num_tokens) const {
+  ST_CHECK(!is_reordered());
   if (num_tokens < 0 || num_tokens > impl_->info.num_tokens) {
     throw Error(fmt::format("{}: the hash of {} tokens asked for, of {}", impl_->path.string(),
                             num_tokens, impl_->info.num_tokens));
@@ -106,6 +151,11 @@ std::string TokenFile::hash_of_first(int64_t num_tokens) const {
 }
 
 std::vector<uint64_t> TokenFile::document_ends() const {
+  if (is_reordered()) {
+    std::vector<uint64_t> in_order(impl_->starts.begin() + 1, impl_->starts.end());
+    in_order.push_back(static_cast<uint64_t>(impl_->info.num_tokens));
+    return in_order;
+  }
   const auto ends = impl_->ends.values<uint64_t>(0, impl_->info.num_documents);
   return {ends.begin(), ends.end()};
 }
@@ -113,7 +163,7 @@ std::vector<uint64_t> TokenFile::document_ends() const {
 bool extends(const TokenFile& tokens, const std::string& content_hash,
              const std::string& num_tokens) {
   if (tokens.info().content_hash == content_hash) return true;
-  if (num_tokens.empty()) return false;
+  if (num_tokens.empty() || tokens.is_reordered()) return false;
   const int64_t size = std::stoll(num_tokens);
   return size <= tokens.info().num_tokens && tokens.hash_of_first(size) == content_hash;
 }

@@ -164,6 +164,8 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
         field = FirstSegment::uniform;
       } else if constexpr (std::is_same_v<Field, Packing>) {
         field = Packing::documents;
+      } else if constexpr (std::is_same_v<Field, TextOrder>) {
+        field = TextOrder::similar;
       } else if constexpr (std::is_same_v<Field, AssignmentMethod>) {
         field = AssignmentMethod::margin;
       } else {

@@ -161,6 +161,9 @@ class Keys : public JobTest {
     }
     if (where == Seen::routers || where == Seen::router_files) {
       copy_run("base", "run", kFromRouting);
+      if (settings.find("data.order=similar") != std::string::npos) {
+        EXPECT_EQ(make("order", settings), "");
+      }
       const std::string failed = make("route", settings);
       if (!failed.empty()) return "failed";
       const fs::path router = folder_ / "run/routers/0";
@@ -213,6 +216,7 @@ TEST_F(Keys, EachActs) {
       {"data.max_bad_fraction", {"0.5", Seen::tokens, all("bad.jsonl")}},
       {"data.seq_length", {"16", Seen::routers}},
       {"data.packing", {"documents", Seen::tokens}},
+      {"data.order", {"similar", Seen::routers}},
       {"data.document_mask", {"true", Seen::routers, "--set mixture.prefix_tokens=32"}},
       {"mixture.experts", {"3", Seen::routers}},
       {"mixture.prefix_tokens", {"16", Seen::routers}},

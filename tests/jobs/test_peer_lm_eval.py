@@ -64,6 +64,11 @@ lr = 1e-2
 dense = true
 dense_large_batch = false
 random_shards = false
+[lory]
+experts = 3
+segment_tokens = 8
+layers = "1"
+train_steps = 40
 """
 PHENOMENA = ["form", "number", "order"]
 WORDS = ["ka", "tomi", "über", "sela", "нет", "rumba", "14", "π", "ona", "light", "x", "日本"]
@@ -145,7 +150,7 @@ class PeerLmEval(unittest.TestCase):
         with open(path("experiment.toml"), "w", encoding="utf-8") as file:
             file.write(EXPERIMENT.format(folder=FOLDER))
         run("launch", path("experiment.toml"), "--out", cls.trained)
-        run("export", cls.trained, "--out", cls.out)
+        run("export", cls.trained, "--out", cls.out, "--merge-for", path("corpus.jsonl"))
         os.mkdir(path("quiz"))
         cls.quiz = write_lines(path("quiz/items.jsonl"), questions(source, 75))
         cls.grammar = write_lines(path("grammar.jsonl"), pairs(source, 40))
@@ -159,13 +164,43 @@ class PeerLmEval(unittest.TestCase):
             for prompt in PROMPTS}
 
     def test_every_model_loads(self):
-        models = ["baselines/dense", "experts/0", "experts/1", "routers/0", "routers/1"]
+        models = ["baselines/dense", "experts/0", "experts/1", "lory", "lory-merged",
+                  "routers/0", "routers/1"]
         with open(os.path.join(self.out, "mixture.json"), encoding="utf-8") as file:
             self.assertEqual(sorted(json.load(file)["models"]), models)
         for name in models:
             folder = os.path.join(self.out, name)
             self.assertEqual(len(AutoTokenizer.from_pretrained(folder)), 340)
-            self.assertEqual(AutoModelForCausalLM.from_pretrained(folder).config.vocab_size, 340)
+            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=name == "lory")
+            self.assertEqual(model.config.vocab_size, 340)
+
+    # What it was merged for, it reads about as well as the model that merges anew.
+    @torch.no_grad()
+    def test_merged_for_a_text_a_model_is_plain(self):
+        def loss(name):
+            folder = os.path.join(self.out, name)
+            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=name == "lory")
+            with open(path("corpus.jsonl"), encoding="utf-8") as file:
+                texts = [json.loads(line)["text"] for line in file]
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            ids = [i for text in texts for i in [*tokenizer(text)["input_ids"], 2]]
+            rows = torch.tensor(ids[:len(ids) // 64 * 64]).view(-1, 64)
+            return type(model).__name__, model(rows, labels=rows).loss.item()
+
+        with open(os.path.join(self.out, "mixture.json"), encoding="utf-8") as file:
+            (weights,) = json.load(file)["merged"]["lory-merged"]["weights"]
+        self.assertEqual(len(weights), 3)
+        self.assertAlmostEqual(sum(weights), 1, 6)
+        self.assertGreater(max(weights) - min(weights), 1e-3)  # or this would show little
+        (_, whole), (kind, merged) = loss("lory"), loss("lory-merged")
+        self.assertEqual(kind, "LlamaForCausalLM")
+        print(f"perplexity {math.exp(whole):.4f}, merged for the text {math.exp(merged):.4f}")
+        self.assertAlmostEqual(whole, merged, delta=0.01)
+        short = write_lines(path("short.jsonl"), [{"text": "ka tomi"}])
+        refused = subprocess.run([BINARY, "export", self.trained, "--out", path("refused"),
+                                  "--merge-for", short], capture_output=True, text=True)
+        self.assertIn("less than one sequence of 64 tokens", refused.stderr)
+        self.assertFalse(os.path.exists(path("refused")))
 
     # A text begins behind the end of another, whoever is asked.
     def test_one_token_begins_and_ends_texts(self):
@@ -185,6 +220,12 @@ class PeerLmEval(unittest.TestCase):
         self.assertEqual(text[0], 2)
         ours = json.loads(run("generate", self.trained, "--model", "experts/1", "--temperature", "0",
                               "--max-new-tokens", "5", "--json"))
+        self.assertEqual(tokenizer.decode(text, skip_special_tokens=True), ours["text"])
+        ours = json.loads(run("generate", self.trained, "--model", "lory", "--merge", "segments",
+                              "--temperature", "0", "--max-new-tokens", "40", "--json"))
+        lory = AutoModelForCausalLM.from_pretrained(os.path.join(self.out, "lory"),
+                                                    trust_remote_code=True)
+        text = lory.generate(max_new_tokens=40, do_sample=False)[0]
         self.assertEqual(tokenizer.decode(text, skip_special_tokens=True), ours["text"])
         # As everybody calls it.
         prompt = tokenizer("ka tomi", return_tensors="pt")
@@ -266,7 +307,7 @@ class PeerLmEval(unittest.TestCase):
     # Results, and the samples of each task in the order of its file.
     def lm_eval(self, name, tasks, fewshot, resamples):
         model = HFLM(pretrained=os.path.join(self.out, name), device="cpu", dtype="float32",
-                     batch_size=8)
+                     batch_size=8, trust_remote_code=name == "lory")
         results = lm_eval.simple_evaluate(model=model, tasks=[*TASKS, "grammar"], log_samples=True,
                                           task_manager=tasks, bootstrap_iters=resamples, **fewshot)
         return results, {task: sorted(results["samples"][task], key=lambda item: item["doc_id"])
@@ -310,7 +351,7 @@ class PeerLmEval(unittest.TestCase):
                 else:
                     self.assertAlmostEqual(results[metric + ",none"], mean, 4, task)
 
-    def compare(self, name, prompt, fewshot=None, examples=None):
+    def compare(self, name, prompt, fewshot=None, examples=None, others=()):
         fewshot = fewshot or {}
         options = ["--fewshot", str(fewshot["num_fewshot"]),
                    "--fewshot-seed", str(fewshot["fewshot_random_seed"])] if fewshot else []
@@ -319,8 +360,14 @@ class PeerLmEval(unittest.TestCase):
             self.cups[prompt], self.words, self.grammar, "--prompt", prompt, *options)
         with open(os.path.join(self.trained, "tasks.json"), encoding="utf-8") as file:
             models = json.load(file)["models"]
-        ours, tasks = models["dense"], self.write_yamls(name, prompt, examples)
-        theirs, samples = self.lm_eval("baselines/dense", tasks, fewshot, 100000)
+        tasks = self.write_yamls(name, prompt, examples)
+        self.compare_model("baselines/dense", models["dense"], tasks, fewshot)
+        for other in others:
+            self.compare_model(other, models[other], tasks, fewshot)
+        return models["mixture"], tasks, fewshot
+
+    def compare_model(self, name, ours, tasks, fewshot):
+        theirs, samples = self.lm_eval(name, tasks, fewshot, 100000)
         for task, values in ours["results"].items():
             for key, value in values.items():
                 if key.startswith("acc"):
@@ -335,17 +382,16 @@ class PeerLmEval(unittest.TestCase):
 
         for task in TASKS:
             found = glob.glob(os.path.join(self.trained, "tasks", task + "-*",
-                                           "baselines-dense.json"))
+                                           name.replace("/", "-") + ".json"))
             with open(max(found, key=os.path.getmtime), encoding="utf-8") as file:
                 scores = json.load(file)["loglikelihoods"]
             expected = [float(answer[0][0]) for item in samples[task] for answer in item["resps"]]
             self.assertEqual(len(scores), len(expected))
             for score, value in zip(scores, expected):
                 self.assertAlmostEqual(score, value, delta=1e-3)
-        return models["mixture"], tasks, fewshot
 
     def test_plain(self):
-        self.check_mixture(*self.compare("plain", "plain"))
+        self.check_mixture(*self.compare("plain", "plain", others=["lory"]))
 
     def test_question(self):
         self.compare("question", "question")

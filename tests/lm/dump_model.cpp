@@ -1,5 +1,6 @@
 // Writes a random model and what it computes, for test_peer_transformers.py to compare with:
-// dump_model KIND FOLDER, KIND one of swiglu, swiglu_untied, relu2, documents.
+// dump_model KIND FOLDER, KIND one of swiglu, swiglu_untied, relu2, documents, lory, lory_prefix,
+// lory_relu2.
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -29,6 +30,18 @@ int main(int argc, char** argv) {
   } else if (kind == "documents") {
     config.document_end = kEnd;
     config.document_mask = true;
+  } else if (kind.starts_with("lory")) {
+    config = merging(config, 3, 12);
+    config.first_segment = FirstSegment::uniform;  // or the loss would not be that of the logits
+    if (kind == "lory_prefix") {
+      config.routing = SegmentRouting::prefix;
+      config.merged_layers = "1";
+      config.tie_embeddings = false;
+      config.num_kv_heads = 2;
+    } else if (kind == "lory_relu2") {
+      config.feed_forward = FeedForward::relu2;
+      config.merged_layers = "0";
+    }
   } else if (kind != "swiglu") {
     return 2;
   }

@@ -10,6 +10,7 @@
 #include "fixtures.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/model/merge_experts.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/row_routing.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
@@ -363,6 +364,74 @@ TEST(MergedExperts, RoutingIsWhatScoresAreMergedBy) {
   }
   const Transformer plain(tiny_model(), DeviceConfig(), 3);
   EXPECT_THROW(mean_routing_weights(plain, random_rows(24, 37), 0, 2), Error);
+}
+
+// An expert's parameters by the names that they have in a plain model, and all others by their own.
+std::map<std::string, std::vector<float>> as_if_plain(const Transformer& model, int64_t expert) {
+  std::map<std::string, std::vector<float>> result;
+  const std::string place = "experts." + std::to_string(expert) + ".";
+  for (const auto& [name, values] : model.parameters()) {
+    const size_t at = name.find("experts.");
+    const std::string plain = name_in_dense(name);
+    if (plain.empty() || (at != std::string::npos && !name.substr(at).starts_with(place))) continue;
+    result[plain].assign(values.begin(), values.end());
+  }
+  return result;
+}
+
+TEST(MergedExperts, MergedForGoodByOneExpertAloneAModelIsThatExpert) {
+  for (const FeedForward feed_forward : {FeedForward::swiglu, FeedForward::relu2}) {
+    ModelConfig config = lory_model(feed_forward, false, 2, 3, 5);
+    config.merged_layers = "1";
+    const Transformer model(config, DeviceConfig(), 11);
+    const Transformer plain = merge_experts(model, {{0, 0, 1}});
+    EXPECT_FALSE(plain.config().merges_experts());
+    const auto expected = as_if_plain(model, 2);
+    const auto found = plain.parameters();
+    EXPECT_EQ(found.size(), expected.size());
+    for (const auto& [name, values] : found) {
+      ASSERT_TRUE(expected.contains(name)) << name;
+      EXPECT_TRUE(std::ranges::equal(values, expected.at(name))) << name;
+    }
+  }
+  const Transformer plain(tiny_model(), DeviceConfig(), 3);
+  EXPECT_THROW(merge_experts(plain, {}), Error);
+}
+
+// Equal experts give one model by whatever weights. By any others, what is merged for good is the
+// average of the experts' matrices.
+TEST(MergedExperts, MergedForGoodEqualExpertsAreTheModelThatMergesThemAnew) {
+  Transformer model(lory_model(FeedForward::swiglu, true, 0, 4, 5), DeviceConfig(), 12);
+  const auto average = [&](const std::vector<double>& weights, const std::string& name) {
+    double sum = 0;
+    for (size_t e = 0; e < weights.size(); ++e) {
+      sum += weights[e] * as_if_plain(model, static_cast<int64_t>(e)).at(name)[7];
+    }
+    return sum;
+  };
+  const std::vector<double> first = {0.5, 0.1, 0.3, 0.1}, second = {0, 0.25, 0, 0.75};
+  const Transformer apart = merge_experts(model, {first, second});
+  const std::string end = ".mlp.down_proj.weight";
+  for (const auto& [name, weights] :
+       {std::pair("model.layers.0" + end, first), std::pair("model.layers.1" + end, second)}) {
+    EXPECT_NEAR(apart.parameters().at(name)[7], average(weights, name), 1e-7);
+  }
+
+  std::vector<float> values = model.weights();
+  const ParameterLayout layout = parameter_layout(model.config());
+  for (const LayerOffsets& layer : layout.layers) {
+    for (int64_t e = 1; e < 4; ++e) {
+      std::copy_n(values.begin() + layer.gate_up, layout.expert_stride,
+                  values.begin() + layer.gate_up + e * layout.expert_stride);
+    }
+  }
+  model.set_weights(values);
+  const RowSource rows = random_rows(kRowTokens, 37);
+  const Transformer plain = merge_experts(model, mean_routing_weights(model, rows, 0, 4));
+  const auto tokens = random_tokens(2 * kRowTokens, 37, 4);
+  const std::vector<float> expected = model.logits(tokens, 2, kRowTokens);
+  const std::vector<float> found = plain.logits(tokens, 2, kRowTokens);
+  for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], 1e-4);
 }
 
 // Training lets a first segment's tokens know of later ones of the same segment, and of none behind

@@ -1,8 +1,9 @@
 """Our models in transformers: the folders that Transformer::save writes load as they are, and give
-the same logits and gradients. Skipped where transformers is not installed (ci/setup.sh --peers)."""
+the same logits and gradients. Lory models need the file that goes with their exports. Skipped where transformers is not installed (ci/setup.sh --peers)."""
 
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -12,7 +13,10 @@ peer_python.require("torch", "transformers", "safetensors")
 
 import torch  # noqa: E402
 from safetensors import safe_open  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+
+sys.path.insert(0, os.path.join(os.environ["SMALLTALK_SOURCE_DIR"], "src/mixture/evaluation"))
+from modeling_lory import LoryConfig, LoryForCausalLM  # noqa: E402
 
 DUMP_MODEL = os.path.join(os.environ["SMALLTALK_BUILD_DIR"], "tests/lm/dump_model")
 TOLERANCE = 1e-5  # of the largest value of a tensor
@@ -91,7 +95,58 @@ class PeerTransformers(unittest.TestCase):
     def test_relu2(self):
         self.compare("relu2", "ArceeForCausalLM")
 
+    def test_lory(self):
+        self.compare("lory", "LoryForCausalLM")
+
+    def test_lory_by_the_prefix_in_one_layer(self):
+        self.compare("lory_prefix", "LoryForCausalLM")
+
+    def test_lory_of_relu2(self):
+        self.compare("lory_relu2", "LoryForCausalLM")
+
+    @torch.no_grad()
+    def test_lory_continues_texts_from_its_cache(self):
+        for kind in ("lory", "lory_prefix"):
+            model, tokens, logits = self.lory(kind)
+            cache, found = None, []
+            for piece in tokens.split([5, 7, 1, 11, 1, 25, 30], dim=1):
+                output = model(piece, past_key_values=cache, use_cache=True)
+                cache = output.past_key_values
+                found.append(output.logits)
+            self.close(torch.cat(found, 1), logits, kind)
+            for beams in (1, 3):
+                texts = [model.generate(tokens[:, :20], max_new_tokens=20, do_sample=False,
+                                        num_beams=beams, use_cache=cached)
+                         for cached in (False, True)]
+                self.assertTrue(torch.equal(*texts), (kind, beams))
+
+    @torch.no_grad()
+    def test_lory_wants_texts_to_begin_rows(self):
+        model, tokens, logits = self.lory("lory")
+        mask = torch.ones_like(tokens)
+        mask[1, -15:] = 0
+        self.close(model(tokens, attention_mask=mask).logits[1, :-15], logits[1, :-15], "logits")
+        with self.assertRaisesRegex(ValueError, "pad behind"):
+            model(tokens, attention_mask=mask.flip(1))
+        with self.assertRaisesRegex(ValueError, "several"):
+            model(tokens, position_ids=torch.arange(80).remainder(40).expand(3, 80))
+        with self.assertRaisesRegex(ValueError, "StaticCache"):
+            model.generate(tokens, max_new_tokens=1, cache_implementation="static")
+
+    def lory(self, kind):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([DUMP_MODEL, kind, folder], check=True)
+            with safe_open(os.path.join(folder, "expected.safetensors"), "pt") as file:
+                expected = {name: file.get_tensor(name) for name in ("tokens", "logits")}
+            model = LoryForCausalLM.from_pretrained(folder, attn_implementation="eager")
+        model.tie_weights()
+        model.generation_config.eos_token_id = None
+        model.generation_config.pad_token_id = 0
+        return model, expected["tokens"].long(), expected["logits"]
+
 
 if __name__ == "__main__":
+    AutoConfig.register("lory", LoryConfig)
+    AutoModelForCausalLM.register(LoryConfig, LoryForCausalLM)
     torch.set_num_threads(1)
     unittest.main()

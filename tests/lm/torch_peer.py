@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 class Peer(torch.nn.Module):
     def __init__(self, vocab, hidden, layers, heads, intermediate, feed_forward="swiglu",
-                 eps=1e-5, theta=10000.0, length=1024):
+                 eps=1e-5, theta=10000.0, length=1024, lory=()):
+        """lory: experts of each feed-forward and tokens of a segment; nothing: plain ones"""
         super().__init__()
+        self.experts, self.segment = lory or (0, 0)
         self.heads, self.eps, self.swiglu = heads, eps, feed_forward == "swiglu"
         dim = hidden // heads
         width = 2 * intermediate if self.swiglu else intermediate
@@ -25,8 +27,11 @@ class Peer(torch.nn.Module):
             layer = torch.nn.Module()
             layer.qkv = weight(3 * hidden, hidden)
             layer.output = weight(hidden, hidden)
-            layer.gate_up = weight(width, hidden)
-            layer.down = weight(hidden, intermediate)
+            if self.experts:
+                layer.router = weight(self.experts, hidden)
+            several = [self.experts] if self.experts else []
+            layer.gate_up = weight(*several, width, hidden)
+            layer.down = weight(*several, hidden, intermediate)
             layer.attention_norm = torch.nn.Parameter(torch.ones(hidden))
             layer.feed_forward_norm = torch.nn.Parameter(torch.ones(hidden))
             self.layers.append(layer)
@@ -42,6 +47,23 @@ class Peer(torch.nn.Module):
         low, high = x.chunk(2, -1)
         return x * self.cosine[:length] + torch.cat([-high, low], -1) * self.sine[:length]
 
+    def activate(self, h):
+        if not self.swiglu:
+            return F.relu(h).square()
+        gate, up = h.chunk(2, -1)
+        return F.silu(gate) * up
+
+    def merged_feed_forward(self, h, layer):
+        """Lory's appendix A: each segment by the mean of the one before, the first by its own."""
+        batch, length, hidden = h.shape
+        segments = h.view(batch, length // self.segment, self.segment, hidden)
+        e = F.softmax(F.linear(segments.mean(2), layer.router), -1)
+        e = torch.cat([e[:, :1].detach(), e[:, :-1]], 1).flatten(0, 1)
+        gate_up = (e @ layer.gate_up.flatten(1)).view(-1, *layer.gate_up.shape[1:])
+        down = (e @ layer.down.flatten(1)).view(-1, *layer.down.shape[1:])
+        up = torch.bmm(segments.flatten(0, 1), gate_up.transpose(1, 2))
+        return torch.bmm(self.activate(up), down.transpose(1, 2)).view(batch, length, hidden)
+
     def forward(self, tokens):
         """[B, S] -> normalised hidden states [B, S, H]"""
         x = F.embedding(tokens, self.embedding)
@@ -53,18 +75,15 @@ class Peer(torch.nn.Module):
             h = F.scaled_dot_product_attention(self.rotate(q), self.rotate(k), v, is_causal=True)
             x = x + F.linear(h.transpose(1, 2).reshape(batch, length, hidden), layer.output)
             h = F.rms_norm(x, (hidden,), layer.feed_forward_norm, self.eps)
-            h = F.linear(h, layer.gate_up)
-            if self.swiglu:
-                gate, up = h.chunk(2, -1)
-                h = F.silu(gate) * up
+            if self.experts:
+                x = x + self.merged_feed_forward(h, layer)
             else:
-                h = F.relu(h).square()
-            x = x + F.linear(h, layer.down)
+                x = x + F.linear(self.activate(F.linear(h, layer.gate_up)), layer.down)
         return F.rms_norm(x, (hidden,), self.final_norm, self.eps)
 
     def optimizer_groups(self, weight_decay):
         """Matrices decay, norms do not."""
-        matrices = [p for p in self.parameters() if p.dim() == 2]
+        matrices = [p for p in self.parameters() if p.dim() >= 2]
         norms = [p for p in self.parameters() if p.dim() == 1]
         return [{"params": matrices, "weight_decay": weight_decay},
                 {"params": norms, "weight_decay": 0.0}]

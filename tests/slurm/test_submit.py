@@ -72,6 +72,15 @@ class SubmitTest(unittest.TestCase):
         self.assertIn("'--array=0-1%3'", lines[4])
         self.assertFalse(os.path.exists(self.run_folder))
 
+    def test_documents_are_put_in_order_behind_prepare(self):
+        done = self.submit("--dry-run", "--set", "data.order=similar")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stdout.splitlines()
+        self.assertEqual(len(lines), 7)
+        self.assertIn("/order.sbatch'", lines[1])
+        self.assertIn("'--dependency=afterok:$prepare'", lines[1])
+        self.assertIn("'--dependency=afterok:$order'", lines[2])
+
     def test_a_run_may_have_any_name(self):
         self.run_folder = os.path.join(self.folder, "lr 50%j 'of' %x\\y")
         done = self.submit("--dry-run")

@@ -15,6 +15,7 @@ namespace smalltalk {
 enum class Phase {
   start,
   prepare,
+  order,
   route,
   shard,
   assign,

@@ -20,6 +20,8 @@
 
 namespace smalltalk {
 
+struct DocumentOrder;
+
 struct TokenFileInfo {
   int64_t num_tokens = 0;
   int64_t num_documents = 0;
@@ -27,7 +29,7 @@ struct TokenFileInfo {
   int64_t token_bytes = 2;
   int64_t end_token = 2;
   std::string tokenizer_hash;
-  std::string content_hash;  // XXH3 of the token bytes
+  std::string content_hash;  // XXH3 of the token bytes; in an order, of that and the order's hash
   int64_t text_bytes = 0;    // UTF-8 bytes of the documents, for bits per byte
   int64_t padding = 0;       // end tokens between documents, which are no targets
   int64_t packed_length =
@@ -40,18 +42,22 @@ class TokenFile {
  public:
   // Errors: missing, not a token file, another version, truncated.
   explicit TokenFile(const std::filesystem::path& path);
+  // Its documents in this order, of whose tokens all places, sequences and document ends are then.
+  // Holds 16 bytes a document. Error: the order is of other tokens, or these are packed.
+  TokenFile(const std::filesystem::path& path, const DocumentOrder& order);
   ~TokenFile();
   TokenFile(TokenFile&&) noexcept;
 
   const TokenFileInfo& info() const;
   const std::filesystem::path& path() const;
+  bool is_reordered() const;
   int64_t num_sequences(int64_t seq_length) const;  // (num_tokens - 1) / S
   // Copies tokens [first, first + out.size()). REQUIRES them to exist (else Error).
   void read(int64_t first, std::span<int64_t> out) const;
   std::vector<uint64_t> document_ends() const;
   // XXH3 of the bytes of the first `num_tokens` tokens, as content_hash is of all: equal to another
-  // file's content_hash if this one is that one with more behind it. Reads them all.
-  // REQUIRES them to exist (else Error).
+  // file's content_hash if this one is that one with more behind it. Reads them all. REQUIRES them
+  // to exist (else Error) and to lie as in the file.
   std::string hash_of_first(int64_t num_tokens) const;
 
  private:
@@ -59,7 +65,8 @@ class TokenFile {
   std::unique_ptr<Impl> impl_;
 };
 
-// Whether the file begins with the `num_tokens` tokens that have this content hash.
+// Whether the file begins with the `num_tokens` tokens that have this content hash. Text that was
+// put into another order can only be the same.
 bool extends(const TokenFile& tokens, const std::string& content_hash,
              const std::string& num_tokens);
 

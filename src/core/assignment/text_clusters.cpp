@@ -98,7 +98,7 @@ RowMajor<double> orthonormal(const RowMajor<double>& columns) {
 }
 
 // The texts' leading right singular vectors, [V, d].
-Points leading_directions(std::span<const TextVector> texts, const TextClusterOptions& options) {
+Points leading_directions(std::span<const TextVector> texts, const TextSpaceOptions& options) {
   const int64_t width = std::min(options.vocab_size, options.dimensions + kOversampling);
   RowMajor<double> basis(options.vocab_size, width);
   for (int64_t row = 0; row < basis.rows(); ++row) {
@@ -174,11 +174,11 @@ std::vector<float> flat(const Points& matrix) {
   return {matrix.data(), matrix.data() + matrix.size()};
 }
 
-std::vector<float> embed(const TextClusters& clusters, const TextVector& text) {
-  const auto dimensions = static_cast<size_t>(clusters.dimensions());
+std::vector<float> embed(const TextSpace& space, const TextVector& text) {
+  const auto dimensions = static_cast<size_t>(space.dimensions());
   std::vector<float> embedding(dimensions);
   for (size_t k = 0; k < text.terms.size(); ++k) {
-    const float* direction = clusters.projection.data() + text.terms[k] * dimensions;
+    const float* direction = space.projection.data() + text.terms[k] * dimensions;
     for (size_t j = 0; j < dimensions; ++j) embedding[j] += text.weights[k] * direction[j];
   }
   float squares = 0;
@@ -188,40 +188,58 @@ std::vector<float> embed(const TextClusters& clusters, const TextVector& text) {
   return embedding;
 }
 
-}  // namespace
+struct SampledSpace {
+  TextSpace space;
+  std::vector<TextVector> sample;  // the texts that it was found with
+};
 
-TextClusters cluster_texts(const ReadSequence& read, int64_t num_sequences, int64_t seq_length,
-                           const TextClusterOptions& options) {
-  ST_CHECK(options.vocab_size > 0 && options.num_clusters > 0 && options.dimensions > 0);
-  const int64_t size = std::min(num_sequences, options.max_sample);
-  if (size < options.num_clusters) {
-    throw Error(fmt::format("{} sequences cannot be {} clusters", size, options.num_clusters));
-  }
-  const Permutation shuffled(static_cast<uint64_t>(num_sequences),
+SampledSpace sample_space(const ReadText& read, int64_t num_texts,
+                          const TextSpaceOptions& options) {
+  ST_CHECK(options.vocab_size > 0 && options.dimensions > 0);
+  const int64_t size = std::min(num_texts, options.max_sample);
+  const Permutation shuffled(static_cast<uint64_t>(num_texts),
                              derive_seed(options.seed, "text sample"));
   std::vector<uint64_t> sample;
   for (int64_t i = 0; i < size; ++i) sample.push_back(shuffled(static_cast<uint64_t>(i)));
   std::sort(sample.begin(), sample.end());  // as they lie in the file
 
-  std::vector<TextVector> texts;
-  std::vector<int64_t> tokens(static_cast<size_t>(seq_length));
-  for (const uint64_t sequence : sample) {
+  SampledSpace found;
+  for (const uint64_t text : sample) {
     stop_if_asked();
-    read(sequence, tokens);
-    texts.push_back(count_terms(tokens, options.vocab_size));
+    found.sample.push_back(count_terms(read(text), options.vocab_size));
   }
-  TextClusters clusters;
-  clusters.idf = inverse_frequencies(texts, options.vocab_size);
-  for (TextVector& text : texts) weigh(text, clusters.idf);
-  clusters.projection = flat(leading_directions(texts, options));
+  found.space.idf = inverse_frequencies(found.sample, options.vocab_size);
+  for (TextVector& text : found.sample) weigh(text, found.space.idf);
+  found.space.projection = flat(leading_directions(found.sample, options));
+  return found;
+}
 
-  Points points(size, clusters.dimensions());
+}  // namespace
+
+TextSpace text_space(const ReadText& read, int64_t num_texts, const TextSpaceOptions& options) {
+  if (num_texts < 1) throw Error("there is no text to find directions in");
+  return sample_space(read, num_texts, options).space;
+}
+
+TextClusters cluster_texts(const ReadSequence& read, int64_t num_sequences, int64_t seq_length,
+                           const TextClusterOptions& options) {
+  ST_CHECK(options.num_clusters > 0);
+  const int64_t size = std::min(num_sequences, options.max_sample);
+  if (size < options.num_clusters) {
+    throw Error(fmt::format("{} sequences cannot be {} clusters", size, options.num_clusters));
+  }
+  const auto read_text = [&](uint64_t sequence) {
+    std::vector<int64_t> tokens(static_cast<size_t>(seq_length));
+    read(sequence, tokens);
+    return tokens;
+  };
+  const auto [space, texts] = sample_space(read_text, num_sequences, options);
+  Points points(size, space.dimensions());
   for (int64_t i = 0; i < size; ++i) {
-    const std::vector<float> embedding = embed(clusters, texts[static_cast<size_t>(i)]);
+    const std::vector<float> embedding = embed(space, texts[static_cast<size_t>(i)]);
     std::copy(embedding.begin(), embedding.end(), points.row(i).data());
   }
-  clusters.centres = flat(balanced_kmeans(points, options));
-  return clusters;
+  return {space, flat(balanced_kmeans(points, options))};
 }
 
 double cluster_flops(int64_t num_sequences, int64_t seq_length, const TextClusterOptions& options) {
@@ -248,8 +266,8 @@ TextVector tfidf(std::span<const int64_t> tokens, std::span<const float> idf) {
   return text;
 }
 
-std::vector<float> embed(const TextClusters& clusters, std::span<const int64_t> tokens) {
-  return embed(clusters, tfidf(tokens, clusters.idf));
+std::vector<float> embed(const TextSpace& space, std::span<const int64_t> tokens) {
+  return embed(space, tfidf(tokens, space.idf));
 }
 
 void rate_clusters(const TextClusters& clusters, std::span<const int64_t> tokens,

@@ -53,6 +53,7 @@ std::string toml_value(AssignmentMethod value) { return toml_value(to_string(val
 std::string toml_value(Decay value) { return toml_value(to_string(value)); }
 
 std::string toml_value(Packing value) { return toml_value(to_string(value)); }
+std::string toml_value(TextOrder value) { return toml_value(to_string(value)); }
 
 std::string toml_value(Recompute value) { return toml_value(to_string(value)); }
 
@@ -182,8 +183,8 @@ bool decides(std::string_view key, Part part) {
       key == "expert.decay_steps" || key == "lory.train_steps" || key == "lory.lr";
   if (schedule || part == Part::schedule) return schedule && part == Part::schedule;
   if (part == Part::lory) return key.starts_with("lory.");
-  if (key == "seed" || key == "data.seq_length" || key == "data.document_mask" ||
-      key.starts_with("device.")) {
+  if (key == "seed" || key == "data.seq_length" || key == "data.order" ||
+      key == "data.document_mask" || key.starts_with("device.")) {
     return true;
   }
   if (part == Part::expert) return key.starts_with("expert.");
@@ -249,6 +250,8 @@ std::string to_string(FeedForward value) {
 }
 
 std::string to_string(Packing value) { return value == Packing::concat ? "concat" : "documents"; }
+
+std::string to_string(TextOrder value) { return value == TextOrder::file ? "file" : "similar"; }
 
 std::string to_string(Recompute value) {
   if (value == Recompute::automatic) return "auto";

@@ -115,6 +115,10 @@ void assign(const Entry& entry, Packing& field) {
   assign_enum(entry, field, {Packing::concat, Packing::documents});
 }
 
+void assign(const Entry& entry, TextOrder& field) {
+  assign_enum(entry, field, {TextOrder::file, TextOrder::similar});
+}
+
 void assign(const Entry& entry, Recompute& field) {
   assign_enum(entry, field,
               {Recompute::automatic, Recompute::none, Recompute::selective, Recompute::full});

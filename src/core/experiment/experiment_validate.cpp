@@ -97,6 +97,8 @@ void validate_data(const DataConfig& d) {
   between("data.vocab_size", d.vocab_size, 1, ModelLimits::vocab_size);
   at_least("data.tokenizer_sample_bytes", d.tokenizer_sample_bytes, 1);
   between("data.seq_length", d.seq_length, 2, int64_t{1} << 24);
+  require(d.order == TextOrder::file || d.packing == Packing::concat,
+          "data.order = similar needs data.packing = concat: what is packed has an order already");
   require(!d.text_key.empty(), "data.text_key must name a field");
   require(d.max_bad_fraction >= 0 && d.max_bad_fraction <= 1,
           "data.max_bad_fraction ({}) must lie in [0, 1]", d.max_bad_fraction);

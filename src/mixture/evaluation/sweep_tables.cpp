@@ -124,7 +124,8 @@ std::vector<RowPlace> MeasuredRuns::chosen(const SweepTable& table, const RowCho
     const MeasuredRun& measured = this->measured(run, table.seeds[0]);
     const int64_t own_prefix = measured.trained->run.experiment.mixture.prefix_tokens;
     const auto agrees = [&](const ComparedRow& row) {
-      const bool as_trained = row.kind->role != Role::mixture || row.rule == kByRouters;
+      bool as_trained = row.kind->role != Role::mixture || row.rule == kByRouters;
+      if (row.kind->merges_experts()) as_trained = row.rule.empty();
       // Without a prefix, or with all of the sequence for one, there is nothing to choose.
       const bool has_prefix = row.prefix > 0 && row.rule != kInHindsight;
       return (choice.models.empty() || holds(choice.models, std::string(row.kind->name))) &&

@@ -14,9 +14,9 @@ namespace smalltalk::report {
 
 // What a run goes through, in order: phases as comm/ledger.hpp names them, and "tfidf", which takes
 // time within one. Others come behind.
-inline constexpr std::array<std::string_view, 13> kPhases = {
-    "start",     "prepare", "route",    "tfidf",   "shard", "assign", "experts",
-    "baselines", "train",   "evaluate", "compare", "tasks", "end"};
+inline constexpr std::array<std::string_view, 14> kPhases = {
+    "start",   "prepare",   "order", "route",    "tfidf",   "shard", "assign",
+    "experts", "baselines", "train", "evaluate", "compare", "tasks", "end"};
 
 // Everything that comes from a file passes through this on its way into the page.
 std::string escape_html(std::string_view text);

@@ -12,6 +12,7 @@
 #include "smalltalk/lm/model/transformer.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
 
 namespace smalltalk {
 
@@ -89,8 +90,7 @@ ScoresOf scores_by_routers(const Run& run, const fs::path& shards) {
   const int64_t longest = run.experiment.mixture.prefix_tokens;
   const int64_t prefix = found == made_from.end() ? longest : std::stoll(found->second);
   return [routers = std::make_shared<std::vector<Transformer>>(load_routers(run)),
-          tokens = std::make_shared<const TokenFile>(run.layout.tokens("train")),
-          prefixes = std::vector<int64_t>{prefix, longest},
+          tokens = training_tokens(run), prefixes = std::vector<int64_t>{prefix, longest},
           length = run.experiment.data.seq_length](int64_t sequence) {
     const auto id = static_cast<uint64_t>(sequence);
     std::vector<float> scores;

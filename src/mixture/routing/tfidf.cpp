@@ -39,7 +39,7 @@ void save_clusters(const fs::path& path, const TextClusters& clusters,
 
 TextClusters load_clusters(const fs::path& path) {
   SafetensorsFile file = read_safetensors(path);
-  TextClusters clusters{file.tensors["idf"].values, file.tensors["projection"].values,
+  TextClusters clusters{{file.tensors["idf"].values, file.tensors["projection"].values},
                         file.tensors["centres"].values};
   const int64_t vocab_size = clusters.vocab_size();
   const bool whole =

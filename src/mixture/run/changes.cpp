@@ -12,6 +12,7 @@
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
 
 namespace smalltalk {
@@ -41,7 +42,7 @@ std::optional<int64_t> trained_on_from(const Run& run, const TrainUnit& unit, in
   const Schedule here = unit.train.schedule();
   // A dense model's order of training is that of all of the text.
   const std::string text =
-      unit.kind->rows == Rows::all ? TokenFile(run.layout.tokens("train")).info().content_hash : "";
+      unit.kind->rows == Rows::all ? training_tokens(run)->info().content_hash : "";
   int64_t newest = complete;
   for (const int64_t step : checkpoint_steps(folder)) {
     Provenance metadata;

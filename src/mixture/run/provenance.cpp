@@ -76,6 +76,10 @@ std::vector<std::string> router_hashes(const Run& run) {
     if (!fs::exists(weights)) {
       throw Error(fmt::format("{} is missing: run route first", weights.string()));
     }
+    if (run.tokens) {  // that the routers' work is to go on with
+      require(weights, read_safetensors_metadata(weights), "order",
+              value_of(run.provenance, "order"), run.layout.order().string());
+    }
     hashes.push_back(hash_file(weights));
   }
   return hashes;
@@ -93,12 +97,16 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
   parts.experiment = experiment_hash(experiment);
   parts.tokenizer = Tokenizer(layout.tokenizer()).hash();
   if (experiment.has_mixture()) parts.routers = routers_hash(run);
+  const fs::path first =
+      weights_file(layout.model(experiment.has_mixture() ? router_name(0) : units.at(0).name));
+  const std::string order = value_of(read_safetensors_metadata(first), "order");
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     const fs::path router = weights_file(layout.router(e));
     const Provenance metadata = read_safetensors_metadata(router);
     require(router, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(router, metadata, "routing", part_hash(experiment, Part::routing), asked_for);
     require(router, metadata, "router", std::to_string(e), "its folder");
+    require(router, metadata, "order", order, first.string());
   }
   for (const TrainUnit& unit : units) {
     const fs::path model = weights_file(layout.model(unit.name));
@@ -107,6 +115,7 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
     require_schedule(model, metadata, unit.train.schedule(), asked_for);
     require(model, metadata, "tokenizer", parts.tokenizer, layout.tokenizer().string());
     require(model, metadata, "unit", unit.name, "its folder");
+    require(model, metadata, "order", order, first.string());
     parts.models[unit.name] = weights_hash(layout.model(unit.name));
     if (unit.kind->rows != Rows::shard) continue;
     if (parts.shards.empty()) {

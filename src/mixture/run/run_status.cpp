@@ -58,7 +58,9 @@ StageStatus status_of(const RunLayout& layout, const Stage& stage,
 
 std::vector<TrainUnit> units_as_known(Run& run) {
   try {
-    if (tokens_stage(run.layout).complete()) {
+    const bool in_order =
+        run.experiment.data.order == TextOrder::file || order_stage(run.layout).complete();
+    if (tokens_stage(run.layout).complete() && in_order) {
       open_tokens(run);
       return units_of(run);
     }

@@ -12,6 +12,7 @@
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/core/system/log.hpp"
 #include "smalltalk/core/system/stop.hpp"
+#include "smalltalk/data/order_file.hpp"
 #include "smalltalk/data/prepare.hpp"
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/mixture/run/stages.hpp"
@@ -150,24 +151,47 @@ void require_split(const Run& run, const std::string& split) {
   require_split(run, split, Tokenizer(run.layout.tokenizer()).hash());
 }
 
-void open_tokens(Run& run) {
-  Experiment& experiment = run.experiment;
+std::shared_ptr<const TokenFile> training_tokens(const Run& run) {
+  const fs::path tokens = run.layout.tokens("train");
+  if (run.experiment.data.order == TextOrder::file) {
+    return std::make_shared<const TokenFile>(tokens);
+  }
+  const fs::path order = run.layout.order();
+  if (!fs::exists(order)) {
+    throw Error(
+        fmt::format("{} is not there, for data.order = similar: run order first", order.string()));
+  }
+  return std::make_shared<const TokenFile>(tokens, read_order(order));
+}
+
+void require_tokens(const Run& run) {
   const Tokenizer tokenizer(run.layout.tokenizer());
   for (const char* split : kSplits) require_split(run, split, tokenizer.hash());
-  run.tokens = std::make_shared<TokenFile>(run.layout.tokens("train"));
-  const int64_t num_sequences = run.tokens->num_sequences(experiment.data.seq_length);
+  const Experiment& experiment = run.experiment;
+  const TokenFile tokens(run.layout.tokens("train"));
+  const int64_t num_sequences = tokens.num_sequences(experiment.data.seq_length);
   if (num_sequences < experiment.mixture.experts) {
     throw Error(
         fmt::format("mixture.experts = {} but {} holds only {} sequences of {} tokens: add "
                     "text, or lower mixture.experts or data.seq_length",
-                    experiment.mixture.experts, run.tokens->path().string(), num_sequences,
+                    experiment.mixture.experts, tokens.path().string(), num_sequences,
                     experiment.data.seq_length));
   }
+}
+
+void open_tokens(Run& run) {
+  require_tokens(run);
+  Experiment& experiment = run.experiment;
+  const Tokenizer tokenizer(run.layout.tokenizer());
+  run.tokens = training_tokens(run);
   experiment.adopt_tokens(tokenizer.vocab_size(), run.tokens->info().end_token);
   run.provenance = {{"tokens", run.tokens->info().content_hash},
                     {"tokenizer", tokenizer.hash()},
                     {"routing", part_hash(experiment, Part::routing)},
                     {"seed", std::to_string(experiment.seed)}};
+  if (run.tokens->is_reordered()) {
+    run.provenance["order"] = read_order(run.layout.order()).content_hash;
+  }
 }
 
 }  // namespace smalltalk

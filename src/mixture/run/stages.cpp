@@ -56,6 +56,10 @@ Stage tokens_stage(const RunLayout& layout) {
   return stage;
 }
 
+Stage order_stage(const RunLayout& layout) {
+  return {"order", 0, "order", {layout.order()}, {layout.order()}};
+}
+
 Stage routers_stage(const Run& run) {
   const RunLayout& layout = run.layout;
   Stage stage{"route", 0, "routers"};
@@ -102,6 +106,7 @@ std::vector<Stage> stages_of(const Run& run, const std::vector<TrainUnit>& units
                              int64_t evaluation_parts) {
   const RunLayout& layout = run.layout;
   std::vector<Stage> stages = {tokens_stage(layout)};
+  if (run.experiment.data.order == TextOrder::similar) stages.push_back(order_stage(layout));
   if (run.experiment.has_mixture()) {
     stages.push_back(routers_stage(run));
     stages.push_back(shards_stage(run));

@@ -1,6 +1,6 @@
-// Clusters of texts by the words in them: TF-IDF, truncated SVD, balanced k-means. How c-BTM shards
-// a corpus (Gururangan et al., "Scaling Expert Language Models with Unsupervised Domain Discovery",
-// 2023), and here a control: what must routers know that counts of words do not?
+// Texts by the words in them: TF-IDF, truncated SVD, and clusters by balanced k-means. How c-BTM
+// shards a corpus (Gururangan et al., "Scaling Expert Language Models with Unsupervised Domain
+// Discovery", 2023), and here a control: what must routers know that counts of words do not?
 //
 // Terms are token ids. Sequences are ranges of tokens, which nobody has to decode; the tokenizer is
 // that of the models; and where c-BTM removes stop words, a frequent token has a low idf.
@@ -17,25 +17,41 @@
 
 namespace smalltalk {
 
-struct TextClusters {
+// What embeds texts.
+struct TextSpace {
   std::vector<float> idf;         // [V]
   std::vector<float> projection;  // [V, d], orthonormal columns, the largest singular value first
-  std::vector<float> centres;     // [E, d], each of length 1
 
   int64_t vocab_size() const { return std::ssize(idf); }
   int64_t dimensions() const { return std::ssize(projection) / vocab_size(); }
+};
+
+struct TextClusters : TextSpace {
+  std::vector<float> centres;  // [E, d], each of length 1
+
   int64_t num_clusters() const { return std::ssize(centres) / dimensions(); }
 };
 
-struct TextClusterOptions {
+struct TextSpaceOptions {
   int64_t vocab_size = 0;
-  int64_t num_clusters = 0;
   uint64_t seed = 0;
   int64_t dimensions = 100;    // fewer if the texts have a lower rank
-  int64_t max_sample = 50000;  // sequences that the clusters are found with, drawn uniformly
-  int64_t iterations = 20;     // of k-means at most
+  int64_t max_sample = 50000;  // texts that the space is found with, drawn uniformly
   int threads = 1;
 };
+
+struct TextClusterOptions : TextSpaceOptions {
+  int64_t num_clusters = 0;
+  int64_t iterations = 20;  // of k-means at most
+};
+
+// The tokens of a text.
+using ReadText = std::function<std::vector<int64_t>(uint64_t text)>;
+
+// A function of texts, options and seed; threads do not show. Holds of the sample 8 bytes for each
+// term of each text; 24 bytes V (d + 10). Error: no text, a token outside the vocabulary. Throws
+// Stopped if this process is asked to stop.
+TextSpace text_space(const ReadText& read, int64_t num_texts, const TextSpaceOptions& options);
 
 // Fills in the tokens of a sequence.
 using ReadSequence = std::function<void(uint64_t sequence, std::span<int64_t> tokens)>;
@@ -62,7 +78,7 @@ struct TextVector {
 TextVector tfidf(std::span<const int64_t> tokens, std::span<const float> idf);
 
 // The text's embedding [d]; zero if it has no term of the sample.
-std::vector<float> embed(const TextClusters& clusters, std::span<const int64_t> tokens);
+std::vector<float> embed(const TextSpace& space, std::span<const int64_t> tokens);
 // Its cosine with each centre, into `similarities` [E].
 void rate_clusters(const TextClusters& clusters, std::span<const int64_t> tokens,
                    std::span<float> similarities);

@@ -47,6 +47,12 @@ enum class Packing {
   documents,  // each begins a sequence, or follows in one that it fits into; the rest is padding
 };
 
+// In which order the documents of the training text become sequences.
+enum class TextOrder {
+  file,     // as they lie in the files
+  similar,  // those that are alike one behind the other, by order.h5 of the run
+};
+
 // Beyond any model that there is, and small enough that no count of parameters overflows.
 struct ModelLimits {
   static constexpr int64_t hidden_size = int64_t{1} << 20;
@@ -133,6 +139,7 @@ struct DataConfig {
   double max_bad_fraction = 0;                  // refused beyond this share of bad documents
   int64_t seq_length = 128;                     // S
   Packing packing = Packing::concat;
+  TextOrder order = TextOrder::file;
   bool document_mask = false;
 };
 
@@ -251,6 +258,7 @@ std::string experiment_help();
 
 std::string to_string(FeedForward value);
 std::string to_string(Packing value);
+std::string to_string(TextOrder value);
 std::string to_string(Recompute value);
 std::string to_string(SegmentRouting value);
 std::string to_string(FirstSegment value);

@@ -84,6 +84,9 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("data.seq_length"), e.data.seq_length, "S, tokens of a sequence");
   f(std::string("data.packing"), e.data.packing,
     "concat: documents end to end; documents: each begins a sequence or shares one, best fit");
+  f(std::string("data.order"), e.data.order,
+    "of the training documents, file: as in the files; similar: neighbours are alike (see the job "
+    "order), with packing = concat");
   f(std::string("data.document_mask"), e.data.document_mask, "attention does not cross documents");
 
   f(std::string("mixture.experts"), e.mixture.experts,

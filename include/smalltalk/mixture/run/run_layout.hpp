@@ -4,6 +4,7 @@
 //   tokens/tokenizer.model  tokens/train.h5  tokens/validation.h5  tokens/test.h5
 //   tokens/<split>.h5.seen          when the text behind it was last seen, see data/README.md
 //   tokens/<name>.h5                other text that models are compared on
+//   order.h5                        the order of the training documents, with data.order = similar
 //   rounds/round-001.h5 ...         the assignment of each round of the EM, and beside it
 //   rounds/round-001.json           its line of the log, written last: says that the round is known
 //   routing.jsonl                   one line a round, see router_em.hpp
@@ -58,6 +59,7 @@ struct RunLayout {
   std::filesystem::path tokens(const std::string& split) const {
     return tokens_folder() / (split + ".h5");
   }
+  std::filesystem::path order() const { return root / "order.h5"; }
   std::filesystem::path rounds_folder() const { return root / "rounds"; }
   std::filesystem::path round(int64_t round) const;
   std::filesystem::path round_record(int64_t round) const;

@@ -1,6 +1,7 @@
 // The tokens of a run: made once by all ranks together, checked whenever they are opened.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,11 @@ void prepare_text(const Run& run, const std::string& name, const std::vector<std
 
 // Error: the split's tokens are not there, of another tokenizer, or less than one sequence.
 void require_split(const Run& run, const std::string& split);
-// Opens the training tokens, checks that all token files are of one tokenizer and that the corpus
-// is large enough; sets vocab_size and provenance.
+// Error: a token file is not there, they are not of one tokenizer, or the corpus is too small.
+void require_tokens(const Run& run);
+// The training tokens, in the order of the run. Error: that is not made yet, or of other tokens.
+std::shared_ptr<const TokenFile> training_tokens(const Run& run);
+// Opens the training tokens, with these checks; sets vocab_size and provenance.
 void open_tokens(Run& run);
 
 }  // namespace smalltalk

@@ -19,9 +19,10 @@ namespace smalltalk {
 
 // A piece of a run that is made as a whole.
 struct Stage {
-  std::string job;    // which makes it: "prepare", "route", "shard", "train", "evaluate", "report"
-  int64_t index = 0;  // among the pieces of that job
-  std::string name;   // "routers", "experts/2", "part 0 of 4"
+  std::string
+      job;  // which makes it: "prepare", "order", "route", "shard", "train", "evaluate", "report"
+  int64_t index = 0;                              // among the pieces of that job
+  std::string name;                               // "routers", "experts/2", "part 0 of 4"
   std::vector<std::filesystem::path> marks = {};  // files: all there, it is complete
   std::vector<std::filesystem::path> files = {};  // files and folders of what it can go on from
   // Of a model: its mark must name a training of this length and these rates. None: not known.
@@ -40,6 +41,7 @@ struct TrainedMark {
 TrainedMark read_trained_mark(const std::filesystem::path& file);
 
 Stage tokens_stage(const RunLayout& layout);
+Stage order_stage(const RunLayout& layout);  // of runs with data.order = similar
 Stage routers_stage(const Run& run);
 Stage shards_stage(const Run& run);
 Stage unit_stage(const RunLayout& layout, const TrainUnit& unit);

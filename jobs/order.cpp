@@ -1,0 +1,54 @@
+// order: puts training documents that are alike one behind the other.
+#include "jobs.hpp"
+#include "run_job.hpp"
+#include "run_stages.hpp"
+#include "smalltalk/core/system/error.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
+
+namespace smalltalk {
+
+void add_order_job(CLI::App& app, JobRun& run) {
+  auto* job = app.add_subcommand("order", "Put training documents that are alike side by side");
+  auto options = std::make_shared<RunOptions>();
+  auto order = std::make_shared<OrderOptions>();
+  add_run_options(*job, *options);
+  auto* vectors = job->add_option(
+      "--vectors", order->vectors,
+      "Compare documents by these vectors: HDF5 with a dataset /vectors, float32 [documents, d], "
+      "in "
+      "the order of tokens/train.h5. Default: TF-IDF and SVD of the documents' tokens");
+  job->add_option("--dimensions", order->dimensions, "Of the embeddings by TF-IDF and SVD")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str()
+      ->excludes(vectors);
+  job->add_option("--neighbours", order->neighbours,
+                  "The most similar documents of each, among which the next one is chosen")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  job->footer(
+      "For runs with data.order = \"similar\". Reads RUN/tokens/ (see prepare), writes "
+      "RUN/order.h5,\n"
+      "an index of documents; no token is copied. From then on sequences are cut from the "
+      "training\n"
+      "documents in this order, so that those of one sequence are alike, as in In-Context\n"
+      "Pretraining and Lory. Sequences are still trained on in a shuffled order, and validation "
+      "and\n"
+      "test stay as they are. The order begins with the first document and goes on to the most\n"
+      "similar one (cosine) of the last one's neighbours that is not used yet; where all of them\n"
+      "are, with the first unused document. Neighbours come from FAISS: exact below 100,000\n"
+      "documents, from there on by an inverted file (IVF).\n"
+      "  mpirun -n 4 smalltalk order jobs/tiny.toml --set data.order=similar --out RUN");
+  job->callback([&run, options, order] {
+    run = [options, order] {
+      return run_stage(*options, Phase::order, false, [&](OpenedRun& opened) {
+        if (opened.run.experiment.data.order == TextOrder::file) {
+          throw Error("data.order = file reads documents as they lie: set it to similar");
+        }
+        require_tokens(opened.run);
+        order_documents(opened.run, opened.world, *order);
+      });
+    };
+  });
+}
+
+}  // namespace smalltalk
