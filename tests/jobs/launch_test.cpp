@@ -304,6 +304,64 @@ TEST_F(Launch, AGroupOfTwoLearnsWhatOneRankLearns) {
   }
 }
 
+// How a Lory model weighs its experts is a cell like others, whichever ranks compute it, and what
+// does nothing is said.
+TEST_F(Launch, TellsHowLoryWeighsItsExperts) {
+  const std::string lory =
+      "--set mixture.experts=0 --set baselines.dense=false --set baselines.random_shards=false "
+      "--set baselines.dense_large_batch=false --set lory.experts=4 --set lory.segment_tokens=8 "
+      "--set lory.train_steps=40 --set expert.num_layers=2";
+  const Outcome first = run_job(2, launch("run", lory));
+  ASSERT_EQ(first.exit_code, 0) << first.output;
+  const auto routing = results("run").at("models").at("lory").at("routing");
+  EXPECT_EQ(routing.at("experts"), 4);
+  // Three of four segments are weighed by another, in every sequence of 32 tokens.
+  const TokenFile test(folder_ / "run/tokens/test.h5");
+  EXPECT_EQ(routing.at("segments"), 3 * test.num_sequences(32));
+  ASSERT_EQ(routing.at("layers").size(), 2u);
+  for (const auto& layer : routing.at("layers")) {
+    double sum = 0;
+    for (const double weight : layer.at("mean_weights")) sum += weight;
+    EXPECT_NEAR(sum, 1, 1e-5);
+    EXPECT_LE(layer.at("entropy"), std::log(4) + 1e-5);
+    EXPECT_GE(layer.at("largest_weight"), 0.25);
+  }
+  ASSERT_EQ(routing.at("by_domain").size(), 2u);  // the first is the middle one, too
+  for (const auto& layer : routing.at("by_domain")) {
+    ASSERT_EQ(layer.at("weights").size(), routing.at("domains").size());
+    EXPECT_EQ(layer.at("weights")[0].size(), 4u);
+  }
+  const std::string page = read_text(folder_ / "run/report.html");
+  EXPECT_EQ(count_of(page, "id=\"lory\""), 1);
+  const std::vector<std::pair<const char*, const char*>> warnings = {
+      {"dead_routers", "weigh all experts all but alike in these layers"},
+      {"dead_experts", "that weigh more than 2 / E in no segment"}};
+  for (const auto& [list, text] : warnings) {
+    const int times = routing.at(list).empty() ? 0 : 1;
+    EXPECT_EQ(count_of(first.output, text), times) << first.output;
+    EXPECT_EQ(count_of(page, text), times);
+  }
+
+  const fs::path cell = folder_ / "run/evaluation/test/lory-routing.h5";
+  const std::string bytes = read_text(cell);
+  const auto scored = fs::last_write_time(folder_ / "run/evaluation/test/lory.h5");
+  fs::remove(cell);
+  const Outcome again = run_job(
+      3, "evaluate " + experiment().string() + " --out " + (folder_ / "run").string() + " " + lory);
+  ASSERT_EQ(again.exit_code, 0) << again.output;
+  EXPECT_EQ(read_text(cell), bytes);
+  EXPECT_EQ(fs::last_write_time(folder_ / "run/evaluation/test/lory.h5"), scored);
+  EXPECT_EQ(results("run").at("models").at("lory").at("routing"), routing);
+  // The weights of a model that is trained anew are others.
+  fs::remove_all(folder_ / "run/lory");
+  ASSERT_EQ(run_job(1, launch("run", lory + " --set lory.lr=0.03")).exit_code, 0);
+  EXPECT_NE(read_text(cell), bytes);
+  // A single segment is weighed by nothing but itself.
+  ASSERT_EQ(run_job(2, launch("whole", lory + " --set lory.segment_tokens=32")).exit_code, 0);
+  EXPECT_TRUE(results("whole").at("models").at("lory").at("routing").is_null());
+  EXPECT_EQ(count_of(read_text(folder_ / "whole/report.html"), "has no routing of Lory"), 1);
+}
+
 TEST_F(Launch, DryRunWritesNothing) {
   const Outcome outcome = run_job(3, launch("dry", "--dry-run"));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;

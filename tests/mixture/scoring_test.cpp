@@ -100,6 +100,33 @@ TEST_F(Scoring, GoesOnFromItsNotesToTheSameBits) {
   EXPECT_EQ(scores, whole);
 }
 
+TEST_F(Scoring, RoutingGoesOnFromItsNotes) {
+  ModelConfig config = (*routers)[0].config();
+  config.merged_experts = 3;
+  config.segment_tokens = 4;
+  const Transformer model(config, DeviceConfig(), 5);
+  constexpr int64_t kRows = 20;
+  const RowSource rows = ordered_rows(run.tokens, {}, kLength, kLength + 1);
+  const auto fill = [&](RowScores& weights) {  // of the second segment
+    weights.fill(model, rows, [&](int64_t, const RowRouting& routing, std::span<double> of_row) {
+      std::ranges::copy(routing.of(0, 1, 3), of_row.begin());
+    });
+    return std::vector<double>(weights.values().begin(), weights.values().end());
+  };
+  RowScores at_once(1, kRows, 3);
+  const std::vector<double> whole = fill(at_once);
+  watch_for_stop({{}, {}, now_seconds()});
+  for (int64_t row = 0; row + 1 < kRows; ++row) {
+    ScoringNotes notes = notes_of("the work");
+    RowScores weights(1, kRows, 3, &notes);
+    ASSERT_EQ(weights.done(), row);
+    EXPECT_THROW(fill(weights), Stopped);
+  }
+  ScoringNotes notes = notes_of("the work");
+  RowScores weights(1, kRows, 3, &notes);
+  EXPECT_EQ(fill(weights), whole);
+}
+
 TEST_F(Scoring, NotesOfOtherWorkOrDamagedCountAsNone) {
   const std::vector<float> whole = score(ids);
   watch_for_stop({{}, {}, now_seconds()});

@@ -21,7 +21,9 @@
 //                                   shards.txt (content hash of the shards that it began with)
 //   baselines/dense/  baselines/dense_large_batch/  baselines/random_shards/<e>/
 //   baselines/tfidf_kmeans/<e>/     the same files
-//   evaluation/<split>/*.h5         log-likelihoods per token of each model, routers' scores
+//   evaluation/<split>/*.h5         log-likelihoods per token of each model, routers' scores, and
+//   how
+//                                   a Lory model weighs its experts
 //   tasks/<task>-<hash>/*.json      log-likelihoods of a task's items under each model
 //   scoring/                        scores of work that was stopped in the middle
 //   ledger/<start>-rank-<r>.json    what each rank of each start sent, see comm/ledger.hpp
