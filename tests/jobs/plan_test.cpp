@@ -63,8 +63,8 @@ TEST_F(Plan, EveryExperimentOfTheProject) {
       EXPECT_EQ(count_of(outcome.output, "256 ranks on 32 nodes"), 1) << command << outcome.output;
       EXPECT_EQ(count_of(outcome.output, "error: "), 1) << command << outcome.output;
       EXPECT_EQ(count_of(outcome.output, "error: data.train: "), 1) << command << outcome.output;
-      for (const char* name : {"FLOPs, experts", "memory per device, (an expert|Dense|Lory)", "disk",
-                               "scores sent by each rank", "time"}) {
+      for (const char* name : {"FLOPs, experts", "memory per device, (an expert|Dense|Lory)",
+                               "disk", "scores sent by each rank", "time"}) {
         EXPECT_NE(value(outcome.output, name), "") << name << " of " << command << outcome.output;
       }
       if (is_sweep) continue;
@@ -73,13 +73,13 @@ TEST_F(Plan, EveryExperimentOfTheProject) {
       std::smatch said;
       const bool lory = count_of(outcome.output, "memory per device, Lory") > 0;
       if (std::regex_search(text, said, std::regex("# FLOPs: +(experts|models) ([0-9.e+]+)"))) {
-        const double flops = number(
-            value(outcome.output, said[1] == "experts" ? "FLOPs, experts" : "FLOPs, all other models"));
+        const double flops = number(value(
+            outcome.output, said[1] == "experts" ? "FLOPs, experts" : "FLOPs, all other models"));
         EXPECT_NEAR(flops / std::stod(said[2]), 1, 0.01) << command << outcome.output;
       }
       if (std::regex_search(text, said, std::regex("# Memory: +([0-9]+) GiB per device"))) {
-        const std::string memory =
-            value(outcome.output, lory ? "memory per device, Lory" : "memory per device, an expert");
+        const std::string memory = value(
+            outcome.output, lory ? "memory per device, Lory" : "memory per device, an expert");
         EXPECT_NEAR(std::stod(memory), std::stod(said[1]), 0.5) << command << outcome.output;
         EXPECT_TRUE(memory.ends_with(" GiB")) << command << outcome.output;
       }
