@@ -40,7 +40,7 @@ void add_train_job(CLI::App& app, JobRun& run) {
                             ->check(CLI::NonNegativeNumber);
   auto* model_option =
       job->add_option("--model", which->model,
-                      "Any model of the run by its folder: experts/0, baselines/dense, "
+                      "Any model of the run by its folder: experts/0, baselines/dense, lory, "
                       "baselines/random_shards/0, ...")
           ->excludes(expert_option);
   job->add_option("--unit", which->unit,

@@ -65,8 +65,8 @@ struct ModelKind {
   double (*lr)(const Experiment&) = nullptr;             // null, or 0: an expert's
   int64_t (*steps)(const Experiment&) = nullptr;         // null, or 0: by the budget
   int64_t (*warmup_steps)(const Experiment&) = nullptr;  // null, or 0: an expert's share of steps
-  // Of which the model is made, and of how many steps it is not yet (what it begins as is an
-  // expert). Null: an expert; none.
+  // What is no expert from the first step to the last: what it is, in how many of its first steps
+  // it is an expert still, and the FLOPs of all its steps. Null: an expert; none; an expert's.
   ModelConfig (*own_model)(const Experiment&) = nullptr;
   int64_t (*dense_steps)(const Experiment&, int64_t steps) = nullptr;
   double (*flops)(const Experiment&, int64_t batch, int64_t steps) = nullptr;
