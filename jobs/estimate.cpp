@@ -92,10 +92,6 @@ fs::path existing_parent(fs::path path) {
 // Of a checkpoint, in sizes of the model: weights and two moments.
 constexpr double kCheckpointSize = 3;
 
-}  // namespace
-
-namespace {
-
 // What one of a kind's models takes on each device of its group.
 ModelEstimate estimate_model(const Experiment& experiment, const TrainUnit& unit,
                              const RankPlan& plan) {

@@ -26,14 +26,12 @@ void add_order_job(CLI::App& app, JobRun& run) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   job->footer(
-      "For runs with data.order = \"similar\". Reads RUN/tokens/ (see prepare), writes "
-      "RUN/order.h5,\n"
-      "an index of documents; no token is copied. From then on sequences are cut from the "
-      "training\n"
-      "documents in this order, so that those of one sequence are alike, as in In-Context\n"
-      "Pretraining and Lory. Sequences are still trained on in a shuffled order, and validation "
-      "and\n"
-      "test stay as they are. The order begins with the first document and goes on to the most\n"
+      "For runs with data.order = \"similar\". Reads RUN/tokens/ (see prepare), and writes\n"
+      "RUN/order.h5, an index of documents; no token is copied. From then on sequences are cut\n"
+      "from the training documents in this order, so that those of one sequence are alike, as in\n"
+      "In-Context Pretraining and Lory. Sequences are still trained on in a shuffled order, and\n"
+      "validation and test stay as they are. The order begins with the first document and goes on "
+      "to the most\n"
       "similar one (cosine) of the last one's neighbours that is not used yet; where all of them\n"
       "are, with the first unused document. Neighbours come from FAISS: exact below 100,000\n"
       "documents, from there on by an inverted file (IVF).\n"

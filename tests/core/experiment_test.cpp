@@ -398,6 +398,13 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
       {[](Experiment& e) { e.lory.dense_warmup = 1; }, {"lory.dense_warmup"}},
       {[](Experiment& e) { e.lory.dense_warmup = -0.1; }, {"lory.dense_warmup"}},
       {[](Experiment& e) { e.lory.train_steps = -1; }, {"lory.train_steps"}},
+      {[](Experiment& e) { e.lory.train_steps = int64_t{1} << 62; },
+       {"lory.train_steps", "expert.batch_size"}},
+      {[](Experiment& e) {
+         e.mixture.experts = 0;
+         e.baselines.tfidf_shards = true;
+       },
+       {"baselines.tfidf_shards", "mixture.experts"}},
       {[](Experiment& e) {
          e.expert_train.min_lr = 1e-4;
          e.lory.lr = 1e-5;

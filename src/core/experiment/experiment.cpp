@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <string_view>
+#include <tuple>
 
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/hash.hpp"
@@ -100,6 +101,16 @@ ModelConfig Experiment::lory_model() const {
   model.routing = lory.routing;
   model.first_segment = lory.first_segment;
   return model;
+}
+
+bool ModelConfig::computes_like(const ModelConfig& other) const {
+  const auto all = [](const ModelConfig& c) {
+    return std::tuple(c.vocab_size, c.document_end, c.document_mask, c.hidden_size, c.num_layers,
+                      c.num_heads, c.num_kv_heads, c.intermediate_size, c.feed_forward,
+                      c.tie_embeddings, c.rope_theta, c.rms_norm_eps, c.merged_experts,
+                      c.segment_tokens, c.merged_layers, c.routing, c.first_segment);
+  };
+  return all(*this) == all(other);
 }
 
 ModelConfig ModelConfig::dense() const {

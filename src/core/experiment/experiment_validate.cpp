@@ -166,6 +166,9 @@ void validate_lory(const Experiment& e) {
   require(lory.lr == 0 || lory.lr >= e.expert_train.min_lr,
           "lory.lr ({}) must not be below expert.min_lr ({}), where its schedule ends", lory.lr,
           e.expert_train.min_lr);
+  require(countable({lory.train_steps, e.expert_train.batch_size, e.data.seq_length}),
+          "lory.train_steps ({}) x expert.batch_size ({}) is too large", lory.train_steps,
+          e.expert_train.batch_size);
   if (lory.experts == 0) return;
   require(lory.segment_tokens <= e.data.seq_length,
           "lory.segment_tokens ({}) must not exceed data.seq_length ({})", lory.segment_tokens,
@@ -238,6 +241,8 @@ void Experiment::validate() const {
           before_decay);
   require(has_mixture() || !baselines.dense_large_batch,
           "baselines.dense_large_batch has a batch of mixture.experts (0) experts': leave it out");
+  require(has_mixture() || !baselines.tfidf_shards,
+          "baselines.tfidf_shards are those of mixture.experts (0) experts: leave it out");
   require(has_mixture() || baselines.dense || lory.experts > 0,
           "mixture.experts = 0, baselines.dense = false and lory.experts = 0: there is no model to "
           "train");

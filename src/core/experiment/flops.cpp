@@ -59,10 +59,10 @@ double train_flops(const ModelConfig& model, int64_t sequences, int64_t length) 
 }
 
 MixtureFlops mixture_flops(const Experiment& experiment, int64_t num_sharded) {
+  if (!experiment.has_mixture()) return {};
   const ModelConfig router = with_vocabulary(experiment.router_model, experiment);
   const ModelConfig expert = with_vocabulary(experiment.expert_model, experiment);
   const auto num_experts = static_cast<double>(experiment.mixture.experts);
-  if (!experiment.has_mixture()) return {};
   const int64_t seq_length = experiment.data.seq_length;
   const int64_t prefix = experiment.mixture.prefix_tokens;
   const int64_t routed = experiment.mixture.rounds * experiment.mixture.sequences_per_round;

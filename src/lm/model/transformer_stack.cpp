@@ -1,25 +1,9 @@
 #include "smalltalk/lm/model/transformer_stack.hpp"
 
-#include <tuple>
-
 #include "lm/model/transformer_impl.hpp"
 #include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
-
-namespace {
-
-bool compute_alike(const ModelConfig& a, const ModelConfig& b) {
-  const auto all = [](const ModelConfig& c) {
-    return std::tuple(c.vocab_size, c.hidden_size, c.num_layers, c.num_heads, c.num_kv_heads,
-                      c.intermediate_size, c.feed_forward, c.tie_embeddings, c.rope_theta,
-                      c.rms_norm_eps, c.merged_experts, c.segment_tokens, c.merged_layers,
-                      c.routing, c.first_segment);
-  };
-  return all(a) == all(b);
-}
-
-}  // namespace
 
 struct TransformerStack::Impl {
   Transformer::Impl all;
@@ -51,7 +35,7 @@ std::unique_ptr<TransformerStack> TransformerStack::load(
     if (!stack) {
       stack.reset(new TransformerStack(model.config(), device, folders.size()));
     }
-    if (!compute_alike(model.config(), (*stack)[0].config())) {
+    if (!model.config().computes_like((*stack)[0].config())) {
       throw Error("'" + folders[i].string() + "' and '" + folders[0].string() +
                   "' hold models of different shapes: they cannot compute as one");
     }

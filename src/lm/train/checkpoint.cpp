@@ -152,11 +152,7 @@ void Trainer::Impl::resume() {
       continue;
     }
     if (is_dense(header)) {
-      if (candidate != options.dense_steps) {
-        damage = fmt::format("'{}' is of the dense model, whose last step is {}", file.string(),
-                             options.dense_steps);
-        continue;
-      }
+      if (candidate < options.dense_steps) return;  // the dense model goes on from here
       shards = optimizer.copy_shards();  // a damaged file may have been read into the last
       read_renamed(file, header, sharded_layout(), buffers_of(shards), name_in_dense);
     } else {

@@ -11,6 +11,7 @@
 #include "mixture/evaluation/measured_text.hpp"
 #include "mixture/evaluation/rows.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/log.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/routing/tfidf.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
@@ -99,6 +100,12 @@ RunRows compared_rows(const Run& run, const std::vector<TrainUnit>& units,
   }
   for (const int64_t step : chosen.steps) {
     if (step < 1) throw Error(fmt::format("there is no checkpoint of step {}", step));
+  }
+  for (const TrainUnit& unit : units) {
+    for (const int64_t step : chosen.steps) {
+      if (step > unit.dense_steps) continue;
+      log_info(fmt::format("{} is still dense at step {}, which is left out", unit.name, step));
+    }
   }
   for (const double temperature : chosen.temperatures) {
     if (!(temperature > 0)) throw Error("the temperature of an ensemble must be above 0");

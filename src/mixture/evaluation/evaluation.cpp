@@ -90,13 +90,22 @@ ScoreMatrix sums_of_routing(const Run& run, const fs::path& folder, const EvalCe
   return as_matrix(sums, text.num_sequences, width);
 }
 
-TokenLikelihoods score_by_model(const Experiment& experiment, const fs::path& folder,
-                                const EvalCell& cell,
+ModelConfig expected_model(const Run& run, const EvalCell& cell) {
+  if (cell.of_routers()) return run.experiment.router_model;
+  return find_unit(units_of(run), cell.unit).kind->model(run.experiment);
+}
+
+TokenLikelihoods score_by_model(const Run& run, const fs::path& folder, const EvalCell& cell,
                                 const std::shared_ptr<const TokenFile>& tokens,
                                 ScoringNotes& notes) {
+  const Experiment& experiment = run.experiment;
   const int64_t length = experiment.data.seq_length;
   const int64_t n = tokens->num_sequences(length);
   const Transformer model = Transformer::load(folder, experiment.device, cell.step);
+  if (!model.config().computes_like(expected_model(run, cell).resolved())) {
+    throw Error(fmt::format("{} is of another model than the experiment's: training writes it",
+                            config_file(folder).string()));
+  }
   Merging merging;
   merging.leaky = cell.merging == kLeaky;
   if (cell.merging == kByFirstSegment) merging.prompt_tokens = model.config().segment_tokens;
@@ -150,7 +159,7 @@ void evaluate_cell(const Run& run, const EvalCell& cell) {
   const ScoreMatrix scores =
       cell.merging == kRouting ? sums_of_routing(run, models[0], cell, tokens, notes)
       : cell.of_all_routers()  ? score_by_routers(experiment, models, tokens, notes)
-                               : score_by_model(experiment, models[0], cell, tokens, notes);
+                               : score_by_model(run, models[0], cell, tokens, notes);
   write_scores(cell.file(layout), scores,
                {{"tokens", tokens->info().content_hash},
                 {"experiment", experiment_hash(experiment)},

@@ -1,6 +1,7 @@
 #include "smalltalk/mixture/evaluation/export.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <memory>
 #include <set>
@@ -52,12 +53,17 @@ nlohmann::json write_merged(const Run& run, const fs::path& from,
   options.out = scratch / "tokens.h5";
   options.fields = {data.text_key, data.domain_key, data.lines};
   options.max_bad_fraction = data.max_bad_fraction;
-  const std::string hash = prepare_tokens(options).info.content_hash;
+  std::string hash;
+  try {
+    hash = prepare_tokens(options).info.content_hash;
+  } catch (const Error& error) {
+    throw Error(fmt::format("the text to merge for: {}", error.what()));
+  }
   const auto tokens = std::make_shared<const TokenFile>(options.out);
   const int64_t sequences = tokens->num_sequences(length);
   if (sequences < 1) {
-    throw Error(
-        fmt::format("the text to merge for holds less than one sequence of {} tokens", length));
+    throw Error(fmt::format("the text to merge for ({}) holds less than one sequence of {} tokens",
+                            fmt::join(text, ", "), length));
   }
   const Transformer model = Transformer::load(from, run.experiment.device);
   const auto weights =
@@ -116,7 +122,7 @@ void export_mixture(const Run& run, const fs::path& out,
     write_text_atomically(to / "tokenizer_config.json", tokenizer_config_json(length));
     write_text_atomically(to / "tokenizer.model", pieces);
   };
-  for (const std::string& model : models) {
+  const auto write = [&](const std::string& model) {
     const fs::path from = layout.model(model), to = partial / model;
     for (const fs::path& file : {config_file(from), weights_file(from)}) {
       write_atomically(to / file.filename(),
@@ -124,14 +130,20 @@ void export_mixture(const Run& run, const fs::path& out,
     }
     if (merging.contains(model)) add_modeling_file(to);
     write_tokenizer(to);
-    if (!merging.contains(model) || merge_for.empty()) continue;
+    if (!merging.contains(model) || merge_for.empty()) return;
     const std::string merged = model + "-merged";
     lock["merged"][merged] = write_merged(run, from, merge_for, partial / merged);
     lock["models"][merged] = weights_hash(partial / merged);
     write_tokenizer(partial / merged);
+  };
+  try {
+    std::ranges::for_each(models, write);
+    write_text_atomically(partial / "mixture.json", lock.dump(2) + "\n");
+    fs::rename(partial, out);
+  } catch (...) {
+    fs::remove_all(partial);
+    throw;
   }
-  write_text_atomically(partial / "mixture.json", lock.dump(2) + "\n");
-  fs::rename(partial, out);
 }
 
 }  // namespace smalltalk

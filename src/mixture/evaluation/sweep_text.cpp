@@ -64,7 +64,10 @@ std::string sweep_seconds(const std::vector<TrainedRun>& runs) {
   std::map<std::string, std::map<std::string, std::vector<double>>> all;
   for (const TrainedRun& trained : runs) {
     const RunLayout& layout = trained.run.layout;
-    const nlohmann::json stages = read(layout.seconds());
+    // The tokens are a sweep's own: without a mixture a run has no stage that is timed.
+    const nlohmann::json stages = std::filesystem::exists(layout.seconds())
+                                      ? read(layout.seconds())
+                                      : nlohmann::json::object();
     for (const TrainedModel& model : models_of(trained.units)) {
       double seconds = 0;
       for (const TrainUnit* unit : model.units) {

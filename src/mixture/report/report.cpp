@@ -25,9 +25,9 @@ std::string facts(const RunData& data) {
       out += fmt::format("<li><b>{}</b> {}</li>", format(*value), label);
     }
   };
-  add("experts", "experts", whole);
+  if (has_mixture(data)) add("experts", "experts", whole);
   add("tokens a sequence", "seq_length", whole);
-  add("tokens of prefix", "prefix_tokens", whole);
+  if (has_mixture(data)) add("tokens of prefix", "prefix_tokens", whole);
   add("training tokens", "corpus/train_tokens", human_count);
   add("test tokens", "corpus/test_tokens", human_count);
   add("documents", "corpus/documents", whole);

@@ -143,7 +143,8 @@ std::string cards(const RunData& data) {
   std::string out =
       card(figure(*all), "Test perplexity of " + short_name(data),
            cell(mixture, "perplexity/after_prefix", figure) + " over the tokens after the prefix");
-  if (const ModelKind* dense = best_baseline(data)) {
+  const ModelKind* dense = best_baseline(data);
+  if (dense != nullptr && dense != &subject(data)) {
     if (const auto gain = gain_over(data, dense->name)) {
       out += card(percent(std::abs(*gain)), *gain >= 0 ? "Below dense" : "Above dense",
                   fmt::format("{} has {}", dense->label, figure(*perplexity(data, dense->name))),
@@ -158,6 +159,7 @@ std::string cards(const RunData& data) {
                "what routing adds: the same experts on shards dealt at random");
     }
   }
+  if (!has_mixture(data)) return "<div class=\"cards\">" + out + "</div>\n";
   if (const auto bytes = number_at(data.results, "communication/world_bytes_after_shards")) {
     out += card(*bytes == 0 ? "0 bytes" : human_bytes(*bytes), "Sent between experts",
                 "after the shards were written", *bytes == 0 ? "good" : "bad");

@@ -99,7 +99,9 @@ MixtureParts require_one_mixture(const Run& run, const std::vector<TrainUnit>& u
   if (experiment.has_mixture()) parts.routers = routers_hash(run);
   const fs::path first =
       weights_file(layout.model(experiment.has_mixture() ? router_name(0) : units.at(0).name));
-  const std::string order = value_of(read_safetensors_metadata(first), "order");
+  const Provenance of_first = read_safetensors_metadata(first);
+  const std::string order = value_of(of_first, "order");
+  if (!experiment.has_mixture()) parts.tokens = value_of(of_first, "tokens");
   for (int64_t e = 0; e < experiment.mixture.experts; ++e) {
     const fs::path router = weights_file(layout.router(e));
     const Provenance metadata = read_safetensors_metadata(router);

@@ -18,6 +18,7 @@
 #include "smalltalk/core/system/write_lock.hpp"
 #include "smalltalk/data/sampler.hpp"
 #include "smalltalk/lm/model/model_folder.hpp"
+#include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/lm/train/memory.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
@@ -268,6 +269,14 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   const RunLayout& layout = run.layout;
   if (first_rank_says(unit_stage(layout, unit).complete(), group)) {
     log_info(fmt::format("{} is complete", unit.name));
+    const fs::path weights = weights_file(layout.model(unit.name));
+    if (value_of(read_safetensors_metadata(weights), "order") !=
+        value_of(run.provenance, "order")) {
+      throw Error(
+          fmt::format("{} was trained on another order of documents than {}: delete {} to "
+                      "train it anew",
+                      weights.string(), layout.order().string(), layout.model(unit.name).string()));
+    }
     if (group.rank == 0) tell_of_other_shards(layout, unit);
     return;
   }
@@ -304,28 +313,34 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   const RowSource rows = shuffled_rows(run.tokens, std::move(sequences), seq_length, seq_length + 1,
                                        derive_seed(experiment.seed, "expert order", index));
   const uint64_t seed = derive_seed(experiment.seed, "expert init", index);
-  const auto resume = [&](Trainer& trainer) {
-    const int64_t step = trainer.resume();
+  // One model at a time lies in memory.
+  std::optional<Transformer> model;
+  std::optional<Trainer> trainer;
+  const auto resume = [&](const ModelConfig& config, int64_t dense_steps) {
+    trainer.reset();
+    options.dense_steps = dense_steps;
+    model.emplace(config, experiment.device, seed);
+    trainer.emplace(*model, fitted(experiment, unit, config, group), options);
+    const int64_t step = trainer->resume();
     if (step > 0) log_info(fmt::format("{} goes on from step {}", unit.name, step));
-    if (group.rank == 0) forget_shorter_training(layout, unit.name, step);
+    return step;
   };
+  const auto resume_whole = [&] { return resume(unit.kind->model(experiment), unit.dense_steps); };
   const bool begins_dense = first_rank_says(newest_checkpoint(folder) < unit.dense_steps, group);
-  if (begins_dense) {
-    Transformer dense(experiment.expert_model, experiment.device, seed);
-    Trainer trainer(dense, fitted(experiment, unit, experiment.expert_model, group), options);
-    resume(trainer);
-    trainer.run(rows, unit.dense_steps);
-    trainer.checkpoint();
+  int64_t resumed = begins_dense ? 0 : resume_whole();
+  if (resumed < unit.dense_steps) {  // or what lay behind is damaged
+    resumed = resume(experiment.expert_model, 0);
+    if (group.rank == 0) forget_shorter_training(layout, unit.name, resumed);
+    trainer->run(rows, unit.dense_steps);
+    trainer->checkpoint();
+    resume_whole();
+  } else if (group.rank == 0) {
+    forget_shorter_training(layout, unit.name, resumed);
   }
-  const ModelConfig config = unit.kind->model(experiment);
-  Transformer model(config, experiment.device, seed);
-  options.dense_steps = unit.dense_steps;
-  Trainer trainer(model, fitted(experiment, unit, config, group), options);
-  resume(trainer);
-  const TrainSummary summary = trainer.run(rows, unit.train.steps);
+  const TrainSummary summary = trainer->run(rows, unit.train.steps);
 
   metadata["schedule"] = to_string(unit.train.schedule());
-  trainer.save_model(folder, metadata);
+  trainer->save_model(folder, metadata);
   if (group.rank == 0) {
     if (before_complete) before_complete();
     const nlohmann::json done = {{"unit", unit.name},
@@ -338,7 +353,7 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
                                  {"train_flops", unit_flops(experiment, unit)},
                                  {"seconds", training_seconds(folder)}};
     write_text_atomically(layout.trained_mark(unit.name), done.dump(2) + "\n");
-    trainer.clear_checkpoints();  // the model is whole; only more steps need one of them
+    trainer->clear_checkpoints();  // the model is whole; only more steps need one of them
   }
   group.barrier();
 }

@@ -34,8 +34,9 @@ struct TrainOptions {
   // Keeps the checkpoint from which the model can be trained for longer (Schedule).
   bool keeps_stable_phase = false;
   // Of a model that merges experts, whose first so many steps the plain model of the same shape was
-  // trained in this folder, by a trainer of its own: resume() takes up that model's checkpoint,
-  // too. All experts begin as its feed-forwards, moments included, and routers at random.
+  // trained in this folder, by a trainer of its own: resume() takes up that model's last
+  // checkpoint, too. All experts begin as its feed-forwards, moments included, and routers at
+  // random. If the newest whole checkpoint is an earlier one, resume() leaves it alone: step 0.
   int64_t dense_steps = 0;
   bool show_progress = true;
 };

@@ -14,8 +14,8 @@ namespace smalltalk {
 struct MixtureParts {
   std::string experiment;  // experiment_hash()
   std::string tokenizer;
-  // The next four: empty without a mixture.
-  std::string tokens;   // that the experts were trained on: the text may have grown since
+  std::string tokens;  // that the experts were trained on: the text may have grown since
+  // The next three: empty without a mixture.
   std::string routers;  // of all their weights
   std::string shards;   // that the experts were trained on
   int64_t prefix_tokens = 0;
