@@ -103,11 +103,24 @@ TEST(RankPlan, InterleavedNodes) {
 
 TEST(RankPlan, Refuses) {
   EXPECT_THROW(plan_ranks({}, 1, 0, 8), Error);
-  EXPECT_THROW(plan_ranks(nodes(4, 4), 0, 0, 8), Error);
+  EXPECT_THROW(plan_ranks(nodes(4, 4), -1, 0, 8), Error);
   EXPECT_THROW(plan_ranks(nodes(4, 4), 2, 5, 40), Error);  // exceeds the world
   EXPECT_THROW(plan_ranks(nodes(4, 4), 2, 3, 8), Error);   // does not divide the batch
   EXPECT_THROW(plan_ranks(nodes(4, 4), 2, -1, 8), Error);
   EXPECT_THROW(plan_ranks(nodes(4, 4), 2, 0, 0), Error);
+}
+
+// What a run without a mixture trains: one model after another, or several side by side.
+TEST(RankPlan, WithoutExpertsTheGroupsTakeOtherModels) {
+  const RankPlan all = plan_ranks(nodes(4, 4), 0, 0, 8);
+  EXPECT_EQ(all.num_groups, 1);
+  EXPECT_EQ(all.group_size, 4);
+  const RankPlan several = plan_ranks(nodes(5, 5), 0, 2, 8);
+  EXPECT_EQ(several.num_groups, 2);
+  EXPECT_EQ(several.spare, std::vector<int>{4});
+  for (const RankRole& rank : several.ranks) {
+    EXPECT_TRUE(rank.experts.empty() && rank.trains_routers.empty() && rank.scores_routers.empty());
+  }
 }
 
 void check_properties(int world, int per_node, int experts, int asked, int batch) {
