@@ -150,12 +150,14 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
     if (unit.kind->role != Role::mixture) result.baseline_flops += unit_flops(experiment, unit);
   }
 
+  double all_parameters = 0, largest = 0;
   for (const TrainUnit& unit : units) {
-    const ModelConfig model = unit.kind->model(experiment);
-    const auto same =
-        std::ranges::find(result.models, parameter_count(model), &ModelEstimate::parameters);
-    if (same == result.models.end())
+    const int64_t own = parameter_count(unit.kind->model(experiment));
+    all_parameters += static_cast<double>(own);
+    largest = std::max(largest, static_cast<double>(own));
+    if (std::ranges::find(result.models, own, &ModelEstimate::parameters) == result.models.end()) {
       result.models.push_back(estimate_model(experiment, unit, plan));
+    }
   }
 
   const auto rounds = static_cast<double>(mixture.rounds);
@@ -165,12 +167,6 @@ Estimate estimate(const Run& run, const RankPlan& plan) {
   const auto ranks = static_cast<double>(plan.ranks.size());
   result.score_bytes = 2 * experts * n * (rounds - 1) / ranks;
   const auto router = static_cast<double>(parameter_count(experiment.router_model));
-  double all_parameters = 0, largest = 0;
-  for (const TrainUnit& unit : units) {
-    const auto own = static_cast<double>(parameter_count(unit.kind->model(experiment)));
-    all_parameters += own;
-    largest = std::max(largest, own);
-  }
   const int64_t of_stable_phase = train.schedule().end_of_stable_phase() > 0 ? 1 : 0;
   const auto kept_for_ever = static_cast<double>(
       of_stable_phase + (train.keep_every > 0 ? train.steps / train.keep_every : 0));

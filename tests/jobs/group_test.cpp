@@ -11,12 +11,26 @@
 namespace smalltalk {
 namespace {
 
+// One folder for all ranks of a group, made and removed by the first. Collective.
+class SharedFolder {
+ public:
+  explicit SharedFolder(const HostCollectives& group) {
+    std::string name;
+    if (group.rank == 0) name = made_.emplace().path().string();
+    const auto bytes = group.all_gather_bytes(std::as_bytes(std::span(name)));
+    path_ = std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::optional<TemporaryFolder> made_;
+  std::filesystem::path path_;
+};
+
 TEST(GroupTest, TrainsWhatOneProcessTrains) {
   Communicator& world = test_world();
-  ModelConfig lory = tiny_model();
-  lory.merged_experts = 3;
-  lory.segment_tokens = 5;
-  for (const ModelConfig& model : {tiny_model(FeedForward::swiglu, /*tied=*/false), lory}) {
+  for (const ModelConfig& model :
+       {tiny_model(FeedForward::swiglu, /*tied=*/false), merging(tiny_model(), 3, 5)}) {
     const Trained alone = train_in_group(HostCollectives(), model, 0);
     const Trained group = train_in_group(host_collectives(world), model, 1);
     expect_same_training(alone, group);
@@ -32,15 +46,9 @@ TEST(GroupTest, TrainsWhatOneProcessTrains) {
 TEST(GroupTest, ExpertsBeginAsAPlainModelOfAnyGroup) {
   Communicator& world = test_world();
   const HostCollectives group = host_collectives(world);
-  std::optional<TemporaryFolder> made;
-  std::string name;
-  if (group.rank == 0) name = made.emplace().path().string();
-  const auto bytes = group.all_gather_bytes(std::as_bytes(std::span(name)));
-  const std::filesystem::path folder(
-      std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
-  ModelConfig config = tiny_model();
-  config.merged_experts = 3;
-  config.segment_tokens = 5;
+  const SharedFolder shared(group);
+  const std::filesystem::path& folder = shared.path();
+  const ModelConfig config = merging(tiny_model(), 3, 5);
   TrainOptions options;
   options.name = "test";
   options.show_progress = false;
@@ -72,12 +80,8 @@ TEST(GroupTest, ExpertsBeginAsAPlainModelOfAnyGroup) {
 TEST(GroupTest, WritesAndReadsOneCheckpointTogether) {
   Communicator& world = test_world();
   const HostCollectives group = host_collectives(world);
-  std::optional<TemporaryFolder> made;
-  std::string name;
-  if (group.rank == 0) name = made.emplace().path().string();
-  const auto bytes = group.all_gather_bytes(std::as_bytes(std::span(name)));
-  const std::filesystem::path folder(
-      std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  const SharedFolder shared(group);
+  const std::filesystem::path& folder = shared.path();
 
   // Goes on to `last` from what is there, and saves what it has come to.
   const auto train = [&](const HostCollectives& ranks, int64_t from, int64_t last,

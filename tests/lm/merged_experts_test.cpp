@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "fixtures.hpp"
+#include "merging_reference.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/merge_experts.hpp"
@@ -21,190 +22,21 @@
 namespace smalltalk {
 namespace {
 
-constexpr int64_t kRows = 3, kRowTokens = 24, kEnd = 2;
-
-ModelConfig lory_model(FeedForward feed_forward, bool tied, int64_t kv_heads, int64_t experts,
-                       int64_t segment) {
-  ModelConfig config = tiny_model(feed_forward, tied, kv_heads);
-  config.merged_experts = experts;
-  config.segment_tokens = segment;
-  return config;
-}
-
-// The same model in LibTorch's operations and float64, written after the paper's appendix A.
-class Reference {
- public:
-  Reference(const ModelConfig& config, const Transformer& model) : config_(config.resolved()) {
-    for (const auto& [name, values] : model.parameters()) {
-      const at::Tensor flat =
-          at::from_blob(const_cast<float*>(values.data()), {std::ssize(values)}, at::kFloat);
-      weights_[name] = flat.to(at::kDouble).clone().requires_grad_();
-    }
-  }
-
-  // -log p of a row's targets.
-  at::Tensor losses(const at::Tensor& row, const Merging& merging) const {
-    const at::Tensor inputs = row.narrow(0, 0, row.size(0) - 1);
-    const at::Tensor targets = row.narrow(0, 1, row.size(0) - 1);
-    return at::nll_loss(at::log_softmax(logits(inputs, merging), -1), targets, {}, 0);
-  }
-  // The mean of -log p over the targets of all rows, in training.
-  at::Tensor loss(const std::vector<int64_t>& tokens) const {
-    const at::Tensor all =
-        at::from_blob(const_cast<int64_t*>(tokens.data()), {kRows, kRowTokens}, at::kLong);
-    at::Tensor sum = at::zeros({}, at::kDouble);
-    for (int64_t row = 0; row < kRows; ++row) {
-      at::Tensor each = losses(all[row], {.leaky = config_.first_segment == FirstSegment::own});
-      const at::Tensor inputs = all[row].narrow(0, 0, kRowTokens - 1);
-      const at::Tensor targets = all[row].narrow(0, 1, kRowTokens - 1);
-      if (config_.document_end >= 0) {
-        const at::Tensor padding = (inputs == kEnd) & (targets == kEnd);
-        each = at::where(padding, at::zeros_like(each), each);
-      }
-      sum = sum + each.sum();
-    }
-    return sum / static_cast<double>(kRows * (kRowTokens - 1));
-  }
-  const at::Tensor& weight(const std::string& name) const { return weights_.at(name); }
-  // Of the experts, segment by segment within layers: [E] each.
-  std::vector<at::Tensor> routing(const at::Tensor& row) const {
-    routing_.clear();
-    losses(row, {});
-    return routing_;
-  }
-
- private:
-  at::Tensor matrix(const std::string& name, int64_t columns) const {
-    return weights_.at(name).view({-1, columns});
-  }
-  at::Tensor norm(const at::Tensor& x, const std::string& name) const {
-    return x * (x.square().mean(-1, true) + config_.rms_norm_eps).rsqrt() * weights_.at(name);
-  }
-  at::Tensor rotate(const at::Tensor& x) const {  // [heads, T, d]
-    const int64_t half = config_.head_dim() / 2, length = x.size(1);
-    const auto doubles = at::TensorOptions().dtype(at::kDouble);
-    const at::Tensor frequency =
-        at::pow(config_.rope_theta, -at::arange(half, doubles) / static_cast<double>(half));
-    const at::Tensor angle = at::outer(at::arange(length, doubles), frequency);
-    const at::Tensor a = x.narrow(-1, 0, half), b = x.narrow(-1, half, half);
-    return at::cat({a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()}, -1);
-  }
-  at::Tensor plain_feed_forward(const at::Tensor& x, const std::string& prefix) const {
-    const int64_t hidden = config_.hidden_size;
-    const at::Tensor up = at::matmul(x, matrix(prefix + "up_proj.weight", hidden).t());
-    at::Tensor act = at::relu(up).square();
-    if (config_.feed_forward == FeedForward::swiglu) {
-      act = at::silu(at::matmul(x, matrix(prefix + "gate_proj.weight", hidden).t())) * up;
-    }
-    return at::matmul(act, matrix(prefix + "down_proj.weight", config_.intermediate_size).t());
-  }
-  at::Tensor feed_forward(const at::Tensor& x, const std::string& prefix,
-                          const std::vector<int64_t>& begins, const std::vector<bool>& is_first,
-                          const Merging& merging) const {
-    const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
-    const at::Tensor router = matrix(prefix + "gate.weight", hidden);
-    const auto segment = [&](size_t k) {
-      return x.narrow(0, begins[k], begins[k + 1] - begins[k]);
-    };
-    const auto merged = [&](const at::Tensor& e, const std::string& name, int64_t columns) {
-      at::Tensor sum = at::zeros({}, at::kDouble);
-      for (int64_t i = 0; i < config_.merged_experts; ++i) {
-        sum = sum + e[i] * matrix(prefix + "experts." + std::to_string(i) + "." + name, columns);
-      }
-      return sum;
-    };
-    std::vector<at::Tensor> outs;
-    const bool by_first = merging.prompt_tokens > 0 || config_.routing == SegmentRouting::prefix;
-    const bool knows_itself = merging.leaky || merging.prompt_tokens > 0;
-    size_t first = 0;
-    for (size_t k = 0; k + 1 < begins.size(); ++k) {
-      if (is_first[k]) first = k;
-      const at::Tensor mean = segment(is_first[k] || by_first ? first : k - 1).mean(0);
-      at::Tensor e = at::softmax(at::matmul(router, mean), 0);
-      if (is_first[k]) {
-        e = knows_itself ? e.detach()
-                         : at::full_like(e, 1 / static_cast<double>(config_.merged_experts));
-      }
-      routing_.push_back(e);
-      const at::Tensor in = segment(k);
-      const at::Tensor up = at::matmul(in, merged(e, "up_proj.weight", hidden).t());
-      at::Tensor act = at::relu(up).square();
-      if (config_.feed_forward == FeedForward::swiglu) {
-        act = at::silu(at::matmul(in, merged(e, "gate_proj.weight", hidden).t())) * up;
-      }
-      outs.push_back(at::matmul(act, merged(e, "down_proj.weight", width).t()));
-    }
-    return at::cat(outs);
-  }
-  at::Tensor logits(const at::Tensor& inputs, const Merging& merging) const {
-    const int64_t hidden = config_.hidden_size, dim = config_.head_dim();
-    const int64_t length = inputs.size(0), heads = config_.num_heads, kv = config_.num_kv_heads;
-    // Documents, and segments within them.
-    std::vector<int64_t> document(length, 0), begins;
-    std::vector<bool> is_first;
-    int64_t start = 0;
-    for (int64_t t = 0; t < length; ++t) {
-      const bool begins_document =
-          t == 0 || (config_.document_mask && inputs[t].item<int64_t>() == kEnd);
-      if (begins_document) start = t;
-      document[t] = start;
-      const bool next = merging.prompt_tokens > 0 ? t - start == merging.prompt_tokens
-                                                  : (t - start) % config_.segment_tokens == 0;
-      if (begins_document || next) {
-        begins.push_back(t);
-        is_first.push_back(begins_document);
-      }
-    }
-    begins.push_back(length);
-    at::Tensor visible = at::zeros({length, length}, at::kBool);
-    for (int64_t t = 0; t < length; ++t) {
-      for (int64_t u = document[t]; u <= t; ++u) visible[t][u] = true;
-    }
-    at::Tensor x = at::embedding(matrix("model.embed_tokens.weight", hidden), inputs);
-    for (int64_t i = 0; i < config_.num_layers; ++i) {
-      const std::string prefix = "model.layers." + std::to_string(i) + ".";
-      const at::Tensor in = norm(x, prefix + "input_layernorm.weight");
-      const auto project = [&](const char* name, int64_t count) {
-        return at::matmul(in, matrix(prefix + "self_attn." + name + "_proj.weight", hidden).t())
-            .view({length, count, dim})
-            .transpose(0, 1);
-      };
-      const at::Tensor q = rotate(project("q", heads));
-      const at::Tensor k = rotate(project("k", kv)).repeat_interleave(heads / kv, 0);
-      const at::Tensor v = project("v", kv).repeat_interleave(heads / kv, 0);
-      const at::Tensor scores =
-          at::matmul(q, k.transpose(1, 2)) / std::sqrt(static_cast<double>(dim));
-      const at::Tensor mixed =
-          at::matmul(at::softmax(scores.masked_fill(visible.logical_not(), -INFINITY), -1), v);
-      x = x + at::matmul(mixed.transpose(0, 1).reshape({length, -1}),
-                         matrix(prefix + "self_attn.o_proj.weight", heads * dim).t());
-      const at::Tensor normed = norm(x, prefix + "post_attention_layernorm.weight");
-      x = x + (config_.merging_layers()[static_cast<size_t>(i)]
-                   ? feed_forward(normed, prefix + "mlp.", begins, is_first, merging)
-                   : plain_feed_forward(normed, prefix + "mlp."));
-    }
-    const char* head = config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-    return at::matmul(norm(x, "model.norm.weight"), matrix(head, hidden).t());
-  }
-
-  ModelConfig config_;
-  std::map<std::string, at::Tensor> weights_;
-  mutable std::vector<at::Tensor> routing_;
-};
+constexpr int64_t kRows = 3, kRowTokens = 24, kEnd = MergingReference::kEnd;
 
 TEST(MergedExperts, GradientsAgreeWithAutogradInFloat64) {
-  ModelConfig packed = lory_model(FeedForward::swiglu, true, 1, 3, 4);
+  ModelConfig packed = merging(tiny_model(FeedForward::swiglu, true, 1), 3, 4);
   packed.document_end = kEnd;
   packed.document_mask = true;
-  ModelConfig some_layers = lory_model(FeedForward::swiglu, true, 0, 6, 7);
+  ModelConfig some_layers = merging(tiny_model(FeedForward::swiglu, true, 0), 6, 7);
   some_layers.merged_layers = "1";
   some_layers.routing = SegmentRouting::prefix;
-  ModelConfig uniform = lory_model(FeedForward::relu2, true, 0, 7, 6);
+  ModelConfig uniform = merging(tiny_model(FeedForward::relu2, true, 0), 7, 6);
   uniform.first_segment = FirstSegment::uniform;
   for (const ModelConfig& config :
-       {lory_model(FeedForward::swiglu, true, 0, 4, 8),
-        lory_model(FeedForward::relu2, false, 2, 5, 5),
-        lory_model(FeedForward::swiglu, false, 0, 2, 100), packed, some_layers, uniform}) {
+       {merging(tiny_model(FeedForward::swiglu, true, 0), 4, 8),
+        merging(tiny_model(FeedForward::relu2, false, 2), 5, 5),
+        merging(tiny_model(FeedForward::swiglu, false, 0), 2, 100), packed, some_layers, uniform}) {
     SCOPED_TRACE(std::to_string(config.merged_experts));
     std::vector<int64_t> tokens = random_tokens(kRows * kRowTokens, 37, 5);
     for (const size_t end : {3, 9, 10, 11, 40, 60}) tokens[end] = kEnd;
@@ -212,10 +44,10 @@ TEST(MergedExperts, GradientsAgreeWithAutogradInFloat64) {
       DeviceConfig device;
       device.threads = threads;
       Transformer model(config, device, 3);
-      const Reference reference(config, model);
+      const MergingReference reference(model);
       double loss = 0;
       const auto gradients = loss_gradients(model, tokens, kRows, kRowTokens, &loss);
-      at::Tensor expected = reference.loss(tokens);
+      at::Tensor expected = reference.loss(tokens, kRows, kRowTokens);
       expected.backward();
       EXPECT_NEAR(loss, expected.item<double>(), 1e-5);
       for (const auto& [name, values] : gradients) {
@@ -265,9 +97,9 @@ std::vector<float> scores_of(const Transformer& model, const std::vector<int64_t
 }
 
 TEST(MergedExperts, ScoresAreThoseOfEachWayToMerge) {
-  ModelConfig prefix = lory_model(FeedForward::swiglu, true, 0, 4, 6);
+  ModelConfig prefix = merging(tiny_model(FeedForward::swiglu, true, 0), 4, 6);
   prefix.routing = SegmentRouting::prefix;
-  ModelConfig packed = lory_model(FeedForward::relu2, true, 1, 3, 4);
+  ModelConfig packed = merging(tiny_model(FeedForward::relu2, true, 1), 3, 4);
   packed.document_end = kEnd;
   packed.document_mask = true;
   std::vector<int64_t> tokens = random_tokens(32, 37, 7);
@@ -275,9 +107,9 @@ TEST(MergedExperts, ScoresAreThoseOfEachWayToMerge) {
   tokens[17] = tokens[25] = kEnd;
   const at::Tensor row = at::from_blob(tokens.data(), {32}, at::kLong);
   for (const ModelConfig& config :
-       {lory_model(FeedForward::swiglu, true, 0, 4, 6), prefix, packed}) {
+       {merging(tiny_model(FeedForward::swiglu, true, 0), 4, 6), prefix, packed}) {
     const Transformer model(config, DeviceConfig(), 3);
-    const Reference reference(config, model);
+    const MergingReference reference(model);
     std::vector<std::vector<float>> found;
     for (const Merging& merging : {Merging{}, Merging{.leaky = true}, Merging{.prompt_tokens = 10},
                                    Merging{.prompt_tokens = 40}}) {
@@ -294,19 +126,20 @@ TEST(MergedExperts, ScoresAreThoseOfEachWayToMerge) {
 }
 
 TEST(MergedExperts, RoutingIsWhatScoresAreMergedBy) {
-  ModelConfig some_layers = lory_model(FeedForward::swiglu, true, 0, 6, 7);
+  ModelConfig some_layers = merging(tiny_model(FeedForward::swiglu, true, 0), 6, 7);
   some_layers.merged_layers = "1";
   some_layers.routing = SegmentRouting::prefix;
-  ModelConfig packed = lory_model(FeedForward::relu2, true, 1, 3, 4);
+  ModelConfig packed = merging(tiny_model(FeedForward::relu2, true, 1), 3, 4);
   packed.document_end = kEnd;
   packed.document_mask = true;
   constexpr int64_t kAll = 50;  // rows: more than are scored at once
-  for (const ModelConfig& config : {lory_model(FeedForward::swiglu, true, 0, 4, 6), some_layers,
-                                    packed, lory_model(FeedForward::relu2, false, 2, 5, 100)}) {
+  for (const ModelConfig& config :
+       {merging(tiny_model(FeedForward::swiglu, true, 0), 4, 6), some_layers, packed,
+        merging(tiny_model(FeedForward::relu2, false, 2), 5, 100)}) {
     const int64_t experts = config.merged_experts;
     SCOPED_TRACE(std::to_string(experts));
     const Transformer model(config, DeviceConfig(), 3);
-    const Reference reference(config, model);
+    const MergingReference reference(model);
     const RowSource rows = random_rows(24, 37);
     std::vector<std::vector<double>> sums;
     double routed = 0;
@@ -315,7 +148,9 @@ TEST(MergedExperts, RoutingIsWhatScoresAreMergedBy) {
       ASSERT_EQ(row, seen++);
       std::vector<int64_t> tokens(24);
       rows.read(row, 1, tokens);
-      const auto truth = reference.routing(at::from_blob(tokens.data(), {24}, at::kLong));
+      // Of all tokens but the last, as where they are scored.
+      reference.logits(at::from_blob(tokens.data(), {23}, at::kLong), {});
+      const std::vector<at::Tensor>& truth = reference.routing();
       const auto segments = std::ssize(found.segments);
       const auto layers = std::ssize(truth) / segments;
       ASSERT_EQ(std::ssize(found.weights), layers * segments * experts);
@@ -381,7 +216,7 @@ std::map<std::string, std::vector<float>> as_if_plain(const Transformer& model, 
 
 TEST(MergedExperts, MergedForGoodByOneExpertAloneAModelIsThatExpert) {
   for (const FeedForward feed_forward : {FeedForward::swiglu, FeedForward::relu2}) {
-    ModelConfig config = lory_model(feed_forward, false, 2, 3, 5);
+    ModelConfig config = merging(tiny_model(feed_forward, false, 2), 3, 5);
     config.merged_layers = "1";
     const Transformer model(config, DeviceConfig(), 11);
     const Transformer plain = merge_experts(model, {{0, 0, 1}});
@@ -401,7 +236,7 @@ TEST(MergedExperts, MergedForGoodByOneExpertAloneAModelIsThatExpert) {
 // Equal experts give one model by whatever weights. By any others, what is merged for good is the
 // average of the experts' matrices.
 TEST(MergedExperts, MergedForGoodEqualExpertsAreTheModelThatMergesThemAnew) {
-  Transformer model(lory_model(FeedForward::swiglu, true, 0, 4, 5), DeviceConfig(), 12);
+  Transformer model(merging(tiny_model(FeedForward::swiglu, true, 0), 4, 5), DeviceConfig(), 12);
   const auto average = [&](const std::vector<double>& weights, const std::string& name) {
     double sum = 0;
     for (size_t e = 0; e < weights.size(); ++e) {
@@ -437,7 +272,8 @@ TEST(MergedExperts, MergedForGoodEqualExpertsAreTheModelThatMergesThemAnew) {
 // Training lets a first segment's tokens know of later ones of the same segment, and of none behind
 // it.
 TEST(MergedExperts, TheFirstSegmentLeaksInTraining) {
-  const Transformer model(lory_model(FeedForward::swiglu, true, 0, 4, 6), DeviceConfig(), 3);
+  const Transformer model(merging(tiny_model(FeedForward::swiglu, true, 0), 4, 6), DeviceConfig(),
+                          3);
   const std::vector<int64_t> tokens = random_tokens(32, 37, 7);
   std::vector<int64_t> other = tokens;
   other[5] = (other[5] + 1) % 37;
@@ -453,7 +289,8 @@ TEST(MergedExperts, TheFirstSegmentLeaksInTraining) {
 // Where it is scored, no token's probability depends on later ones, in the first segment either;
 // and it does depend on the segment before.
 TEST(MergedExperts, ScoresAreCausal) {
-  const Transformer model(lory_model(FeedForward::swiglu, true, 0, 4, 6), DeviceConfig(), 3);
+  const Transformer model(merging(tiny_model(FeedForward::swiglu, true, 0), 4, 6), DeviceConfig(),
+                          3);
   const std::vector<int64_t> tokens = random_tokens(32, 37, 7);
   const std::vector<float> before = scores_of(model, tokens);
   for (int64_t changed = 0; changed < 32; ++changed) {
@@ -469,7 +306,7 @@ TEST(MergedExperts, ScoresAreCausal) {
 
 // Experts that are alike are one, whatever the router says.
 TEST(MergedExperts, AlikeTheyAreAPlainModel) {
-  ModelConfig config = lory_model(FeedForward::swiglu, true, 0, 4, 6);
+  ModelConfig config = merging(tiny_model(FeedForward::swiglu, true, 0), 4, 6);
   Transformer merged(config, DeviceConfig(), 3);
   config.merged_experts = 0;
   Transformer plain(config, DeviceConfig(), 3);
@@ -505,7 +342,7 @@ TEST(MergedExperts, AlikeTheyAreAPlainModel) {
 
 TEST(MergedExperts, TrainResumeAndLoadAsOtherModels) {
   const TemporaryFolder folder;
-  const ModelConfig config = lory_model(FeedForward::relu2, true, 0, 4, 6);
+  const ModelConfig config = merging(tiny_model(FeedForward::relu2, true, 0), 4, 6);
   TrainConfig train;
   train.steps = 40;
   train.batch_size = 8;
@@ -573,7 +410,7 @@ std::map<std::string, std::vector<float>> train_from_dense(const std::filesystem
 
 TEST(MergedExperts, BeginAsTheFeedForwardsOfADenseModel) {
   const TemporaryFolder folder;
-  ModelConfig config = lory_model(FeedForward::swiglu, true, 0, 3, 6);
+  ModelConfig config = merging(tiny_model(FeedForward::swiglu, true, 0), 3, 6);
   config.merged_layers = "1";
   const auto merged = train_from_dense(folder.path() / "new", config, 13, 13);
   const auto dense = read_safetensors(weights_file(folder.path() / "new", 13)).tensors;
@@ -622,7 +459,7 @@ TEST(MergedExperts, BeginAsTheFeedForwardsOfADenseModel) {
 // Experts that are alike get gradients in proportion to their weights, and their router none: a
 // router of zeros then leaves them alike for ever, which is why it begins at random.
 TEST(MergedExperts, ARouterOfZerosKeepsThemAlike) {
-  const ModelConfig config = lory_model(FeedForward::swiglu, true, 0, 3, 6);
+  const ModelConfig config = merging(tiny_model(FeedForward::swiglu, true, 0), 3, 6);
   const auto spread = [&](bool zero_router) {
     const TemporaryFolder folder;
     Transformer model(config, DeviceConfig(), 3);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <string_view>
@@ -86,7 +87,7 @@ ModelConfig ModelConfig::resolved() const {
 
 void Experiment::adopt_tokens(int64_t vocab_size, int64_t end_token) {
   const bool documents = data.packing == Packing::documents || data.document_mask;
-  for (ModelConfig* model : {&router_model, &expert_model}) {  // a Lory model has an expert's
+  for (ModelConfig* model : {&router_model, &expert_model}) {  // lory_model() copies the expert's
     model->vocab_size = vocab_size;
     model->document_end = documents ? end_token : -1;
     model->document_mask = data.document_mask;
@@ -149,6 +150,10 @@ std::vector<bool> ModelConfig::merging_layers() const {
     if (next == end) return merges;
     if (*next++ != ',') fail();
   }
+}
+
+int64_t ModelConfig::num_merging_layers() const {
+  return std::ranges::count(merging_layers(), true);
 }
 
 std::string to_toml(const Experiment& experiment) {

@@ -14,11 +14,6 @@ int64_t feed_forward_matrices(const ModelConfig& model) {
   return model.feed_forward == FeedForward::swiglu ? 3 : 2;
 }
 
-double merging_layers(const ModelConfig& model) {
-  const std::vector<bool> layers = model.merging_layers();
-  return static_cast<double>(std::count(layers.begin(), layers.end(), true));
-}
-
 // Before a tokenizer exists, the one that will be trained has the size that was asked for.
 ModelConfig with_vocabulary(ModelConfig model, const Experiment& experiment) {
   if (model.vocab_size == 0) model.vocab_size = experiment.data.vocab_size;
@@ -45,7 +40,8 @@ double forward_flops(const ModelConfig& model, int64_t sequences, int64_t length
   if (m.merges_experts()) {
     const auto experts = static_cast<double>(m.merged_experts);
     const double segments = std::ceil(s / static_cast<double>(m.segment_tokens));
-    merging = merging_layers(m) * segments / s * experts * (feed_forward + 2 * h);
+    merging = static_cast<double>(m.num_merging_layers()) * segments / s * experts *
+              (feed_forward + 2 * h);
   }
   const double blocks =
       static_cast<double>(m.num_layers) * (projections + attention + feed_forward);
@@ -127,8 +123,8 @@ int64_t parameter_count(const ModelConfig& model) {
   const int64_t feed_forward = feed_forward_matrices(m) * h * m.intermediate_size;
   const int64_t norms = 2 * h;
   const int64_t embeddings = (m.tie_embeddings ? 1 : 2) * m.vocab_size * h;
-  const auto merging = static_cast<int64_t>(merging_layers(m));
-  const int64_t experts = merging * ((m.merged_experts - 1) * feed_forward + m.merged_experts * h);
+  const int64_t experts =
+      m.num_merging_layers() * ((m.merged_experts - 1) * feed_forward + m.merged_experts * h);
   return embeddings + m.num_layers * (attention + feed_forward + norms) + experts + h;
 }
 

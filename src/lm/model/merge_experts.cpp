@@ -13,7 +13,7 @@ Transformer merge_experts(const Transformer& model,
                           const std::vector<std::vector<double>>& weights) {
   const ModelConfig& config = model.config();
   if (!config.merges_experts()) throw Error("the model merges no experts");
-  ST_CHECK(std::ssize(weights) == std::ranges::count(config.merging_layers(), true));
+  ST_CHECK(std::ssize(weights) == config.num_merging_layers());
   const ParameterLayout& layout = model.impl().layout;
   const std::vector<float> values = model.weights();
   auto plain = std::make_unique<Transformer::Impl>(config.dense(), model.impl().device);

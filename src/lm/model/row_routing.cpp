@@ -30,7 +30,7 @@ std::vector<std::vector<double>> mean_routing_weights(const Transformer& model,
                                                       const RowSource& rows, int64_t first,
                                                       int64_t last) {
   const int64_t experts = model.config().merged_experts;
-  const int64_t layers = std::ranges::count(model.config().merging_layers(), true);
+  const int64_t layers = model.config().num_merging_layers();
   std::vector<std::vector<double>> means(static_cast<size_t>(layers),
                                          std::vector<double>(static_cast<size_t>(experts)));
   int64_t count = 0;

@@ -70,9 +70,8 @@ void add_torch(const ModelConfig& model, bool bf16, int64_t rows, int64_t length
         static_cast<double>((length + model.segment_tokens - 1) / model.segment_tokens);
     routes =
         kFloat * segments / static_cast<double>(length) * static_cast<double>(model.merged_experts);
-    const std::vector<bool> layers = model.merging_layers();
     const auto share =
-        static_cast<double>(std::ranges::count(layers, true)) / static_cast<double>(layers.size());
+        static_cast<double>(model.num_merging_layers()) / static_cast<double>(model.num_layers);
     if (recompute != Recompute::full) kept += share * routes;
   }
   const double feed_forward = width + hidden + std::max(up, merging);

@@ -91,8 +91,7 @@ StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int6
   time.products = block_flops / products;
   if (model.merges_experts()) {
     const MergingTime of_layer = merging(model, rows, seq_length, passes, products, bandwidth);
-    const std::vector<bool> which = model.merging_layers();
-    const auto merging_layers = static_cast<double>(std::ranges::count(which, true));
+    const auto merging_layers = static_cast<double>(model.num_merging_layers());
     time.product_flops += merging_layers * of_layer.flops;
     time.products += merging_layers * of_layer.seconds;
   }

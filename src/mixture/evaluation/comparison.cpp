@@ -73,10 +73,7 @@ std::vector<EvalCell> checkpoint_cells(const std::vector<TrainUnit>& units,
   std::vector<EvalCell> cells;
   for (const TrainUnit& unit : units) {
     for (const int64_t step : steps) {
-      // A Lory model's first checkpoints are of a dense one.
-      if (step > unit.dense_steps && step < unit.train.steps) {
-        cells.push_back({split, unit.name, step});
-      }
+      if (unit.passes(step)) cells.push_back({split, unit.name, step});
     }
   }
   return cells;

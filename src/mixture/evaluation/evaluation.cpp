@@ -74,14 +74,24 @@ ScoreMatrix as_matrix(const RowScores& rows, int64_t n, int64_t width) {
   return scores;
 }
 
+// A cell's one model. Error: its config.json is not what the experiment asks for.
+Transformer load_model(const Run& run, const fs::path& folder, const EvalCell& cell) {
+  Transformer model = Transformer::load(folder, run.experiment.device, cell.step);
+  const ModelConfig expected = kind_of_unit(cell.unit).model(run.experiment);
+  if (!model.config().computes_like(expected.resolved())) {
+    throw Error(fmt::format("{} is of another model than the experiment's: training writes it",
+                            config_file(folder).string()));
+  }
+  return model;
+}
+
 ScoreMatrix sums_of_routing(const Run& run, const fs::path& folder, const EvalCell& cell,
                             const std::shared_ptr<const TokenFile>& tokens, ScoringNotes& notes) {
   const int64_t length = run.experiment.data.seq_length;
   const MeasuredText text = read_measured_text(run.layout, cell.split, length);
-  const Transformer model = Transformer::load(folder, run.experiment.device, cell.step);
+  const Transformer model = load_model(run, folder, cell);
   const int64_t experts = model.config().merged_experts;
-  const int64_t width =
-      routing_sums_width(std::ranges::count(model.config().merging_layers(), true), experts);
+  const int64_t width = routing_sums_width(model.config().num_merging_layers(), experts);
   RowScores sums(1, text.num_sequences, width, &notes);
   sums.fill(model, ordered_rows(tokens, {}, length, length + 1),
             [&](int64_t row, const RowRouting& routing, std::span<double> of_row) {
@@ -90,22 +100,12 @@ ScoreMatrix sums_of_routing(const Run& run, const fs::path& folder, const EvalCe
   return as_matrix(sums, text.num_sequences, width);
 }
 
-ModelConfig expected_model(const Run& run, const EvalCell& cell) {
-  if (cell.of_routers()) return run.experiment.router_model;
-  return find_unit(units_of(run), cell.unit).kind->model(run.experiment);
-}
-
 TokenLikelihoods score_by_model(const Run& run, const fs::path& folder, const EvalCell& cell,
                                 const std::shared_ptr<const TokenFile>& tokens,
                                 ScoringNotes& notes) {
-  const Experiment& experiment = run.experiment;
-  const int64_t length = experiment.data.seq_length;
+  const int64_t length = run.experiment.data.seq_length;
   const int64_t n = tokens->num_sequences(length);
-  const Transformer model = Transformer::load(folder, experiment.device, cell.step);
-  if (!model.config().computes_like(expected_model(run, cell).resolved())) {
-    throw Error(fmt::format("{} is of another model than the experiment's: training writes it",
-                            config_file(folder).string()));
-  }
+  const Transformer model = load_model(run, folder, cell);
   Merging merging;
   merging.leaky = cell.merging == kLeaky;
   if (cell.merging == kByFirstSegment) merging.prompt_tokens = model.config().segment_tokens;

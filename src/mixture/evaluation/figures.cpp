@@ -17,6 +17,15 @@ SequenceLikelihoods sum_by_sequence(const TokenLikelihoods& model, int64_t prefi
   return sums;
 }
 
+TokenLikelihoods merged_once(TokenLikelihoods by_first, const TokenLikelihoods& by_segments,
+                             int64_t segment_tokens) {
+  for (int64_t i = 0; i < by_first.num_sequences(); ++i) {
+    std::ranges::copy(by_segments.row(i).first(static_cast<size_t>(segment_tokens)),
+                      by_first.row(i).begin());
+  }
+  return by_first;
+}
+
 SequenceLikelihoods under_assignment(std::span<const SequenceLikelihoods> models,
                                      const Assignment& assignment) {
   SequenceLikelihoods chosen;

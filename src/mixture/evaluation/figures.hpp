@@ -22,6 +22,10 @@ struct SequenceLikelihoods {
   std::vector<double> rest;    // [N] of the S - (M - 1) behind it
 };
 SequenceLikelihoods sum_by_sequence(const TokenLikelihoods& model, int64_t prefix_tokens);
+// Under a Lory model whose first segments decide for all that follow: theirs as where it is merged
+// by segments, since that decision sees them.
+TokenLikelihoods merged_once(TokenLikelihoods by_first, const TokenLikelihoods& by_segments,
+                             int64_t segment_tokens);
 // Each sequence under the model that it is assigned to.
 SequenceLikelihoods under_assignment(std::span<const SequenceLikelihoods> models,
                                      const Assignment& assignment);

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "mixture/evaluation/figures.hpp"
 #include "mixture/evaluation/lory_routing.hpp"
@@ -77,8 +78,14 @@ std::vector<SequenceLikelihoods> under_units(const Measured& measured, const Tra
                                              const std::string& merging = {}) {
   std::vector<SequenceLikelihoods> units;
   for (const TrainUnit* unit : model.units) {
-    const EvalCell cell{split.name, unit->name, 0, merging};
-    units.push_back(sum_by_sequence(read_cell(measured.run.layout, cell), prefix_tokens));
+    const auto read = [&](const std::string& how) {
+      return read_cell(measured.run.layout, {split.name, unit->name, 0, how});
+    };
+    TokenLikelihoods tokens = read(merging);
+    if (merging == kByFirstSegment) {
+      tokens = merged_once(std::move(tokens), read(""), prefix_tokens - 1);
+    }
+    units.push_back(sum_by_sequence(tokens, prefix_tokens));
   }
   return units;
 }
@@ -111,18 +118,14 @@ json to_json(const Perplexity& perplexity) {
   return {{"all", perplexity.all}, {"after_prefix", perplexity.after_prefix}};
 }
 
-// Of all targets and of those behind the first segment of a sequence, under a model that may merge
-// its experts. Of one decision for all, what is known before a first segment stands for that.
-json by_segments(const Measured& measured, const TrainedModel& model,
+// Of all targets of the test split and of those behind the first segment of a sequence, under a
+// model that may merge its experts. `units`: which of its units each sequence finds.
+json by_segments(const Measured& measured, const TrainedModel& model, const Assignment& units,
                  const std::string& merging = {}) {
   const Split& split = measured.test;
   const int64_t behind = measured.run.experiment.lory.segment_tokens + 1;  // the first is given
-  const Assignment own = unit_of_sequences(measured, model, split);
-  const auto likelihoods = [&](const std::string& how) {
-    return under_assignment(under_units(measured, model, split, behind, how), own);
-  };
-  SequenceLikelihoods sequences = likelihoods(merging);
-  if (merging == kByFirstSegment) sequences.prefix = likelihoods("").prefix;
+  const SequenceLikelihoods sequences =
+      under_assignment(under_units(measured, model, split, behind, merging), units);
   const Perplexity value = perplexity(sequences, split.text.targets, behind);
   return {{"all", value.all}, {"after_segment", value.after_prefix}};
 }
@@ -193,9 +196,10 @@ json lory_routing_json(const Measured& measured, const TrainedModel& model,
           {"dead_experts", dead}};
 }
 
-// `own`: the test split as the model is used, `units`: under each of its units.
-json figures_of(const Measured& measured, const TrainedModel& model, const SequenceLikelihoods& own,
-                const std::vector<SequenceLikelihoods>& units) {
+// `route`: which of its units each sequence of the test split finds, `own`: the split as the model
+// is so used, `units`: under each of its units.
+json figures_of(const Measured& measured, const TrainedModel& model, const Assignment& route,
+                const SequenceLikelihoods& own, const std::vector<SequenceLikelihoods>& units) {
   const MeasuredText& text = measured.test.text;
   const int64_t prefix = measured.run.experiment.mixture.prefix_tokens;
   const SequenceLikelihoods on_validation =
@@ -219,11 +223,11 @@ json figures_of(const Measured& measured, const TrainedModel& model, const Seque
                   {"sharding_flops", costs.sharding_flops},
                   {"inference_flops_per_sequence", costs.inference_flops}};
   if (measured.run.experiment.lory.experts > 0) {
-    figures["perplexity"]["after_segment"] = by_segments(measured, model)["after_segment"];
+    figures["perplexity"]["after_segment"] = by_segments(measured, model, route)["after_segment"];
   }
   if (model.kind->merges_experts()) {
-    figures["leaky_perplexity"] = by_segments(measured, model, kLeaky);
-    figures["first_segment_perplexity"] = by_segments(measured, model, kByFirstSegment);
+    figures["leaky_perplexity"] = by_segments(measured, model, route, kLeaky);
+    figures["first_segment_perplexity"] = by_segments(measured, model, route, kByFirstSegment);
   }
   if (model.kind->role == Role::mixture) {
     figures["oracle_perplexity"] = to_json(
@@ -324,9 +328,10 @@ ResultLines write_results(const Run& run, const std::vector<TrainUnit>& units) {
   for (const TrainedModel& model : models_of(units)) {
     const std::vector<SequenceLikelihoods> of_units = under_units(measured, model, measured.test);
     SequenceLikelihoods& own = on_test[model.kind];
-    own = under_assignment(of_units, unit_of_sequences(measured, model, measured.test));
+    const Assignment route = unit_of_sequences(measured, model, measured.test);
+    own = under_assignment(of_units, route);
     json& figures = models[std::string(model.kind->name)];
-    figures = figures_of(measured, model, own, of_units);
+    figures = figures_of(measured, model, route, own, of_units);
     if (model.kind->merges_experts()) {
       figures["routing"] = lory_routing_json(measured, model, lines.warnings);
     }

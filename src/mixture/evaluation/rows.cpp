@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
+#include "mixture/evaluation/figures.hpp"
 #include "smalltalk/core/experiment/flops.hpp"
 
 namespace smalltalk {
@@ -186,10 +188,7 @@ void RowFinder::add_mergings(const TrainedModel& model, const TokenLikelihoods& 
   leaky.flops_per_sequence = forward_flops(config, 1, length_);
   add(leaky, under_assignment(read(model, options_.split, 0, kLeaky), itself));
   std::vector<TokenLikelihoods> by_first = read(model, options_.split, 0, kByFirstSegment);
-  const auto segment = static_cast<size_t>(config.segment_tokens);
-  for (int64_t i = 0; i < by_segments.num_sequences(); ++i) {  // what that decision sees
-    std::ranges::copy(by_segments.row(i).first(segment), by_first[0].row(i).begin());
-  }
+  by_first[0] = merged_once(std::move(by_first[0]), by_segments, config.segment_tokens);
   ComparedRow once{model.kind, "merged once", config.segment_tokens};
   config.segment_tokens = length_;
   once.flops_per_sequence = forward_flops(config, 1, length_);
@@ -207,8 +206,7 @@ RunRows RowFinder::find() {
   }
   for (const TrainedModel& model : models_) {
     for (const int64_t step : options_.steps) {
-      const TrainUnit& unit = *model.units[0];
-      if (step > unit.dense_steps && step < unit.train.steps) add_model(model, step);
+      if (model.units[0]->passes(step)) add_model(model, step);
     }
   }
   result_.documents = sources_.documents;

@@ -27,7 +27,8 @@ constexpr ModelKind kKinds[] = {
      .role = Role::router,
      .rows = Rows::chunks,
      .budget = Budget::rounds,
-     .one_for_each_expert = true},
+     .one_for_each_expert = true,
+     .own_model = [](const Experiment& e) { return e.router_model; }},
     {.name = "dense",
      .label = "Dense",
      .stage = "dense",
@@ -109,6 +110,15 @@ std::span<const ModelKind> model_kinds() { return kKinds; }
 const ModelKind* find_kind(std::string_view name) {
   const auto* found = std::ranges::find(kKinds, name, &ModelKind::name);
   return found == std::end(kKinds) ? nullptr : found;
+}
+
+const ModelKind& kind_of_unit(std::string_view unit) {
+  const auto* found = std::ranges::find_if(kKinds, [&](const ModelKind& kind) {
+    const std::string_view folder = kind.folder;
+    return unit.starts_with(folder) && (unit.size() == folder.size() || unit[folder.size()] == '/');
+  });
+  ST_CHECK(found != std::end(kKinds));
+  return *found;
 }
 
 const ModelKind& first_kind(Role role) {

@@ -94,6 +94,7 @@ struct ModelConfig {
   bool merges_experts() const { return merged_experts > 0; }
   // By layer, [L]. Error: merged_layers is no list of layers of the model.
   std::vector<bool> merging_layers() const;
+  int64_t num_merging_layers() const;
   // Whether models of both compute the same with the same weights. Both must be resolved.
   bool computes_like(const ModelConfig& other) const;
   // The plain model whose feed-forwards have the shape of one expert.

@@ -99,6 +99,8 @@ struct ModelKind {
 std::span<const ModelKind> model_kinds();
 // Null: there is none of this name.
 const ModelKind* find_kind(std::string_view name);
+// That of a model by its folder below the run.
+const ModelKind& kind_of_unit(std::string_view unit);
 // Of several, that of the table's first row.
 const ModelKind& first_kind(Role role);
 

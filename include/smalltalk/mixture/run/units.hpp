@@ -22,6 +22,9 @@ struct TrainUnit {
   int expert = -1;                  // which shard, if there is one for each expert
   TrainConfig train;                // steps, batch and learning rate of this unit
   int64_t dense_steps = 0;          // the first of them, in which it is no more than an expert yet
+
+  // Whether a checkpoint of this step is one on its way, and of the model itself.
+  bool passes(int64_t step) const { return step > dense_steps && step < train.steps; }
 };
 
 // Experts first, then what else the experiment asks for. Dense models and Lory get steps until
