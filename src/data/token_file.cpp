@@ -99,7 +99,8 @@ TokenFile::TokenFile(const std::filesystem::path& path, const DocumentOrder& ord
   }
   if (start != info.num_tokens)
     throw Error(path.string() + ": tokens lie outside of its documents");
-  info.content_hash = hash_text(info.content_hash + " " + order.content_hash);
+  info.order_hash = order.content_hash;
+  info.content_hash = hash_text(info.content_hash + " " + info.order_hash);
 }
 
 TokenFile::~TokenFile() = default;

@@ -30,6 +30,7 @@ struct TokenFileInfo {
   int64_t end_token = 2;
   std::string tokenizer_hash;
   std::string content_hash;  // XXH3 of the token bytes; in an order, of that and the order's hash
+  std::string order_hash;    // content_hash of the order of its documents; empty: as they lie
   int64_t text_bytes = 0;    // UTF-8 bytes of the documents, for bits per byte
   int64_t padding = 0;       // end tokens between documents, which are no targets
   int64_t packed_length =

@@ -189,9 +189,7 @@ void open_tokens(Run& run) {
                     {"tokenizer", tokenizer.hash()},
                     {"routing", part_hash(experiment, Part::routing)},
                     {"seed", std::to_string(experiment.seed)}};
-  if (run.tokens->is_reordered()) {
-    run.provenance["order"] = read_order(run.layout.order()).content_hash;
-  }
+  if (run.tokens->is_reordered()) run.provenance["order"] = run.tokens->info().order_hash;
 }
 
 }  // namespace smalltalk
