@@ -26,8 +26,8 @@ void check_products(const Sizes& sizes,
     const int64_t a_stride = (a_transposed ? m : k) + kPadding;
     const int64_t b_stride = (b_transposed ? k : n) + kPadding;
     const int64_t c_stride = n + kPadding;
-    const auto a = random_floats(a_stride * std::max(m, k), 1);
-    const auto b = random_floats(b_stride * std::max(n, k), 2);
+    const auto a = random_floats(a_stride * (a_transposed ? k : m), 1);
+    const auto b = random_floats(b_stride * (b_transposed ? n : k), 2);
     for (const bool accumulate : {false, true}) {
       const auto before = random_floats(c_stride * m, 3);
       std::vector<float> c = before;
@@ -75,7 +75,10 @@ TEST_P(GemmTest, KernelsOfEveryInstructionSetAgreeWithFloat64) {
 INSTANTIATE_TEST_SUITE_P(Sizes, GemmTest,
                          testing::Values(Sizes{1, 1, 1}, Sizes{12, 32, 16}, Sizes{13, 33, 17},
                                          Sizes{25, 16, 256}, Sizes{7, 47, 257}, Sizes{31, 15, 40},
-                                         Sizes{64, 100, 600}, Sizes{300, 150, 300}));
+                                         Sizes{64, 100, 600}, Sizes{300, 150, 300},
+                                         // Dot products, and few long rows.
+                                         Sizes{8, 8, 5000}, Sizes{5, 7, 2050}, Sizes{13, 16, 64},
+                                         Sizes{16, 500, 8}, Sizes{8, 4097, 16}));
 
 }  // namespace
 }  // namespace smalltalk

@@ -7,8 +7,6 @@
 #include <mutex>
 #include <vector>
 
-#include "smalltalk/core/system/clock.hpp"
-
 namespace smalltalk {
 namespace {
 
@@ -84,12 +82,12 @@ TraceSpan::~TraceSpan() {
   if (r.on && start_ >= r.origin) r.events.push_back({name_, index_, thread, start_, end});
 }
 
-void start_trace() {
+void start_trace(double origin) {
   thread_id();
   Recorder& r = recorder();
   const std::lock_guard lock(r.mutex);
   r.events.clear();
-  r.origin = now_seconds();
+  r.origin = origin;
   r.on = true;
 }
 

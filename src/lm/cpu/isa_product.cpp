@@ -79,8 +79,11 @@ void compute_rows(Tile tile, int64_t rows) {
     tile.a = a + done * (Transposed ? 1 : tile.a_stride);
     tile.c = c + done * tile.c_stride;
   };
-  for (; rows - done >= kTileRows; step(kTileRows))
+  for (; rows - done >= kTileRows && rows - done != 16; step(kTileRows))
     compute_tile<kTileRows, Vectors, Transposed>(tile);
+  if constexpr (kTileRows > 8) {  // 16 as 8 + 8 rather than 12 + 4
+    for (; rows - done >= 8; step(8)) compute_tile<8, Vectors, Transposed>(tile);
+  }
   for (; rows - done >= 4; step(4)) compute_tile<4, Vectors, Transposed>(tile);
   for (; rows - done >= 1; step(1)) compute_tile<1, Vectors, Transposed>(tile);
 }
@@ -140,6 +143,17 @@ void pack(const Product& g, int64_t first, int64_t depth, int64_t column, int64_
   }
 }
 
+// A few long rows come from memory, of which there are more than a processor follows by itself.
+constexpr int64_t kFewRows = 32, kAhead = 4 * kColumns;
+
+void fetch(const float* from, int64_t stride, int64_t rows) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t column = 0; column < kColumns; column += 16) {  // a cache line
+      __builtin_prefetch(from + i * stride + kAhead + column);
+    }
+  }
+}
+
 // Rows [row, row + rows) of the result, for `depth` steps of k from `first`.
 template <bool Transposed>
 void compute_block(const Product& g, int64_t row, int64_t rows, int64_t first, int64_t depth,
@@ -153,6 +167,10 @@ void compute_block(const Product& g, int64_t row, int64_t rows, int64_t first, i
   tile.accumulate = g.accumulate || first > 0;
   for (int64_t column = 0; column < g.n; column += kColumns) {
     const int64_t columns = min_of(kColumns, g.n - column);
+    if (!g.b_transposed && depth <= kFewRows) {
+      fetch(g.b + first * g.b_stride + column, g.b_stride, depth);
+    }
+    if (g.accumulate && rows <= kFewRows) fetch(g.c + row * g.c_stride + column, g.c_stride, rows);
     tile.b = g.b + first * g.b_stride + column;
     tile.b_stride = g.b_stride;
     if (g.b_transposed || (columns < kColumns && columns != kLanes)) {
@@ -188,10 +206,87 @@ void compute(const Product& g) {
   }
 }
 
+// ---- Few rows and few columns: dot products with k across the lanes -----------------------------
+
+constexpr int kDotRows = 4, kDotColumns = kTileRows > 8 ? 4 : 2;
+constexpr int64_t kDotDepth = 2048;  // of all rows and columns these stay in the cache
+
+bool are_dots(const Product& g) {
+  return g.b_transposed && !g.a_transposed && g.n <= 16 && g.m <= 64 && g.k >= 64;
+}
+
+float sum_of(Vec value) {
+  float sum = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += value[lane];
+  return sum;
+}
+
+template <int Rows, int Columns>
+__attribute__((noinline)) void compute_dots(const Tile& tile) {
+  Vec sums[Rows][Columns];
+#pragma GCC unroll 4
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Columns; ++j) sums[i][j] = Vec{};
+  }
+  int64_t p = 0;
+  for (; p + kLanes <= tile.k; p += kLanes) {
+    Vec columns[Columns];
+#pragma GCC unroll 4
+    for (int j = 0; j < Columns; ++j) columns[j] = load(tile.b + j * tile.b_stride + p);
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; ++i) {
+      const Vec row = load(tile.a + i * tile.a_stride + p);
+#pragma GCC unroll 4
+      for (int j = 0; j < Columns; ++j) sums[i][j] += row * columns[j];
+    }
+  }
+  for (int i = 0; i < Rows; ++i) {
+    for (int j = 0; j < Columns; ++j) {
+      float sum = sum_of(sums[i][j]);
+      for (int64_t rest = p; rest < tile.k; ++rest) {
+        sum += tile.a[i * tile.a_stride + rest] * tile.b[j * tile.b_stride + rest];
+      }
+      float& c = tile.c[i * tile.c_stride + j];
+      c = tile.alpha * sum + (tile.accumulate ? c : 0);
+    }
+  }
+}
+
+void compute_as_dots(const Product& g) {
+  for (int64_t first = 0; first < g.k; first += kDotDepth) {
+    Tile tile{};
+    tile.k = min_of(kDotDepth, g.k - first);
+    tile.a_stride = g.a_stride;
+    tile.b_stride = g.b_stride;
+    tile.c_stride = g.c_stride;
+    tile.alpha = g.alpha;
+    tile.accumulate = g.accumulate || first > 0;
+    for (int64_t column = 0; column < g.n;) {
+      const bool wide = g.n - column >= kDotColumns;
+      tile.b = g.b + column * g.b_stride + first;
+      for (int64_t row = 0; row < g.m;) {
+        const bool tall = g.m - row >= kDotRows;
+        tile.a = g.a + row * g.a_stride + first;
+        tile.c = g.c + row * g.c_stride + column;
+        if (wide) {
+          tall ? compute_dots<kDotRows, kDotColumns>(tile) : compute_dots<1, kDotColumns>(tile);
+        } else {
+          tall ? compute_dots<kDotRows, 1>(tile) : compute_dots<1, 1>(tile);
+        }
+        row += tall ? kDotRows : 1;
+      }
+      column += wide ? kDotColumns : 1;
+    }
+  }
+}
+
 }  // namespace
 
 void product(const Product& g) {
-  if (g.a_transposed) {
+  if (are_dots(g)) {
+    compute_as_dots(g);
+  } else if (g.a_transposed) {
     compute<true>(g);
   } else {
     compute<false>(g);

@@ -12,10 +12,14 @@ namespace {
 
 // What is merged at once, in floats: half of a cache of 1 MB.
 constexpr int64_t kTileFloats = 1 << 17;
-constexpr int64_t kBlock = 16;  // segments
+constexpr int64_t kBlock = 16;     // segments
+constexpr int64_t kTileRows = 32;  // or a multiple: whole panels of a product
+// Between segments: at a distance of a power of 2 they would all lie on the same lines of a cache.
+constexpr int64_t kPadding = 16;
 
 int64_t tile_rows(const ExpertMatrices& matrices, int64_t segments) {
-  return std::clamp<int64_t>(kTileFloats / (segments * matrices.columns), 1, matrices.rows);
+  const int64_t fit = kTileFloats / (segments * matrices.columns) / kTileRows * kTileRows;
+  return std::min(std::max(fit, kTileRows), matrices.rows);
 }
 
 // c [m, n] = a [m, k] b [k, n] for few m and k and many n, which our own kernel does best; a may
@@ -91,10 +95,11 @@ void MergedExperts::for_tiles(const ExpertMatrices& matrices, const float* weigh
     const int64_t at_once = tile_rows(matrices, segments);
     for (int64_t row = 0; row < matrices.rows; row += at_once) {
       const int64_t rows = std::min(at_once, matrices.rows - row), size = rows * matrices.columns;
-      grow(merged_, segments * size);
+      const int64_t stride = size + kPadding;
+      grow(merged_, segments * stride);
       combine(segments, size, experts, {weights + block * experts, experts}, false,
               {matrices.data + row * matrices.columns, matrices.stride}, false,
-              {merged_.data(), size});
+              {merged_.data(), stride});
       work(row, rows, block, segments);
     }
   }
@@ -140,7 +145,7 @@ void MergedExperts::multiply(const ExpertMatrices& matrices, const float* weight
     for (int64_t i = 0; i < segments; ++i) {
       const Segment& segment = segments_[block + i];
       gemm_nt(segment.size, rows, columns, 1, {x + segment.begin * columns, columns},
-              {merged_.data() + i * rows * columns, columns}, accumulate,
+              {merged_.data() + i * (rows * columns + kPadding), columns}, accumulate,
               {out + segment.begin * out_stride + row, out_stride});
     }
   });
@@ -152,20 +157,20 @@ void MergedExperts::multiply_backward(const ExpertMatrices& matrices, const floa
   const int64_t columns = matrices.columns, experts = config_.merged_experts;
   const int64_t out_stride = matrices.rows;
   for_tiles(matrices, weights, [&](int64_t row, int64_t rows, int64_t block, int64_t segments) {
-    const int64_t size = rows * columns;
-    grow(d_merged_, segments * size);
+    const int64_t size = rows * columns, stride = size + kPadding;
+    grow(d_merged_, segments * stride);
     for (int64_t i = 0; i < segments; ++i) {
       const Segment& segment = segments_[block + i];
       const Matrix d_of{d_out + segment.begin * out_stride + row, out_stride};
-      gemm_nn(segment.size, columns, rows, 1, d_of, {merged_.data() + i * size, columns}, row > 0,
+      gemm_nn(segment.size, columns, rows, 1, d_of, {merged_.data() + i * stride, columns}, row > 0,
               {d_x + segment.begin * columns, columns});
       gemm_tn(rows, columns, segment.size, 1, d_of, {x + segment.begin * columns, columns}, false,
-              {d_merged_.data() + i * size, columns});
+              {d_merged_.data() + i * stride, columns});
     }
     const int64_t offset = row * columns;
     combine(experts, size, segments, {weights + block * experts, experts}, true,
-            {d_merged_.data(), size}, true, {d_matrices + offset, matrices.stride});
-    gemm_nt(segments, experts, size, 1, {d_merged_.data(), size},
+            {d_merged_.data(), stride}, true, {d_matrices + offset, matrices.stride});
+    gemm_nt(segments, experts, size, 1, {d_merged_.data(), stride},
             {matrices.data + offset, matrices.stride}, true,
             {d_weights + block * experts, experts});
   });
@@ -208,7 +213,7 @@ int64_t MergedExperts::memory_floats(const ModelConfig& config, int64_t segments
                                       std::pair(config.hidden_size, config.intermediate_size)}) {
     const int64_t block = std::min(kBlock, segments);
     const ExpertMatrices matrices{rows, columns, 0, nullptr};
-    tile = std::max(tile, block * tile_rows(matrices, block) * columns);
+    tile = std::max(tile, block * (tile_rows(matrices, block) * columns + kPadding));
   }
   return (backward ? 2 : 1) * (pooled + tile);
 }

@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <utility>
 
 #include "smalltalk/core/experiment/flops.hpp"
@@ -19,6 +21,23 @@ namespace {
 
 constexpr int64_t kNamedSequences = 64;  // of a step that went wrong
 constexpr int kMaxNonfinite = 10;        // steps in a row that may be left out
+
+// One moment of the past on this rank's clock, the same on all ranks. Ranks leave a barrier
+// together but for one that is not given a core just then: the middle of several differences tells
+// how far two clocks are apart.
+double moment_of_all(const HostCollectives& group) {
+  std::array<double, 7> mine{};
+  for (double& moment : mine) {
+    group.barrier();
+    moment = now_seconds();
+  }
+  const auto bytes = group.all_gather_bytes(std::as_bytes(std::span(mine)));
+  auto differences = mine, first = mine;
+  std::memcpy(first.data(), bytes.data(), sizeof(first));
+  for (size_t i = 0; i < mine.size(); ++i) differences[i] -= first[i];
+  std::ranges::nth_element(differences, differences.begin() + differences.size() / 2);
+  return first[0] + differences[differences.size() / 2];
+}
 
 }  // namespace
 
@@ -40,8 +59,7 @@ Trainer::Impl::Run::Run(Impl& trainer, Engine& engine, const RowSource& rows, in
 
 void Trainer::Impl::Run::begin_step() {
   if (progress_.step == traced_.first && traced_.last > progress_.step) {
-    trainer_.group().barrier();  // the ranks' times count from here
-    start_trace();
+    start_trace(moment_of_all(trainer_.group()));
     tracing_ = true;
   }
   span_.emplace("step", progress_.step);

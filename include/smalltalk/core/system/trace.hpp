@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "smalltalk/core/system/clock.hpp"
+
 namespace smalltalk {
 
 // A span lasts from its construction to its destruction. While nothing is recorded it costs a call
@@ -29,8 +31,8 @@ class TraceSpan {
 };
 
 // Records all spans that begin from now on; forgets those recorded before. The calling thread is
-// thread 0 of the trace; times count from here.
-void start_trace();
+// thread 0 of the trace; times count from `origin`, of now_seconds() and not later than now.
+void start_trace(double origin = now_seconds());
 // Ends the recording. Returns the events of this process, JSON objects with commas between them;
 // `process`, a rank, tells processes apart in trace_json().
 std::string stop_trace(int process);
