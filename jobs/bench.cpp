@@ -51,7 +51,7 @@ void bench(const Options& options) {
     return;
   }
   std::printf(
-      "%s: %s tokens/s, %sFLOP/s of the model, %sFLOP/s of one large product (%.0f %%), "
+      "%s: %s tokens/s, %sFLOP/s of the model, %sFLOP/s of large products (%.0f %%), "
       "%.1f page faults a step\n",
       options.name.c_str(), human_count(result.tokens_per_second).c_str(),
       human_count(result.model_flops_per_second).c_str(),

@@ -13,7 +13,10 @@
 #include <mutex>
 #include <string>
 #include <tuple>
+#include <vector>
 
+#include "lm/cpu/gemm.hpp"
+#include "lm/cpu/thread_team.hpp"
 #include "lm/torch/device.hpp"
 #include "lm/torch/device_peak.hpp"
 #include "smalltalk/core/system/clock.hpp"
@@ -46,6 +49,26 @@ double best_seconds(int64_t size, double seconds, const at::TensorOptions& optio
   return best;
 }
 
+// Of products by the CPU engine's kernels, one for each thread at a time.
+double engine_rate(double seconds, int threads) {
+  constexpr int64_t kSize = 512;  // done before the scheduler gives the core to another process
+  ThreadTeam team(threads);
+  std::vector<std::vector<float>> matrices(static_cast<size_t>(threads));
+  for (auto& each : matrices) each.assign(3 * kSize * kSize, 0.5F);
+  double best = std::numeric_limits<double>::infinity();
+  const double end = now_seconds() + seconds;
+  do {
+    const double start = now_seconds();
+    team.run([&](int thread) {
+      float* const at = matrices[static_cast<size_t>(thread)].data();
+      gemm_nn(kSize, kSize, kSize, 1, {at, kSize}, {at + kSize * kSize, kSize}, false,
+              {at + 2 * kSize * kSize, kSize});
+    });
+    best = std::min(best, now_seconds() - start);
+  } while (now_seconds() < end);
+  return 2.0 * threads * kSize * kSize * kSize / best;
+}
+
 }  // namespace
 
 double measure_gemm_rate(double seconds, const DeviceConfig& device) {
@@ -57,7 +80,7 @@ double measure_gemm_rate(double seconds, const DeviceConfig& device) {
   // On the CPU so small that a product is done before the scheduler gives the core to another
   // process, which is after some milliseconds, and no smaller: many threads need more to do.
   constexpr double kSlice = 2e-3;
-  double best_rate = 0, left = seconds;
+  double best_rate = 0, left = cuda ? seconds : seconds * 3 / 4;
   for (int64_t size = cuda ? 8192 : 512;; size *= 2) {
     const double start = now_seconds();
     const double best = best_seconds(size, left / 2, options);
@@ -67,7 +90,8 @@ double measure_gemm_rate(double seconds, const DeviceConfig& device) {
     if (cuda || 8 * best > kSlice || left <= 0) break;
   }
   at::set_num_threads(threads_before);
-  return best_rate;
+  if (cuda) return best_rate;
+  return std::max(best_rate, engine_rate(seconds / 4, static_cast<int>(device.threads)));
 }
 
 double device_flops_per_second(const DeviceConfig& device) {

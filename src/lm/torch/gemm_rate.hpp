@@ -6,7 +6,8 @@
 namespace smalltalk {
 
 // FLOPs per second of a large product through LibTorch, the fastest of those that fit into about
-// `seconds`, in the precision of the device; on the CPU on device.threads threads.
+// `seconds`, in the precision of the device. On the CPU on device.threads threads, or of the
+// engine's own products where they are faster.
 double measure_gemm_rate(double seconds, const DeviceConfig& device);
 
 // device.flops_per_second, or, if that is 0, a GPU's peak in bfloat16 (device_peak.hpp), or else

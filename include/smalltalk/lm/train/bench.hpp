@@ -19,7 +19,7 @@ struct BenchCase {
 struct BenchResult {
   double tokens_per_second = 0;
   double model_flops_per_second = 0;  // by the formulas of core/experiment/flops.hpp
-  double gemm_flops_per_second = 0;   // of one large product through LibTorch on as many threads
+  double gemm_flops_per_second = 0;   // of large products on as many threads
   double seconds_per_step = 0;
   double page_faults_per_step = 0;  // of this process, while measuring
   int64_t parameters = 0;
