@@ -1,7 +1,8 @@
 // Trains a small model for 200 steps and writes all that a peer needs to do the same:
-// dump_training KIND FOLDER DEVICE, KIND swiglu or relu2, DEVICE cpu (in float32) or cuda (in
-// bfloat16). FOLDER/start and FOLDER/end are models, FOLDER/rows.safetensors holds the rows in the
-// order of training, FOLDER/run/metrics.jsonl the loss and gradient norm of every step.
+// dump_training KIND FOLDER DEVICE, KIND swiglu, relu2 or lory (swiglu merged from 4 experts for
+// every 8 tokens), DEVICE cpu (in float32) or cuda (in bfloat16). FOLDER/start and FOLDER/end are
+// models, FOLDER/rows.safetensors holds the rows in the order of training, FOLDER/run/metrics.jsonl
+// the loss and gradient norm of every step.
 #include <filesystem>
 #include <string>
 
@@ -40,6 +41,10 @@ int main(int argc, char** argv) {
   config.num_layers = 2;
   config.num_heads = 4;
   config.feed_forward = kind == "relu2" ? FeedForward::relu2 : FeedForward::swiglu;
+  if (kind == "lory") {
+    config.merged_experts = 4;
+    config.segment_tokens = 8;
+  }
   DeviceConfig device;
   device.threads = 2;
   device.device = argv[3];

@@ -26,6 +26,7 @@ from torch_peer import Peer, plain_loss, read_safetensors  # noqa: E402
 DUMP_TRAINING = os.path.join(os.environ["SMALLTALK_BUILD_DIR"], "tests/lm/dump_training")
 DEVICE = os.environ.get("SMALLTALK_PEER_DEVICE", "cpu")
 PRECISION, FACTOR = {"cpu": ("float32", 4), "cuda": ("bfloat16", 1.5)}[DEVICE]
+LORY = (4, 8)  # experts, tokens of a segment
 WEIGHT_DECAY, BETAS, EPS, CLIP = 0.1, (0.9, 0.99), 1e-8, 1.0
 
 
@@ -36,7 +37,8 @@ def train(folder, kind, dtype, rates, autocast=False):
     with open(folder / "start/config.json") as file:
         config = json.load(file)
     model = Peer(config["vocab_size"], config["hidden_size"], config["num_hidden_layers"],
-                 config["num_attention_heads"], config["intermediate_size"], kind)
+                 config["num_attention_heads"], config["intermediate_size"],
+                 "relu2" if kind == "relu2" else "swiglu", lory=LORY if kind == "lory" else ())
     model.load(tensors)
     model.to(DEVICE, dtype)
     optimizer = torch.optim.AdamW(model.optimizer_groups(WEIGHT_DECAY), betas=BETAS, eps=EPS)
@@ -97,6 +99,9 @@ class PeerTorch(unittest.TestCase):
 
     def test_relu2(self):
         self.compare("relu2")
+
+    def test_lory(self):
+        self.compare("lory")
 
 
 if __name__ == "__main__":

@@ -93,18 +93,24 @@ class Peer(torch.nn.Module):
         layer_names = {
             "qkv": [f"self_attn.{x}_proj.weight" for x in "qkv"],
             "output": ["self_attn.o_proj.weight"],
-            "gate_up": ["mlp.gate_proj.weight", "mlp.up_proj.weight"][0 if self.swiglu else 1:],
-            "down": ["mlp.down_proj.weight"],
             "attention_norm": ["input_layernorm.weight"],
             "feed_forward_norm": ["post_attention_layernorm.weight"],
         }
+        gate_up, down = ["gate_proj", "up_proj"][0 if self.swiglu else 1:], ["down_proj"]
+        prefixes = [f"experts.{e}." for e in range(self.experts)] or [""]
+        for name, matrices in (("gate_up", gate_up), ("down", down)):
+            layer_names[name] = [f"mlp.{prefix}{matrix}.weight" for prefix in prefixes
+                                 for matrix in matrices]
+        if self.experts:
+            layer_names["router"] = ["mlp.gate.weight"]
         with torch.no_grad():
             self.embedding.copy_(tensors["model.embed_tokens.weight"])
             self.final_norm.copy_(tensors["model.norm.weight"])
             for i, layer in enumerate(self.layers):
                 for name, parts in layer_names.items():
                     parts = [tensors[f"model.layers.{i}.{part}"] for part in parts]
-                    getattr(layer, name).copy_(torch.cat(parts))
+                    weight = getattr(layer, name)
+                    weight.copy_(torch.cat(parts).view_as(weight))
 
 
 def read_safetensors(path):

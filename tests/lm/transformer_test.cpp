@@ -32,12 +32,22 @@ ModelConfig of_documents(ModelConfig config) {
   return config;
 }
 
+// Feed-forwards merged from experts, whose scores are those of training.
+ModelConfig of_experts(ModelConfig config) {
+  config.merged_experts = 3;
+  config.segment_tokens = 4;
+  config.first_segment = FirstSegment::uniform;
+  return config;
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, ModelTest,
                          testing::Values(tiny_model(FeedForward::swiglu, true),
                                          tiny_model(FeedForward::swiglu, false, 2),
                                          tiny_model(FeedForward::relu2, true, 1),
                                          of_documents(tiny_model(FeedForward::swiglu, true)),
-                                         of_documents(tiny_model(FeedForward::relu2, false, 2))));
+                                         of_documents(tiny_model(FeedForward::relu2, false, 2)),
+                                         of_experts(tiny_model(FeedForward::swiglu, true)),
+                                         of_experts(tiny_model(FeedForward::relu2, false, 2))));
 
 double mean_loss(const Transformer& model, const std::vector<int64_t>& tokens, int64_t rows) {
   const auto row_tokens = static_cast<int64_t>(tokens.size()) / rows;
