@@ -38,6 +38,10 @@ class ComparedRows : public ::testing::Test {
       return Assignment(5, prefix == 3 ? uint16_t{1} : uint16_t{0});
     };
     sources_.cluster_flops = [](int64_t prefix) { return 10.0 * static_cast<double>(prefix); };
+    sources_.by_ngrams = [](int64_t prefix) {
+      return Assignment{0, 0, 1, prefix == 3 ? uint16_t{1} : uint16_t{0}, 0};
+    };
+    sources_.ngram_flops = [](int64_t prefix) { return 4.0 * static_cast<double>(prefix); };
   }
   RunRows find() const { return find_rows(experiment_, units_, options_, sources_); }
 
@@ -70,6 +74,9 @@ TEST_F(ComparedRows, EachRuleByHand) {
       // 0 0 1 1 0 (of the second sequence both have the same first target), then 0 1 1 1 0.
       {"mixture", "experts as routers", 2, 0, 4 + 8 + 6 + 8 + 6, 616 + 2 * 276},
       {"mixture", "experts as routers", 3, 0, 4 + 6 + 6 + 8 + 6, 616 + 2 * 438},
+      // As the routers choose.
+      {"mixture", "n-grams", 2, 0, 4 + 8 + 6 + 12 + 6, 616 + 8},
+      {"mixture", "n-grams", 3, 0, 4 + 8 + 6 + 8 + 6, 616 + 12},
       // In the validation text expert 0 is best on code (4 bits to 8), 1 on prose (12 to 20) and on
       // all of it (20 to 24), which counts for news: 0 1 1 1 1.
       {"mixture", "domain label", 0, 0, 4 + 6 + 6 + 8 + 6, 616},
@@ -106,6 +113,14 @@ TEST_F(ComparedRows, EachRuleByHand) {
   EXPECT_NEAR(difference.mean, (32 - 44) / 20.0 * std::log(2), kError);
 }
 
+TEST_F(ComparedRows, WithoutTrainingTokensNothingIsLearnedOfThem) {
+  const size_t all = find().rows.size();
+  sources_.by_ngrams = nullptr;
+  const RunRows found = find();
+  EXPECT_EQ(found.rows.size(), all - 2);
+  for (const ComparedRow& row : found.rows) EXPECT_NE(row.rule, kByNgrams);
+}
+
 // One sequence of two targets. The prefix of two tokens has 1 bit under router 0 and 9 under
 // router 1: likelihoods of 256 to 1. At T = 8 their eighth roots weigh, 2 to 1.
 //   expert 0 gives the targets 1/2 and 1/4, expert 1 1/8 and 1/2
@@ -123,6 +138,7 @@ TEST_F(ComparedRows, EnsemblesMixByTemperature) {
   sources_.text = {{}, 1, {"prose"}, {0}, {2}};
   sources_.validation = sources_.text;
   sources_.documents = {0};
+  sources_.by_ngrams = nullptr;
   sources_.cell = [](const EvalCell& cell) {
     const std::map<std::string, small::Bits> cells = {{"experts/0", {{1, 2}}},
                                                       {"experts/1", {{3, 1}}},

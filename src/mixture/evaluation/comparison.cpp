@@ -4,17 +4,23 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string_view>
 
 #include "mixture/evaluation/measured_text.hpp"
 #include "mixture/evaluation/rows.hpp"
+#include "smalltalk/core/assignment/ngram_classifier.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
+#include "smalltalk/core/system/random.hpp"
+#include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
 #include "smalltalk/mixture/routing/tfidf.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
+#include "smalltalk/mixture/run/run_tokens.hpp"
 
 namespace smalltalk {
 namespace {
@@ -37,6 +43,35 @@ const ModelKind& usual_reference(const std::vector<TrainUnit>& units) {
   const auto baseline = std::ranges::find_if(
       units, [](const TrainUnit& unit) { return unit.kind->role == Role::baseline; });
   return *(baseline == units.end() ? units.begin() : baseline)->kind;
+}
+
+// What the routers' assignments of the training sequences teach, by the prefix that they read; none
+// if the training tokens are gone.
+std::optional<NgramClassifier> learn_shards(const Run& run, const MixtureParts& parts) {
+  const RunLayout& layout = run.layout;
+  if (!run.experiment.has_mixture() || !std::filesystem::exists(layout.tokens("train"))) return {};
+  const Shards shards = read_shards(find_shards(layout, layout.shards(), parts.shards));
+  const std::shared_ptr<const TokenFile> tokens = training_tokens(run);
+  const int64_t length = run.experiment.data.seq_length;
+  NgramClassifierOptions options;
+  options.num_classes = shards.num_experts();
+  options.seed = derive_seed(run.experiment.seed, "n-grams");
+  return NgramClassifier(
+      [&](uint64_t sequence, std::span<int64_t> prefix) {
+        tokens->read(static_cast<int64_t>(sequence) * length, prefix);
+      },
+      shards.expert, parts.prefix_tokens, options);
+}
+
+Assignment rate_all(const NgramClassifier& classifier, const TokenFile& tokens, int64_t experts,
+                    int64_t seq_length, int64_t prefix) {
+  ScoreMatrix scores(tokens.num_sequences(seq_length), experts);
+  std::vector<int64_t> text(static_cast<size_t>(prefix));
+  for (int64_t i = 0; i < scores.num_sequences(); ++i) {
+    tokens.read(i * seq_length, text);
+    classifier.rate(text, scores.row(i));
+  }
+  return argmax_assignment(scores);
 }
 
 }  // namespace
@@ -107,7 +142,7 @@ RunRows compared_rows(const Run& run, const std::vector<TrainUnit>& units,
   for (const double temperature : chosen.temperatures) {
     if (!(temperature > 0)) throw Error("the temperature of an ensemble must be above 0");
   }
-  require_one_mixture(run, units);
+  const MixtureParts parts = require_one_mixture(run, units);
 
   const int64_t length = experiment.data.seq_length;
   const TokenFile tokens(layout.tokens(chosen.split));
@@ -122,6 +157,13 @@ RunRows compared_rows(const Run& run, const std::vector<TrainUnit>& units,
     return nearest_clusters(*clusters, tokens, length, prefix);
   };
   sources.cluster_flops = [&](int64_t prefix) { return choice_flops(*clusters, prefix); };
+  const std::optional<NgramClassifier> ngrams = learn_shards(run, parts);
+  if (ngrams) {
+    sources.by_ngrams = [&](int64_t prefix) {
+      return rate_all(*ngrams, tokens, experiment.mixture.experts, length, prefix);
+    };
+    sources.ngram_flops = [&](int64_t prefix) { return ngrams->rating_flops(prefix); };
+  }
   return find_rows(experiment, units, chosen, sources);
 }
 

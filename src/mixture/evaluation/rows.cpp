@@ -126,6 +126,11 @@ void RowFinder::add_rules(const TrainedModel& model, const std::vector<TokenLike
                    expert_flops_ + scoring_flops(experiment_.expert_model, prefix),
                    argmax_assignment(prefix_scores(experts, prefix)));
   }
+  for (const int64_t prefix : options_.prefixes) {
+    if (!sources_.by_ngrams) break;
+    add_assignment(kByNgrams, prefix, expert_flops_ + sources_.ngram_flops(prefix),
+                   sources_.by_ngrams(prefix));
+  }
   add_assignment("domain label", 0, expert_flops_, by_domain(model));
   add_assignment("in turn", 0, expert_flops_, round_robin(experts[0].num_sequences(), count));
   add_assignment(kInHindsight, length_, static_cast<double>(count) * expert_flops_,

@@ -18,6 +18,9 @@ struct RowSources {
   // Of experts that clusters choose, by so many tokens.
   std::function<Assignment(int64_t prefix)> nearest_cluster;
   std::function<double(int64_t prefix)> cluster_flops;  // of the choice for one sequence
+  // Of the mixture's experts, by a classifier of n-grams that has learned from the shards.
+  std::function<Assignment(int64_t prefix)> by_ngrams;  // empty: there is none
+  std::function<double(int64_t prefix)> ngram_flops;
 };
 
 // REQUIRES options that make sense, and prefixes to choose by.

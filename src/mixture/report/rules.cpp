@@ -79,7 +79,9 @@ std::string rules_section(const RunData& data) {
   chart.whole_x = true;
   Series own = curve_of(data, "Experts as their own routers", "experts as routers");
   own.style = expert_style(1);  // beside the routers' curve, of the same experts
-  for (const Series& series : {curve_of(data, "Routers", "routers"), own,
+  Series ngrams = curve_of(data, "A linear map of n-grams, learned from the shards", "n-grams");
+  ngrams.style = expert_style(2);
+  for (const Series& series : {curve_of(data, "Routers", "routers"), own, ngrams,
                                curve_of(data, "The control's experts by TF-IDF", "TF-IDF")}) {
     if (!series.points.empty()) chart.series.push_back(series);
   }

@@ -39,6 +39,7 @@ std::vector<EvalCell> checkpoint_cells(const std::vector<TrainUnit>& units,
 
 // Rules that are not in the table alone.
 inline constexpr const char* kByRouters = "routers";  // as a mixture is trained to be used
+inline constexpr const char* kByNgrams = "n-grams";
 inline constexpr const char* kInHindsight = "best in hindsight";
 
 struct ComparedRow {
@@ -64,10 +65,11 @@ struct RunRows {
 };
 
 // REQUIRES the cells to be complete. Rules: the routers and the experts themselves (argmax over
-// prefixes), the best expert in hindsight, sequences in turn, domain labels (the expert that is
-// best on the domain in the validation split), and ensembles: of all with equal weights, and of the
-// k that the routers' posterior at M prefers, k = 2, 4, ... E. Error: the mixture does not belong
-// together, an option that makes no sense.
+// prefixes), a linear classifier of the prefix's n-grams that has learned from the shards
+// (ngram_classifier.hpp; where the training tokens are still there), the best expert in hindsight,
+// sequences in turn, domain labels (the expert that is best on the domain in the validation split),
+// and ensembles: of all with equal weights, and of the k that the routers' posterior at M prefers,
+// k = 2, 4, ... E. Error: the mixture does not belong together, an option that makes no sense.
 RunRows compared_rows(const Run& run, const std::vector<TrainUnit>& units,
                       const CompareOptions& options);
 
