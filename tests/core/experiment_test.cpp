@@ -138,7 +138,8 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
                                       "baselines.dense",
                                       "baselines.dense_large_batch",
                                       "baselines.random_shards",
-                                      "baselines.tfidf_shards"};
+                                      "baselines.tfidf_shards",
+                                      "lory.tensor_parallel"};
   Experiment defaults;
   const std::string default_hash = experiment_hash(defaults);
   for (const std::string& wanted : all_keys()) {
@@ -395,6 +396,17 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
          e.lory.segment_tokens = 129;
        },
        {"lory.segment_tokens", "data.seq_length"}},
+      {[](Experiment& e) {
+         e.lory.experts = 2;
+         e.lory.layers = "0-1";
+         e.lory.tensor_parallel = true;
+       },
+       {"lory.tensor_parallel", "lory.layers"}},
+      {[](Experiment& e) {
+         e.lory.experts = 2;
+         e.lory.tensor_parallel = e.data.document_mask = true;
+       },
+       {"lory.tensor_parallel", "data.document_mask"}},
       {[](Experiment& e) { e.lory.dense_warmup = 1; }, {"lory.dense_warmup"}},
       {[](Experiment& e) { e.lory.dense_warmup = -0.1; }, {"lory.dense_warmup"}},
       {[](Experiment& e) { e.lory.train_steps = -1; }, {"lory.train_steps"}},

@@ -42,6 +42,17 @@ TEST(GroupTest, TrainsWhatOneProcessTrains) {
   }
 }
 
+TEST(GroupTest, CutsExpertsAndTrainsWhatOneProcessTrains) {
+  Communicator& world = test_world();
+  const HostCollectives group = host_collectives(world);
+  const SharedFolder shared(group);
+  const ModelConfig model = merging(tiny_model(), 3, 5);
+  const Trained alone = train_in_group(HostCollectives(), model, 0);
+  const Trained cut = train_in_group(group, model, 1, 1024, {}, shared.path(), true);
+  if (group.rank == 0) expect_same_training(alone, cut, kOtherEngine);
+  group.barrier();
+}
+
 // The first steps are those of a plain model; each rank takes its share of what becomes of it.
 TEST(GroupTest, ExpertsBeginAsAPlainModelOfAnyGroup) {
   Communicator& world = test_world();
@@ -62,17 +73,20 @@ TEST(GroupTest, ExpertsBeginAsAPlainModelOfAnyGroup) {
     trainer.checkpoint();
   }
   options.dense_steps = 7;
-  const auto begin = [&](const HostCollectives& ranks, const std::string& saved) {
+  const auto begin = [&](const HostCollectives& ranks, const std::string& saved, bool cut) {
     options.group = ranks;
-    Transformer model(config, DeviceConfig(), 1);
+    const ExpertSlice slice = cut ? ExpertSlice{ranks.rank, ranks.size} : ExpertSlice();
+    Transformer model(config, DeviceConfig(), 1, slice);
     Trainer trainer(model, group_training_config(0), options);
     EXPECT_EQ(trainer.resume(), 7);
     trainer.save(folder / saved);
   };
-  begin(group, "group");
+  begin(group, "group", false);
+  begin(group, "cut", true);
   if (group.rank == 0) {
-    begin(HostCollectives(), "alone");
+    begin(HostCollectives(), "alone", false);
     EXPECT_TRUE(read_text(folder / "group") == read_text(folder / "alone"));
+    EXPECT_TRUE(read_text(folder / "cut") == read_text(folder / "alone"));
   }
   group.barrier();
 }

@@ -243,6 +243,8 @@ TEST_F(Keys, EachActs) {
       {"lory.dense_warmup", {"0.5", Seen::lory, lory}},
       {"lory.train_steps", {"7", Seen::lory, lory}},
       {"lory.lr", {"1e-3", Seen::lory, lory}},
+      {"lory.tensor_parallel",
+       {"true", Seen::plan, "--world 2 --set mixture.group_size=2 " + lory}},
       {"device.device", {"cuda", Seen::plan, "--world 2"}},
       {"device.precision", {"bf16-mixed", Seen::plan, "--world 2 --set device.device=cuda"}},
       {"device.threads", {"2", Seen::plan}},

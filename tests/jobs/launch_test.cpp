@@ -277,12 +277,14 @@ TEST_F(Launch, StageByStageGivesTheSameModels) {
   EXPECT_EQ(results("stages").at("models"), results("whole").at("models"));
 }
 
+// A group of two cuts Lory's experts in halves.
 TEST_F(Launch, AGroupOfTwoLearnsWhatOneRankLearns) {
   const std::string more =
       "--set mixture.experts=2 --set baselines.random_shards=false "
-      "--set baselines.dense_large_batch=false";
+      "--set baselines.dense_large_batch=false --set lory.experts=3 --set lory.segment_tokens=12";
   ASSERT_EQ(run_job(1, launch("one", more)).exit_code, 0);
-  const Outcome two = run_job(4, launch("two", more + " --set device.trace_steps=3:5"));
+  const Outcome two = run_job(
+      4, launch("two", more + " --set device.trace_steps=3:5 --set lory.tensor_parallel=true"));
   ASSERT_EQ(two.exit_code, 0) << two.output;
   // The trace shows both ranks of a group, by clocks that agree on when a step is.
   const auto trace = nlohmann::json::parse(read_text(folder_ / "two/experts/1/trace.json"));
@@ -296,7 +298,7 @@ TEST_F(Launch, AGroupOfTwoLearnsWhatOneRankLearns) {
   EXPECT_LT(std::max(step[0].first, step[1].first), std::min(step[0].second, step[1].second));
   EXPECT_EQ(results("two").at("communication").at("world_bytes_after_shards"), 0);
   // Sums in another order, 40 steps: the same to a few units in float32's fourth digit.
-  for (const char* model : {"mixture", "dense"}) {
+  for (const char* model : {"mixture", "dense", "lory"}) {
     const auto perplexity = [&](const std::string& out) {
       return results(out).at("models").at(model).at("perplexity").at("all").get<double>();
     };

@@ -75,6 +75,33 @@ TEST(GroupCheckpointTest, KeepsItsBytesInGroupsOfAnySize) {
   }
 }
 
+// Slices of a model are written as the whole is, and read from what others wrote.
+TEST(GroupCheckpointTest, KeepsItsBytesHoweverExpertsAreCut) {
+  const ModelConfig config = merging(tiny_model(), 3, 5);
+  const TemporaryFolder folder;
+  const auto with_trainer = [&](int ranks, bool cut, uint64_t seed, const auto& work) {
+    run_thread_ranks(ranks, [&](const HostCollectives& host) {
+      const ExpertSlice slice = cut ? ExpertSlice{host.rank, host.size} : ExpertSlice();
+      Transformer model(config, DeviceConfig(), seed, slice);
+      Trainer trainer(model, group_training_config(0), options_of(host, folder.path()));
+      work(trainer);
+    });
+  };
+  with_trainer(3, true, 1, [](Trainer& trainer) {
+    trainer.run(few_rows(), 5);
+    trainer.checkpoint();
+  });
+  const std::string written = read_text(folder.path() / "checkpoints/step-00000005.safetensors");
+  for (const auto& [ranks, cut] : {std::pair{1, false}, {2, false}, {2, true}, {4, true}}) {
+    SCOPED_TRACE(ranks);
+    with_trainer(ranks, cut, 9, [&](Trainer& trainer) {
+      EXPECT_EQ(trainer.resume(), 5);
+      trainer.save(folder.path() / "again");
+    });
+    EXPECT_TRUE(written == read_text(folder.path() / "again"));
+  }
+}
+
 TEST(GroupCheckpointTest, TheModelHasTheBytesOfOneThatIsSavedWhole) {
   const TemporaryFolder folder;
   const std::map<std::string, std::string> metadata = {{"smalltalk.seq_length", "12"}};

@@ -9,6 +9,8 @@
 
 #include "group_training.hpp"
 #include "lm/train/sharded_adamw.hpp"
+#include "support/complaint.hpp"
+#include "support/temporary_folder.hpp"
 #include "support/thread_ranks.hpp"
 
 namespace smalltalk {
@@ -43,6 +45,43 @@ TEST_P(GroupCurveTest, IsThatOfOneRank) {
     EXPECT_EQ(rank.weights, group[0].weights);  // the same bits
     EXPECT_EQ(rank.losses, group[0].losses);
   }
+}
+
+// Segments of 5, 5 and 2 tokens; a first one that looks ahead, and one that does not.
+TEST(GroupTest, RanksThatCutExpertsTrainWhatOneRankTrains) {
+  for (const FeedForward feed_forward : {FeedForward::swiglu, FeedForward::relu2}) {
+    ModelConfig model = merging(tiny_model(feed_forward, feed_forward == FeedForward::relu2), 3, 5);
+    if (feed_forward == FeedForward::relu2) model.first_segment = FirstSegment::uniform;
+    const Trained alone = train_in_group(HostCollectives(), model, 0);
+    EXPECT_LT(alone.losses.back(), alone.losses.front() - 1);
+    for (const auto& [ranks, micro] : {std::pair{2, 0}, {2, 3}, {3, 4}, {4, 1}}) {
+      SCOPED_TRACE(ranks);
+      const TemporaryFolder folder;
+      std::vector<Trained> group(static_cast<size_t>(ranks));
+      run_thread_ranks(ranks, [&, micro = micro](const HostCollectives& host) {
+        group[static_cast<size_t>(host.rank)] =
+            train_in_group(host, model, micro, 1024, {}, folder.path(), true);
+      });
+      expect_same_training(alone, group[0], kOtherEngine);
+      for (const Trained& rank : group) EXPECT_EQ(rank.losses, group[0].losses);
+    }
+  }
+}
+
+TEST(GroupTest, OnlyMergedExpertsAreCutAndIntoSlicesOfOneSize) {
+  const ModelConfig model = merging(tiny_model(), 3, 5);
+  const auto complaint = [](const ModelConfig& config, int64_t ranks) {
+    return complaint_of([&] { Transformer(config, DeviceConfig(), 1, {0, ranks}); });
+  };
+  EXPECT_EQ(complaint(model, 4), "");
+  EXPECT_TRUE(mentions(complaint(model, 5), "intermediate_size (24)"));
+  EXPECT_TRUE(mentions(complaint(model.dense(), 2), "merge none"));
+  ModelConfig upper = model;
+  upper.merged_layers = "1";
+  EXPECT_TRUE(mentions(complaint(upper, 2), "merge none"));
+  ModelConfig masked = model;
+  masked.document_mask = true;
+  EXPECT_TRUE(mentions(complaint(masked, 2), "documents"));
 }
 
 // For tests that change one thing of an engine.

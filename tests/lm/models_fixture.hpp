@@ -16,12 +16,13 @@ namespace smalltalk {
 // R models of one configuration with different weights, in one flat buffer.
 struct Models {
   explicit Models(const ModelConfig& model, int64_t count = 1,
-                  const std::string& precision = "float32", at::Device device = at::kCPU)
+                  const std::string& precision = "float32", at::Device device = at::kCPU,
+                  ExpertSlice slice = {})
       : config(model.resolved()),
-        layout(parameter_layout(config)),
+        layout(parameter_layout(config, slice)),
         parameters(initial(layout, count).to(device)),
         gradients(at::zeros_like(parameters)),
-        engine(config, layout, device, precision, count) {
+        engine(sliced(config, slice), layout, device, precision, count) {
     if (precision == "bf16-mixed") copies = at::zeros_like(parameters, at::kBFloat16);
     copy_again();
     ModelBuffers buffers;

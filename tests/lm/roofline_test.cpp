@@ -65,6 +65,31 @@ TEST(Roofline, MergingExpertsIsTheSumByHand) {
   EXPECT_NEAR(time.product_flops - other.product_flops, 24 * 4 * 2 * 8 * segments * numbers, 1e3);
 }
 
+// Each rank of eight merges an eighth of every matrix for eight times as many segments.
+TEST(Roofline, CuttingExpertsIsTheSumByHand) {
+  ModelConfig model = paper_model(1024, 24, 16);
+  const Accelerator round{"round", 1e15, 1e12};
+  model.merged_experts = 8;
+  model.segment_tokens = 256;
+  TrainConfig train;
+  train.batch_size = 128;
+  train.recompute = Recompute::none;
+  const StepTime whole = predicted_step(model, train, 1024, 8, round);
+  train.tensor_parallel = true;
+  const StepTime cut = predicted_step(model, train, 1024, 8, round);
+  EXPECT_NEAR(cut.product_flops / whole.product_flops, 1, 1e-12);
+  // Inputs, outputs and three on the way back, of seven ranks' tokens, in bfloat16.
+  const double tokens = 16 * 1024, h = 1024, vocab = 32'000;
+  const double layers = 24 * 5 * 7 * tokens * h * 2;
+  const double gathered = 2 * (vocab * h + 4 * h * h + 8 * h);  // embedding, attention and router
+  EXPECT_NEAR(cut.communication, (layers + gathered) / 300e9, 1e-9);
+  // The norm and AdamW of an eighth of all, and zeros for what this rank holds.
+  const double experts = 24.0 * 8 * 8 * h * h, rest = vocab * h + 24 * (4 * h * h + 10 * h) + h;
+  EXPECT_NEAR(cut.optimizer, ((experts + rest) / 8 * 38 + 4 * (experts / 8 + rest)) / 0.85e12,
+              1e-6);
+  EXPECT_LT(cut.optimizer, whole.optimizer);
+}
+
 // The table of src/lm/README.md.
 TEST(Roofline, ThePapersModelsReachHalfOfAnH100) {
   struct Row {

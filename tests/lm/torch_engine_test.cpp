@@ -3,6 +3,7 @@
 #include "lm/torch/torch_engine.hpp"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -302,6 +303,42 @@ TEST(TorchEngineOnceTest, RecomputationSavesMemory) {
     }
     EXPECT_LT(peaks[1], 0.8 * peaks[0]);
     EXPECT_LT(peaks[2], (config.merges_experts() ? 0.8 : 0.5) * peaks[1]);
+  }
+}
+
+// As if the other ranks had the same tokens.
+TEST(TorchEngineOnceTest, SlicesOfExpertsTakeTheMemoryThatIsPredicted) {
+  ModelConfig config = merging(tiny_model(), 4, 16);
+  config.num_layers = 8;
+  config.hidden_size = 64;
+  config.intermediate_size = 160;
+  CountingAllocator allocator;
+  for (const int64_t ranks : {2, 4}) {
+    Models models(config, 1, "float32", at::kCPU, {0, ranks});
+    Exchange exchange;
+    exchange.gather = [&](const at::Tensor& mine) {
+      return at::cat(std::vector<at::Tensor>(static_cast<size_t>(ranks), mine));
+    };
+    exchange.sum = [&](const at::Tensor& all) { return all.chunk(ranks)[0].clone(); };
+    const auto tokens = random_tokens(8 * 65, 37, 5);
+    for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+      SCOPED_TRACE(static_cast<int>(recompute));
+      models.engine.begin_training({recompute, true});
+      set_cpu_block_kernels(&kIdleKernels);
+      const double peak =
+          CountingAllocator::peak_over_now([&] { models.step(tokens, 8, 65, 1, exchange); });
+      set_cpu_block_kernels(nullptr);
+      DeviceConfig gpu;
+      gpu.device = "cuda";
+      TrainConfig train;
+      train.batch_size = 8 * ranks;
+      train.recompute = recompute;
+      train.tensor_parallel = true;
+      const MemoryEstimate predicted =
+          predicted_memory(config, train, gpu, 64, static_cast<int>(ranks));
+      EXPECT_NEAR((predicted.activations + predicted.loss) / peak, 1, 0.05) << ranks << " " << peak;
+      EXPECT_EQ(predicted.gradients, sizeof(float) * static_cast<double>(models.layout.total));
+    }
   }
 }
 

@@ -172,10 +172,10 @@ std::string to_toml(const Experiment& experiment) {
 }
 
 bool decides_nothing(std::string_view key) {
-  for (const char* free :
-       {"name", "data.max_bad_fraction", "mixture.group_size", "device.threads",
-        "device.flops_per_second", "device.trace_steps", "baselines.dense",
-        "baselines.dense_large_batch", "baselines.random_shards", "baselines.tfidf_shards"}) {
+  for (const char* free : {"name", "data.max_bad_fraction", "mixture.group_size", "device.threads",
+                           "device.flops_per_second", "device.trace_steps", "baselines.dense",
+                           "baselines.dense_large_batch", "baselines.random_shards",
+                           "baselines.tfidf_shards", "lory.tensor_parallel"}) {
     if (key == free) return true;
   }
   for (const char* free :

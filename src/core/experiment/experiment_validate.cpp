@@ -178,6 +178,13 @@ void validate_lory(const Experiment& e) {
   } catch (const Error& error) {
     throw Error(fmt::format("experiment: lory.layers: {}", error.what()));
   }
+  if (!lory.tensor_parallel) return;
+  require(e.lory_model().num_merging_layers() == e.expert_model.num_layers,
+          "lory.tensor_parallel cuts the experts of all layers: leave out lory.layers (\"{}\")",
+          lory.layers);
+  require(!e.data.document_mask,
+          "lory.tensor_parallel needs segments that all ranks know: it does not go with "
+          "data.document_mask");
 }
 
 void validate_device(const DeviceConfig& d) {

@@ -38,6 +38,11 @@ constexpr Rule kRules[] = {
     {".outlier_skip",
      [](const Experiment&, const TrainConfig& train) { return train.outlier_zscore > 0; },
      "{}.outlier_zscore = 0 finds none"},
+    {"lory.tensor_parallel",
+     [](const Experiment& e, const TrainConfig&) {
+       return e.lory.experts > 0 && e.mixture.group_size != 1;
+     },
+     "no Lory model is trained (lory.experts), or by one rank (mixture.group_size = 1)"},
     {"device.trace_steps",
      [](const Experiment& e, const TrainConfig&) {
        return some_model_reaches(e, e.device.traced_steps().first);

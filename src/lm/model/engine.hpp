@@ -1,6 +1,6 @@
 // What computes a transformer, forward and backward. There are two: CpuEngine, written out by hand
-// for small models on few cores, and TorchEngine for GPUs (and for tests, on the CPU), out of
-// LibTorch's products and kernels of our own.
+// for small models on few cores, and TorchEngine for GPUs (and on the CPU for slices of models, and
+// for tests), out of LibTorch's products and kernels of our own.
 #pragma once
 
 #include <cstdint>
@@ -33,10 +33,14 @@ using GradientsReady = std::function<void(int64_t begin, int64_t end)>;
 // may still be sending. On a GPU the current stream waits, not the caller.
 using ParametersNeeded = std::function<void(int64_t begin, int64_t end)>;
 
-// What goes on between the ranks of a group while gradients are computed. Either may be empty.
+// What goes on between the ranks of a group while gradients are computed. All may be empty.
 struct Exchange {
   ParametersNeeded needed;  // asked before they are read for the first time in a call
   GradientsReady ready;
+  // Of a slice of a model (ExpertSlice), in each pass, from the calling thread: the ranks' tensors
+  // one after another along the first dimension, and this rank's part of the sum of all ranks'.
+  std::function<at::Tensor(const at::Tensor& mine)> gather = {};
+  std::function<at::Tensor(const at::Tensor& all)> sum = {};
 };
 
 // The flat buffers of R models. Those of a rank's own model end in padding, behind the last model.

@@ -34,11 +34,39 @@ void check_config(const ModelConfig& c) {
           "segment_tokens must be at least 1 where experts are merged");
 }
 
+// With documents a rank would need the segments of the others' tokens.
+void check_slice(const ModelConfig& c, ExpertSlice slice) {
+  if (slice.is_all()) return;
+  const auto require = [](bool ok, const std::string& what) {
+    if (!ok) throw Error("a group cannot cut this model's experts: " + what);
+  };
+  require(c.num_merging_layers() == c.num_layers, "there are layers that merge none");
+  require(!c.document_mask, "attention and segments stay within documents");
+  require(c.intermediate_size % slice.ranks == 0, "its " + std::to_string(slice.ranks) +
+                                                      " ranks must divide intermediate_size (" +
+                                                      std::to_string(c.intermediate_size) + ")");
+}
+
 }  // namespace
 
-ParameterLayout parameter_layout(const ModelConfig& c) {
-  check_config(c);
+ModelConfig sliced(const ModelConfig& config, ExpertSlice slice) {
+  ModelConfig part = config;
+  part.intermediate_size /= slice.ranks;
+  return part;
+}
+
+SliceRuns slice_runs(const ParameterSpec& whole, const ParameterSpec& part, ExpertSlice slice) {
+  if (part.shape == whole.shape) return {0, 1, whole.size, 0};
+  if (part.shape[0] != whole.shape[0]) return {slice.rank * part.size, 1, part.size, 0};
+  return {slice.rank * part.shape[1], part.shape[0], part.shape[1], whole.shape[1]};
+}
+
+ParameterLayout parameter_layout(const ModelConfig& whole, ExpertSlice slice) {
+  check_config(whole);
+  check_slice(whole, slice);
+  const ModelConfig c = sliced(whole, slice);
   ParameterLayout layout;
+  layout.slice = slice;
   const std::vector<bool> merges = c.merging_layers();
   const int64_t hidden = c.hidden_size, vocab = c.vocab_size, ff = c.intermediate_size;
   const int64_t q_out = c.num_heads * c.head_dim(), kv_out = c.num_kv_heads * c.head_dim();
@@ -52,35 +80,51 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
     return layout.total - size;
   };
 
+  const auto add_feed_forward = [&](const std::string& place) {
+    const bool gated = c.feed_forward == FeedForward::swiglu;
+    const int64_t begin = layout.total;
+    if (gated) add(place + "gate_proj.weight", {ff, hidden}, c.init_std);
+    add(place + "up_proj.weight", {ff, hidden}, c.init_std);
+    add(place + "down_proj.weight", {hidden, ff}, branch_std);
+    return begin;
+  };
+  const auto add_experts = [&](const std::string& prefix) {
+    const int64_t begin = add_feed_forward(prefix + "mlp.experts.0.");
+    layout.expert_stride = layout.total - begin;
+    for (int64_t e = 1; e < c.merged_experts; ++e) {
+      add_feed_forward(prefix + "mlp.experts." + std::to_string(e) + ".");
+    }
+    return begin;
+  };
+  const auto prefix_of = [](int64_t layer) {
+    return "model.layers." + std::to_string(layer) + ".";
+  };
+
+  std::vector<int64_t> slices;  // where each layer's begin
+  for (int64_t i = 0; !slice.is_all() && i < c.num_layers; ++i) {
+    slices.push_back(add_experts(prefix_of(i)));
+  }
+  const int64_t unit = kPieceFloats * slice.ranks;
+  if (!slice.is_all()) layout.total = (layout.total + unit - 1) / unit * unit;
+  layout.sliced = layout.total;
+
   layout.embedding = add("model.embed_tokens.weight", {vocab, hidden}, c.embedding_std);
   layout.head =
       c.tie_embeddings ? layout.embedding : add("lm_head.weight", {vocab, hidden}, c.embedding_std);
   layout.blocks = layout.total;
   for (int64_t i = 0; i < c.num_layers; ++i) {
-    const std::string prefix = "model.layers." + std::to_string(i) + ".";
+    const std::string prefix = prefix_of(i);
     LayerOffsets layer;
     layer.qkv = add(prefix + "self_attn.q_proj.weight", {q_out, hidden}, c.init_std);
     add(prefix + "self_attn.k_proj.weight", {kv_out, hidden}, c.init_std);
     add(prefix + "self_attn.v_proj.weight", {kv_out, hidden}, c.init_std);
     layer.output = add(prefix + "self_attn.o_proj.weight", {hidden, q_out}, branch_std);
-    const auto add_feed_forward = [&](const std::string& place) {
-      const bool gated = c.feed_forward == FeedForward::swiglu;
-      const int64_t begin = layout.total;
-      if (gated) add(place + "gate_proj.weight", {ff, hidden}, c.init_std);
-      add(place + "up_proj.weight", {ff, hidden}, c.init_std);
-      add(place + "down_proj.weight", {hidden, ff}, branch_std);
-      return begin;
-    };
     layer.merges = merges[static_cast<size_t>(i)];
     if (layer.merges) {
       // At random: a router of zeros would weigh all experts alike for ever.
       layer.router = add(prefix + "mlp.gate.weight", {c.merged_experts, hidden},
                          1 / std::sqrt(static_cast<double>(hidden)));
-      layer.gate_up = add_feed_forward(prefix + "mlp.experts.0.");
-      layout.expert_stride = layout.total - layer.gate_up;
-      for (int64_t e = 1; e < c.merged_experts; ++e) {
-        add_feed_forward(prefix + "mlp.experts." + std::to_string(e) + ".");
-      }
+      layer.gate_up = slice.is_all() ? add_experts(prefix) : slices[static_cast<size_t>(i)];
     } else {
       layer.gate_up = add_feed_forward(prefix + "mlp.");
     }
@@ -90,7 +134,7 @@ ParameterLayout parameter_layout(const ModelConfig& c) {
 
   layout.decay_size = layout.total;
   for (int64_t i = 0; i < c.num_layers; ++i) {
-    const std::string prefix = "model.layers." + std::to_string(i) + ".";
+    const std::string prefix = prefix_of(i);
     layout.layers[i].attention_norm = add(prefix + "input_layernorm.weight", {hidden}, 0);
     layout.layers[i].feed_forward_norm =
         add(prefix + "post_attention_layernorm.weight", {hidden}, 0);

@@ -9,8 +9,13 @@
 #include <vector>
 
 #include "smalltalk/core/experiment/experiment.hpp"
+#include "smalltalk/lm/model/transformer.hpp"
 
 namespace smalltalk {
+
+// Pieces of a buffer that ranks share out begin at multiples of 16 bytes, without which NCCL copies
+// slowly.
+constexpr int64_t kPieceFloats = 4;
 
 struct ParameterSpec {
   std::string name;            // as in Hugging Face's Llama
@@ -20,7 +25,7 @@ struct ParameterSpec {
   double init_std = 0;  // 0: ones (norm weights)
 };
 
-struct LayerOffsets {
+struct LayerOffsets {             // F: of this slice
   int64_t qkv = 0;                // [Q, H]
   int64_t output = 0;             // [H, heads * head_dim]
   int64_t gate_up = 0;            // [2 F, H]: gate, then up; relu2: [F, H]
@@ -41,10 +46,29 @@ struct ParameterLayout {
   int64_t decay_size = 0;  // parameters before this index decay
   int64_t total = 0;
   int64_t expert_stride = 0;  // from a merged expert's matrices to the next one's
+  // Slices of experts lie in front of all else, `sliced` floats, padding at their end included, so
+  // that what the ranks of a group have in common is one range.
+  ExpertSlice slice;
+  int64_t sliced = 0;
 };
 
 // `config` must be resolved. Error if the sizes do not fit together.
-ParameterLayout parameter_layout(const ModelConfig& config);
+ParameterLayout parameter_layout(const ModelConfig& config, ExpertSlice slice = {});
+
+// Into how many slices a group cuts the model's experts: 1 if it does not.
+inline int64_t num_slices(const ModelConfig& model, const TrainConfig& train, int64_t ranks) {
+  return model.merges_experts() && train.tensor_parallel ? ranks : 1;
+}
+
+// The configuration of what one rank computes.
+ModelConfig sliced(const ModelConfig& config, ExpertSlice slice);
+
+// Where a parameter of a slice lies in that of the whole model: `count` runs of `size` floats each,
+// `stride` apart, one after another in the slice.
+struct SliceRuns {
+  int64_t begin = 0, count = 1, size = 0, stride = 0;
+};
+SliceRuns slice_runs(const ParameterSpec& whole, const ParameterSpec& part, ExpertSlice slice);
 
 // What a parameter of a model that merges experts begins as, once the plain model of the same shape
 // (ModelConfig::dense()) has been trained for a while: the name there. Empty: a router, which that

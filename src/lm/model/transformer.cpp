@@ -24,10 +24,11 @@ void require_device(const DeviceConfig& device) {
 
 }  // namespace
 
-Transformer::Impl::Impl(const ModelConfig& model, const DeviceConfig& where, int64_t models)
+Transformer::Impl::Impl(const ModelConfig& model, const DeviceConfig& where, int64_t models,
+                        ExpertSlice slice)
     : config(model.resolved()),
       device(where),
-      layout(parameter_layout(config)),
+      layout(parameter_layout(config, slice)),
       num_models(models) {
   require_device(device);
   team = make_thread_team(device);
@@ -52,7 +53,7 @@ Transformer::Impl::Impl(const Impl& stack, int64_t model)
 }
 
 void Transformer::Impl::make_engine_here() {
-  engine = make_engine(config, layout, device, parameters, *team, num_models);
+  engine = make_engine(sliced(config, layout.slice), layout, device, parameters, *team, num_models);
   rebind();
 }
 
@@ -106,11 +107,20 @@ void Transformer::Impl::copy_again(int64_t begin, int64_t count) {
 }
 
 void Transformer::Impl::init(uint64_t seed) {
-  std::vector<float> values;
-  for (const ParameterSpec& spec : layout.specs) {
-    values.resize(spec.size);
-    init_parameter(spec, seed, values.data());
-    set_parameter(spec, values);
+  std::vector<float> values, part;
+  std::map<std::string_view, const ParameterSpec*> parts;
+  for (const ParameterSpec& spec : layout.specs) parts[spec.name] = &spec;
+  for (const ParameterSpec& whole : parameter_layout(config).specs) {
+    values.resize(static_cast<size_t>(whole.size));
+    init_parameter(whole, seed, values.data());
+    const ParameterSpec& mine = *parts.at(whole.name);
+    const SliceRuns runs = slice_runs(whole, mine, layout.slice);
+    part.clear();
+    for (int64_t i = 0; i < runs.count; ++i) {
+      const float* run = values.data() + runs.begin + i * runs.stride;
+      part.insert(part.end(), run, run + runs.size);
+    }
+    set_parameter(mine, part);
   }
 }
 
@@ -126,8 +136,9 @@ Transformer::~Transformer() = default;
 Transformer::Transformer(Transformer&&) noexcept = default;
 Transformer& Transformer::operator=(Transformer&&) noexcept = default;
 
-Transformer::Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed)
-    : impl_(std::make_unique<Impl>(config, device)) {
+Transformer::Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed,
+                         ExpertSlice slice)
+    : impl_(std::make_unique<Impl>(config, device, 1, slice)) {
   impl_->init(seed);
 }
 

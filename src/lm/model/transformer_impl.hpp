@@ -13,7 +13,8 @@ namespace smalltalk {
 
 struct Transformer::Impl {
   // With buffers of its own.
-  Impl(const ModelConfig& config, const DeviceConfig& device, int64_t num_models = 1);
+  Impl(const ModelConfig& config, const DeviceConfig& device, int64_t num_models = 1,
+       ExpertSlice slice = {});
   // One model of a stack, whose buffers are parts of the stack's.
   Impl(const Impl& stack, int64_t model);
 
@@ -33,7 +34,8 @@ struct Transformer::Impl {
   // shared out.
   at::Tensor host_parameters() const;
 
-  ModelConfig config;  // resolved
+  ModelConfig
+      config;  // resolved; of the whole model, of which the layout and buffers may be a slice
   DeviceConfig device;
   ParameterLayout layout;
   int64_t num_models;

@@ -18,6 +18,10 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const ParameterLa
     return std::make_unique<TorchEngine>(config, layout, parameters.device(), device.precision,
                                          num_models);
   }
+  // Ranks wait for each other within a layer, where the CPU's threads each go their own way.
+  if (!layout.slice.is_all()) {
+    return std::make_unique<TorchEngine>(config, layout, parameters.device(), device.precision);
+  }
   return std::make_unique<CpuEngine>(config, layout, team, num_models);
 }
 

@@ -79,7 +79,8 @@ struct TorchEngine::SavedLayer {
   Attention attention;
   Normed feed_forward_norm;
   at::Tensor up, activation;
-  at::Tensor route;  // weights of merged experts [S, E]
+  at::Tensor route;       // weights of merged experts [S, E]
+  at::Tensor all_routes;  // of all ranks' segments: the same, but for slices of experts
 
   void drop_outputs() {
     attention_norm.out.reset();
@@ -190,7 +191,7 @@ bool TorchEngine::can_record() const {
 
 TorchEngine::Positions TorchEngine::positions_of(const at::Tensor& inputs,
                                                  const MergedSegments& segments) const {
-  Positions positions{rotary_angles(config_, inputs.size(2), device_), {}, segments};
+  Positions positions{rotary_angles(config_, inputs.size(2), device_), {}, segments, segments};
   if (!config_.document_mask) return positions;
   // The number of documents begun so far; a token sees those of its own before it.
   const at::Tensor document = (inputs == config_.document_end).flatten(0, 1).cumsum(1);
@@ -273,21 +274,35 @@ TorchEngine::Stream TorchEngine::forward_layer(const TorchLayer& layer, const St
   Attention attention = attend(product(attention_norm.out, layer.qkv), positions, saved != nullptr);
   const Stream middle{attention_norm.sum, product(attention.output.detach(), layer.output)};
   const Normed feed_forward_norm = normed(middle, layer.feed_forward_norm);
-  at::Tensor route;
+  at::Tensor route, all_routes;
   if (layer.merges()) {
     route = positions.segments.route(feed_forward_norm.out[0], layer.router.value[0]);
+    all_routes = gathered(positions, route);
     if (routes != nullptr) routes->push_back(route);
   }
   const auto times = [&](const at::Tensor& in, const TorchWeight& weight) {
     if (!layer.merges()) return product(in, weight);
-    return positions.segments.product(in[0], weight.value, route).unsqueeze(0);
+    return positions.all_segments.product(in[0], weight.value, all_routes).unsqueeze(0);
   };
-  const at::Tensor up = times(feed_forward_norm.out, layer.gate_up);
+  const at::Tensor up = times(gathered(positions, feed_forward_norm.out), layer.gate_up);
   const at::Tensor activated = activation(config_, up);
   if (saved != nullptr) {
-    *saved = {attention_norm, std::move(attention), feed_forward_norm, up, activated, route};
+    *saved = {attention_norm, std::move(attention), feed_forward_norm, up, activated, route,
+              all_routes};
   }
-  return {feed_forward_norm.sum, times(activated, layer.down)};
+  return {feed_forward_norm.sum, summed(positions, times(activated, layer.down))};
+}
+
+// [1, T, ...] are rows of tokens, [S, E] are not.
+at::Tensor TorchEngine::gathered(const Positions& positions, const at::Tensor& x) {
+  if (positions.exchange == nullptr) return x;
+  return x.dim() == 2 ? positions.exchange->gather(x)
+                      : positions.exchange->gather(x[0]).unsqueeze(0);
+}
+
+at::Tensor TorchEngine::summed(const Positions& positions, const at::Tensor& x) {
+  if (positions.exchange == nullptr) return x;
+  return x.dim() == 2 ? positions.exchange->sum(x) : positions.exchange->sum(x[0]).unsqueeze(0);
 }
 
 at::Tensor TorchEngine::hidden(const at::Tensor& inputs, const MergedSegments& segments,
@@ -402,24 +417,30 @@ void TorchEngine::backward_layer(TorchLayer& layer, SavedLayer& saved, const Pos
     norm = {};
   };
   {
-    const MergedSegments& segments = positions.segments;
-    at::Tensor d_route;
-    if (layer.merges()) d_route = at::zeros_like(saved.route);
+    at::Tensor d_routes;
+    if (layer.merges()) d_routes = at::zeros_like(saved.all_routes);
     const auto back_from = [&](TorchWeight& weight, const at::Tensor& in, const at::Tensor& d_out) {
       if (!layer.merges()) return product_backward(in, weight, d_out);
-      return segments.product_backward(in[0], weight, saved.route, d_out[0], d_route).unsqueeze(0);
+      return positions.all_segments
+          .product_backward(in[0], weight, saved.all_routes, d_out[0], d_routes)
+          .unsqueeze(0);
     };
-    const at::Tensor activated =
-        saved.activation.defined() ? saved.activation : activation(config_, saved.up);
-    const at::Tensor d_activation = back_from(layer.down, activated, d_delta);
-    saved.activation.reset();
-    const at::Tensor d_up = activation_backward(config_, saved.up, d_activation);
+    at::Tensor d_up;
+    {
+      const at::Tensor activated =
+          saved.activation.defined() ? saved.activation : activation(config_, saved.up);
+      saved.activation.reset();
+      d_up = back_from(layer.down, activated, gathered(positions, d_delta));
+    }
+    d_up = activation_backward(config_, saved.up, d_up);
     saved.up.reset();
     through_norm(saved.feed_forward_norm, layer.feed_forward_norm, [&](const at::Tensor& in) {
-      const at::Tensor d_in = back_from(layer.gate_up, in, d_up);
+      const at::Tensor d_in =
+          summed(positions, back_from(layer.gate_up, gathered(positions, in), d_up));
       if (layer.merges()) {
         at::Tensor own = d_in[0];
-        segments.route_backward(in[0], layer.router, saved.route, d_route, own);
+        positions.segments.route_backward(in[0], layer.router, saved.route,
+                                          summed(positions, d_routes), own);
       }
       return d_in;
     });
@@ -442,14 +463,20 @@ std::pair<int64_t, int64_t> TorchEngine::matrices_of(int64_t layer) const {
 }
 
 void TorchEngine::forward_step(const at::Tensor& tokens, const MergedSegments& segments,
-                               float scale, const ParametersNeeded& needed, SavedStep& step) {
+                               float scale, const Exchange& exchange, SavedStep& step) {
   const auto need = [&](int64_t begin, int64_t end) {
-    if (needed) needed(begin, end);
+    if (exchange.needed) exchange.needed(begin, end);
   };
   const int64_t length = tokens.size(2) - 1;
   need(layout_.embedding, layout_.embedding + config_.vocab_size * config_.hidden_size);
   need(layout_.decay_size, layout_.total);
   step.positions = positions_of(tokens.narrow(2, 0, length), segments);
+  if (exchange.gather) {
+    const int64_t all_rows = tokens.size(1) * layout_.slice.ranks;
+    step.positions.all_segments =
+        segments_of({}, 0, length + 1, true, all_rows, merging_in_training());
+    step.positions.exchange = &exchange;
+  }
   step.layers.assign(weights_.layers.size(), {});
   Stream x{embed(tokens.narrow(2, 0, length)), {}};
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
@@ -501,7 +528,7 @@ void TorchEngine::backward_step(const at::Tensor& tokens, const GradientsReady& 
     weights_.embedding.gradient[r].add_(
         at::embedding_dense_backward(d_x[r], ids[r], config_.vocab_size, -1, false));
   }
-  finish(0, config_.tie_embeddings ? layout_.blocks : layout_.head);
+  finish(layout_.embedding, config_.tie_embeddings ? layout_.blocks : layout_.head);
 }
 
 LossSums TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int64_t rows,
@@ -510,10 +537,12 @@ LossSums TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int6
   ST_CHECK(can_train_);
   const at::NoGradGuard no_grad;
   at::Tensor ids = to_device(tokens, num_models_, rows, row_tokens);
-  const Merging merging{.leaky = config_.first_segment == FirstSegment::own};
-  const auto segments = [&] { return segments_of(tokens, rows, row_tokens, true, rows, merging); };
+  const auto segments = [&] {
+    return segments_of(tokens, rows, row_tokens, true, rows, merging_in_training());
+  };
   const bool use_graphs = can_record() && !plan_.announces;
   ST_CHECK((!exchange.ready && !exchange.needed) || plan_.announces);
+  ST_CHECK(static_cast<bool>(exchange.gather) == !layout_.slice.is_all());
   SavedStep unrecorded;
   if (use_graphs) {
     if (!recorded_ || recorded_->tokens.sizes() != ids.sizes() || recorded_->scale != scale) {
@@ -533,7 +562,7 @@ LossSums TorchEngine::accumulate_gradients(std::span<const int64_t> tokens, int6
         forward_step(recorded->tokens, recorded->segments, recorded->scale, {}, recorded->step);
       });
     } else {
-      forward_step(ids, segments(), scale, exchange.needed, step);
+      forward_step(ids, segments(), scale, exchange, step);
     }
   }
   {

@@ -6,6 +6,8 @@
 // All is written out, forward and backward (block_ops.hpp), but for attention itself, which is the
 // library's with its autograd. Weight gradients go straight into the flat buffer, layer by layer.
 // Where a layer merges experts, torch_experts.hpp takes the place of its feed-forward's products.
+// Of slices of experts (ExpertSlice) each rank computes for the tokens of all: their inputs and
+// weights are gathered in front of the first product, and outputs summed behind the second.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -71,6 +73,9 @@ class TorchEngine : public Engine {
     at::Tensor
         visible;  // bool [sequences of all or of one model, 1, length, length]; or all before
     MergedSegments segments;
+    // Of slices of experts: the segments of all ranks' tokens, which go through each slice.
+    MergedSegments all_segments;
+    const Exchange* exchange = nullptr;
   };
   using Tensors = std::vector<at::Tensor>;
 
@@ -87,6 +92,13 @@ class TorchEngine : public Engine {
                            bool targets, int64_t all_rows, const Merging& merging) const;
   MergedSegments segments_of(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                              bool targets, int64_t all_rows, const Merging& merging) const;
+  Merging merging_in_training() const {
+    return {.leaky = config_.first_segment == FirstSegment::own};
+  }
+  // x [T, ...] of this rank -> that of all ranks [ranks * T, ...], if the experts are slices; and
+  // back, summed over the ranks.
+  static at::Tensor gathered(const Positions& positions, const at::Tensor& x);
+  static at::Tensor summed(const Positions& positions, const at::Tensor& x);
   // inputs [sets, rows, length]
   Positions positions_of(const at::Tensor& inputs, const MergedSegments& segments) const;
   bool can_record() const;
@@ -112,7 +124,7 @@ class TorchEngine : public Engine {
   TargetScores scores(const at::Tensor& tokens, const MergedSegments& segments) const;
   // The two halves of a step. tokens [R, rows, row_tokens]; the loss belongs to the first.
   void forward_step(const at::Tensor& tokens, const MergedSegments& segments, float scale,
-                    const ParametersNeeded& needed, SavedStep& step);
+                    const Exchange& exchange, SavedStep& step);
   void backward_step(const at::Tensor& tokens, const GradientsReady& ready, SavedStep& step);
   // Parameters of a layer's matrices: [first, second) of the flat buffer.
   std::pair<int64_t, int64_t> matrices_of(int64_t layer) const;

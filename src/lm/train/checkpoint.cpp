@@ -156,7 +156,7 @@ void Trainer::Impl::resume() {
       shards = optimizer.copy_shards();  // a damaged file may have been read into the last
       read_renamed(file, header, sharded_layout(), buffers_of(shards), name_in_dense);
     } else {
-      require_tensors(file, header, sharded_header(model.layout, buffers_of(shards), {}));
+      require_tensors(file, header, sharded_header(whole, buffers_of(shards), {}));
     }
     progress = saved;
     optimizer.set_shards(shards, progress.step - progress.skipped_steps);

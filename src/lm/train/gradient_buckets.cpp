@@ -5,9 +5,6 @@
 namespace smalltalk {
 namespace {
 
-// Pieces start at multiples of 16 bytes, without which NCCL copies slowly.
-constexpr int64_t kUnitFloats = 4;
-
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -23,11 +20,12 @@ GradientBuckets::GradientBuckets(const ParameterLayout& layout, int group_size,
                                  int64_t bucket_floats)
     : total_(layout.total), padded_(layout.total), group_size_(group_size) {
   if (group_size == 1) {
-    buckets_.push_back({0, total_, 0});
+    buckets_.push_back({0, total_, total_, 0});
+    shard_size_ = total_;
     reset();
     return;
   }
-  const int64_t unit = kUnitFloats * group_size;
+  const int64_t unit = kPieceFloats * group_size;
   padded_ = round_up(total_, unit);
   const int64_t step = std::max(unit, bucket_floats / unit * unit);
   // Parts of the buffer, each final as a whole only after those before it in this list. A border
@@ -36,27 +34,30 @@ GradientBuckets::GradientBuckets(const ParameterLayout& layout, int group_size,
   const int64_t head_begin = std::min(round_up(embedding_end, unit), padded_);
   norms_begin_ = std::max(layout.decay_size / unit * unit, head_begin);
   const int64_t blocks_begin = std::clamp(layout.blocks / unit * unit, head_begin, norms_begin_);
+  const auto add = [&](int64_t begin, int64_t size, int64_t piece) {
+    buckets_.push_back({begin, size, piece, shard_size_});
+    shard_size_ += piece;
+  };
   const std::pair<int64_t, int64_t> parts[] = {{head_begin, blocks_begin},
                                                {blocks_begin, norms_begin_},
                                                {norms_begin_, padded_},
-                                               {0, head_begin}};
-  int64_t shard = 0;
+                                               {layout.sliced, head_begin}};
   for (const auto& [begin, end] : parts) {
     // From the end: that is where the backward pass begins.
     for (int64_t past = end; past > begin;) {
       const int64_t first = std::max(begin, past - step);
-      buckets_.push_back({first, (past - first) / group_size, shard});
-      shard += buckets_.back().piece;
+      add(first, past - first, (past - first) / group_size);
       past = first;
     }
   }
+  if (layout.sliced > 0) add(0, layout.sliced, layout.sliced);
   reset();
 }
 
 std::vector<ShardPiece> GradientBuckets::pieces(int rank) const {
   std::vector<ShardPiece> pieces;
   for (const GradientBucket& bucket : buckets_) {
-    const int64_t begin = bucket.begin + rank * bucket.piece;
+    const int64_t begin = bucket.piece_begin(rank);
     const int64_t size = std::min(bucket.piece, total_ - begin);
     if (size > 0) pieces.push_back({begin, size, bucket.shard_begin});
   }
@@ -66,16 +67,17 @@ std::vector<ShardPiece> GradientBuckets::pieces(int rank) const {
 void GradientBuckets::reset() {
   missing_.clear();
   for (const GradientBucket& bucket : buckets_) {
-    // Nobody writes the padding.
-    missing_.push_back(std::min(bucket.begin + bucket.piece * group_size_, total_) - bucket.begin);
+    // Nobody writes the padding, or announces what is this rank's alone.
+    missing_.push_back(bucket.shared() ? std::min(bucket.end(), total_) - bucket.begin : 0);
   }
   next_ = 0;
 }
 
 void GradientBuckets::ready(int64_t begin, int64_t end) {
   for (size_t i = 0; i < buckets_.size(); ++i) {
-    const int64_t past = buckets_[i].begin + buckets_[i].piece * group_size_;
-    missing_[i] -= std::max<int64_t>(0, std::min(end, past) - std::max(begin, buckets_[i].begin));
+    const GradientBucket& bucket = buckets_[i];
+    const int64_t past = bucket.end();
+    missing_[i] -= std::max<int64_t>(0, std::min(end, past) - std::max(begin, bucket.begin));
   }
 }
 

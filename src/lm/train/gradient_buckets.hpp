@@ -14,8 +14,14 @@ namespace smalltalk {
 
 struct GradientBucket {
   int64_t begin = 0;
+  int64_t size = 0;
   int64_t piece = 0;        // floats that each rank owns
   int64_t shard_begin = 0;  // of the own piece among all own pieces
+
+  // Else it is this rank's alone: experts of which the others have other slices.
+  bool shared() const { return piece < size; }
+  int64_t piece_begin(int rank) const { return shared() ? begin + rank * piece : begin; }
+  int64_t end() const { return begin + size; }
 };
 
 // What one rank owns: [begin, begin + size) of a flat buffer, which lies at `shard_begin` of the
@@ -32,11 +38,14 @@ int64_t bucket_floats(int64_t given_bytes, int64_t parameters);
 
 class GradientBuckets {
  public:
-  // Buckets of at most `bucket_floats`. A group of one has one bucket and no padding.
+  // Buckets of at most `bucket_floats`. A group of one has one bucket and no padding. Slices of
+  // experts are one bucket more, behind all others.
   GradientBuckets(const ParameterLayout& layout, int group_size, int64_t bucket_floats);
 
   // Length of the buffer: the layout's, padded so that every bucket divides into pieces.
   int64_t padded() const { return padded_; }
+  // Of what this rank owns, its part of the padding included.
+  int64_t shard_size() const { return shard_size_; }
   const std::vector<GradientBucket>& all() const { return buckets_; }
   // All that this rank owns but padding, which is nobody's.
   std::vector<ShardPiece> pieces(int rank) const;
@@ -53,7 +62,7 @@ class GradientBuckets {
   void reset();
 
  private:
-  int64_t total_, padded_, norms_begin_ = 0;
+  int64_t total_, padded_, shard_size_ = 0, norms_begin_ = 0;
   int group_size_;
   std::vector<GradientBucket> buckets_;
   std::vector<int64_t> missing_;  // floats of each bucket that are not final

@@ -34,7 +34,7 @@ void add_cpu(const ModelConfig& model, const ParameterLayout& layout, int64_t th
 
 // The tensors of TorchEngine, per token. Where experts are merged within documents, as if each row
 // were one: short ones take more.
-void add_torch(const ModelConfig& model, bool bf16, int64_t rows, int64_t length,
+void add_torch(const ModelConfig& model, int64_t slices, bool bf16, int64_t rows, int64_t length,
                Recompute recompute, MemoryEstimate& memory) {
   const int64_t tokens = rows * length;
   const double product = bf16 ? 2 : kFloat;  // bytes of a number in matrix products
@@ -56,25 +56,37 @@ void add_torch(const ModelConfig& model, bool bf16, int64_t rows, int64_t length
   // On the way back: the stream's gradient, also rounded, and what the widest of a layer's halves
   // has at a time; and what is computed again.
   const double of_stream = stream + (bf16 ? hidden : 0);
-  const double turning = heads + 3 * heads + repeated + qkv;
+  // By the time of attention the feed-forward's own is free.
+  const double turning = heads + 3 * heads + repeated + qkv - up - width;
   double again = 0;
   if (recompute == Recompute::selective) again = width;
   if (recompute == Recompute::full) again = layer - stream;
   // Merged matrices exist for some segments at a time, when what the first product gave is free.
-  double merging = 0, routes = 0, table = 0;
+  // Slices of experts take the tokens of all ranks: inputs and gradients of outputs are gathered,
+  // and gradients of inputs, not yet summed, are as many.
+  double merging = 0, routes = 0, table = 0, gathered = 0;
   if (model.merges_experts()) {
     const auto all = static_cast<double>(tokens);
-    merging = MergedSegments::work_bytes(model, rows, length, product) / all;
+    const ModelConfig computed = sliced(model, {0, slices});
+    merging = MergedSegments::work_bytes(computed, slices * rows, length, product) / all;
     table = MergedSegments::table_bytes(model, rows, length);
+    if (slices > 1) {
+      table += MergedSegments::table_bytes(model, slices * rows, length);
+      gathered = static_cast<double>(slices) * hidden;
+    }
     const auto segments =
         static_cast<double>((length + model.segment_tokens - 1) / model.segment_tokens);
     routes =
         kFloat * segments / static_cast<double>(length) * static_cast<double>(model.merged_experts);
     const auto share =
         static_cast<double>(model.num_merging_layers()) / static_cast<double>(model.num_layers);
-    if (recompute != Recompute::full) kept += share * routes;
+    const auto rank_routes = static_cast<double>(slices > 1 ? 1 + slices : 1);
+    if (recompute != Recompute::full) kept += share * routes * rank_routes;
   }
-  const double feed_forward = width + hidden + std::max(up, merging);
+  // Behind the second product, whose merged matrices are smaller; at the activation, whose output
+  // is free by then; behind the first product.
+  const double feed_forward = std::max({width + gathered + merging * width / up, up,
+                                        (slices > 1 ? 2 * gathered : hidden) + merging - width});
   const double backward = of_stream + std::max(feed_forward, turning) + again;
   memory.loss = static_cast<double>(
       fused_cross_entropy_bytes(tokens, model.hidden_size, model.vocab_size, bf16));
@@ -93,33 +105,40 @@ void add_torch(const ModelConfig& model, bool bf16, int64_t rows, int64_t length
 MemoryEstimate predicted_memory(const ModelConfig& given, const TrainConfig& train,
                                 const DeviceConfig& device, int64_t seq_length, int group_size) {
   const ModelConfig model = given.resolved();
-  const ParameterLayout layout = parameter_layout(model);
+  const int64_t slices = num_slices(model, train, group_size);
+  const ParameterLayout layout = parameter_layout(model, {0, slices});
   const GradientBuckets buckets(layout, group_size, bucket_floats(0, layout.total));
   const double flat = kFloat * static_cast<double>(buckets.padded());
+  const double shard = kFloat * static_cast<double>(buckets.shard_size());
   const int64_t share = std::max<int64_t>(1, train.batch_size / group_size);
   const int64_t rows = train.micro_batch_size == 0 ? share : train.micro_batch_size;
 
   MemoryEstimate memory;
   memory.weights = memory.gradients = flat;
-  memory.optimizer = 2 * flat / group_size;
+  memory.optimizer = 2 * shard;
   if (device.precision == "bf16-mixed") {
     // Copies, and in a group float32 weights of the own share and norms.
     if (group_size > 1) {
-      memory.weights = flat / group_size +
-                       kFloat * static_cast<double>(buckets.padded() - buckets.norms_begin());
+      memory.weights =
+          shard + kFloat * static_cast<double>(buckets.padded() - buckets.norms_begin());
     }
     memory.weights += flat / 2;
   }
-  if (device.device == "cuda") {
-    add_torch(model, device.precision == "bf16-mixed", rows, seq_length, train.recompute, memory);
-    return memory;
+  const bool cuda = device.device == "cuda";
+  if (cuda || slices > 1) {
+    add_torch(model, slices, device.precision == "bf16-mixed", rows, seq_length, train.recompute,
+              memory);
+  } else {
+    add_cpu(model, layout, device.threads, rows, seq_length, train.recompute, memory);
   }
-  if (train.save_interval > 0) memory.checkpoint = 3 * flat / group_size;
-  add_cpu(model, layout, device.threads, rows, seq_length, train.recompute, memory);
+  if (cuda) return memory;
+  if (train.save_interval > 0) memory.checkpoint = 3 * shard;
   if (group_size > 1) {
     // MPI sums into a buffer of its own; the own piece cannot be the destination.
     int64_t largest = 0;
-    for (const GradientBucket& bucket : buckets.all()) largest = std::max(largest, bucket.piece);
+    for (const GradientBucket& bucket : buckets.all()) {
+      if (bucket.shared()) largest = std::max(largest, bucket.piece);
+    }
     memory.communication = kFloat * static_cast<double>(largest * (group_size + 1));
   }
   return memory;

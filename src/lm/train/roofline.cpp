@@ -69,7 +69,8 @@ const std::vector<Accelerator>& accelerators() {
 StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int64_t seq_length,
                         int group_size, const Accelerator& accelerator) {
   const ModelConfig model = given.resolved();
-  const ParameterLayout layout = parameter_layout(model);
+  const int64_t slices = num_slices(model, train, group_size);
+  const ParameterLayout layout = parameter_layout(model, {0, slices});
   const int64_t rows = std::max<int64_t>(1, train.batch_size / group_size);
   const int64_t num_tokens = rows * seq_length;
   const auto tokens = static_cast<double>(num_tokens);
@@ -90,7 +91,8 @@ StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int6
   time.product_flops = block_flops + loss_flops;
   time.products = block_flops / products;
   if (model.merges_experts()) {
-    const MergingTime of_layer = merging(model, rows, seq_length, passes, products, bandwidth);
+    const MergingTime of_layer =
+        merging(sliced(model, {0, slices}), slices * rows, seq_length, passes, products, bandwidth);
     const auto merging_layers = static_cast<double>(model.num_merging_layers());
     time.product_flops += merging_layers * of_layer.flops;
     time.products += merging_layers * of_layer.seconds;
@@ -110,12 +112,21 @@ StepTime predicted_step(const ModelConfig& given, const TrainConfig& train, int6
                   bandwidth;
   // The norm, and AdamW, which reads and writes four numbers and writes the bfloat16 copy, of the
   // own share; in a group zeros for all gradients.
-  const auto parameters = static_cast<double>(layout.total);
+  const auto parameters = static_cast<double>(layout.total),
+             own = static_cast<double>(layout.sliced);
+  const double updated = own + (parameters - own) / group_size;
   time.optimizer =
-      parameters * ((4.0 + 8 * 4 + 2) / group_size + (group_size > 1 ? 4 : 0)) / bandwidth;
+      (updated * (4.0 + 8 * 4 + 2) + (group_size > 1 ? 4 * parameters : 0)) / bandwidth;
   if (group_size > 1) {
     const double layer = static_cast<double>(layout.decay_size - layout.blocks) / layers;
     time.communication = 2 * (vocab * hidden + layer) / kLinkBytesPerSecond;
+  }
+  if (slices > 1) {
+    // Inputs and outputs of a layer's experts, their gradients and the inputs again, of the other
+    // ranks' tokens, which nothing hides; both once more where a pass is done again.
+    const double transfers = layers * (5 + 2 * (passes - 3));
+    time.communication +=
+        transfers * 2 * static_cast<double>(slices - 1) * tokens * hidden / kLinkBytesPerSecond;
   }
   time.mfu = train_flops(model, rows, seq_length) / time.total() / accelerator.peak_flops;
   return time;

@@ -95,7 +95,7 @@ ShardedAdamW::ShardedAdamW(Transformer::Impl& model, const TrainConfig& config,
       late_steps_(kernels_ == nullptr ? 0 : 1),
       clock_(model.parameters.device()) {
   const auto options = model.parameters.options();
-  const auto shard = [&] { return at::zeros({buckets_.padded() / size_}, options); };
+  const auto shard = [&] { return at::zeros({buckets_.shard_size()}, options); };
   if (size_ > 1 && model_.copies.defined()) {
     parameters_ = shard();
     for (const ShardPiece& piece : pieces()) {
@@ -129,7 +129,7 @@ ShardedAdamW::~ShardedAdamW() {
 }
 
 at::Tensor ShardedAdamW::piece(const at::Tensor& flat, const GradientBucket& bucket) const {
-  return flat.narrow(0, bucket.begin + rank_ * bucket.piece, bucket.piece);
+  return flat.narrow(0, bucket.piece_begin(rank_), bucket.piece);
 }
 
 at::Tensor ShardedAdamW::own(const at::Tensor& shard, const GradientBucket& bucket) const {
@@ -146,6 +146,10 @@ Exchange ShardedAdamW::exchange(bool last_micro_batch) {
   if (size_ == 1) return {};
   Exchange exchange;
   exchange.needed = [this](int64_t begin, int64_t end) { wait_for_parameters(begin, end); };
+  if (!model_.layout.slice.is_all()) {
+    exchange.gather = [this](const at::Tensor& mine) { return gather_rows(mine); };
+    exchange.sum = [this](const at::Tensor& all) { return sum_rows(all); };
+  }
   if (!last_micro_batch) return exchange;
   exchange.ready = [this](int64_t begin, int64_t end) {
     buckets_.ready(begin, end);
@@ -154,11 +158,32 @@ Exchange ShardedAdamW::exchange(bool last_micro_batch) {
   return exchange;
 }
 
+at::Tensor ShardedAdamW::gather_rows(const at::Tensor& given) {
+  const PhaseClock::Scope scope(clock_, "all-gather inputs", &PhaseSeconds::communication);
+  at::Tensor mine = given.contiguous();
+  std::vector<int64_t> sizes = mine.sizes().vec();
+  sizes[0] *= size_;
+  at::Tensor all = at::empty(sizes, mine.options());
+  group_->backend->_allgather_base(all, mine, c10d::AllgatherOptions())->wait();
+  return all;
+}
+
+at::Tensor ShardedAdamW::sum_rows(const at::Tensor& given) {
+  const PhaseClock::Scope scope(clock_, "reduce-scatter outputs", &PhaseSeconds::communication);
+  at::Tensor all = given.contiguous();
+  std::vector<int64_t> sizes = all.sizes().vec();
+  sizes[0] /= size_;
+  at::Tensor mine = at::empty(sizes, all.options());
+  group_->backend->_reduce_scatter_base(mine, all, c10d::ReduceScatterOptions())->wait();
+  return mine;
+}
+
 // In place: the own piece becomes the sum.
 void ShardedAdamW::reduce_next_bucket() {
   const GradientBucket& bucket = buckets_.pop();
+  if (!bucket.shared()) return;
   group_->sum(piece(model_.gradients, bucket),
-              model_.gradients.narrow(0, bucket.begin, bucket.piece * size_));
+              model_.gradients.narrow(0, bucket.begin, bucket.size));
 }
 
 void ShardedAdamW::reduce() {
@@ -170,10 +195,10 @@ void ShardedAdamW::reduce() {
 }
 
 void ShardedAdamW::send_out(const GradientBucket& bucket) {
-  if (size_ == 1) return;
+  if (!bucket.shared()) return;
   const auto index = static_cast<size_t>(&bucket - buckets_.all().data());
   const auto whole = [&](const at::Tensor& flat, int64_t begin) {
-    return flat.narrow(0, bucket.begin - begin, bucket.piece * size_);
+    return flat.narrow(0, bucket.begin - begin, bucket.size);
   };
   if (!parameters_.defined()) {
     const at::Tensor& flat = model_.parameters;
@@ -189,7 +214,7 @@ void ShardedAdamW::wait_for_parameters(int64_t begin, int64_t end) {
   if (size_ == 1) return;
   for (size_t i = 0; i < buckets_.all().size(); ++i) {
     const GradientBucket& bucket = buckets_.all()[i];
-    const bool overlaps = bucket.begin < end && begin < bucket.begin + bucket.piece * size_;
+    const bool overlaps = bucket.begin < end && begin < bucket.end();
     if (!overlaps || group_->arriving[i].empty()) continue;
     const PhaseClock::Scope scope(clock_, "wait for all-gather", &PhaseSeconds::communication);
     Group::wait_for(group_->arriving[i]);
@@ -308,8 +333,7 @@ UpdateState* ShardedAdamW::state() const {
 
 // Matrices decay, the norm weights behind them do not.
 int64_t ShardedAdamW::decaying(const GradientBucket& bucket) const {
-  const int64_t begin = bucket.begin + rank_ * bucket.piece;
-  return std::clamp<int64_t>(model_.layout.decay_size - begin, 0, bucket.piece);
+  return std::clamp<int64_t>(model_.layout.decay_size - bucket.piece_begin(rank_), 0, bucket.piece);
 }
 
 void ShardedAdamW::update_on_device(const GradientBucket& bucket) {

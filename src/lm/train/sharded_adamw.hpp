@@ -3,7 +3,7 @@
 // all-gather of parameters. In buckets, so that gradients are sent while the backward pass goes on
 // and parameters while the next forward pass computes with those that have arrived. Where products
 // are in bfloat16, the float32 parameters are shared out, too, and their copies are gathered. A
-// group of one communicates nothing.
+// group of one communicates nothing. Slices of experts are their rank's alone.
 //
 // On a GPU a step waits for nothing: what is done with it is decided there (update_launch.hpp), and
 // the host reads what it came to later.
@@ -76,7 +76,7 @@ class ShardedAdamW {
 
   // Where this rank's shard lies in the flat buffers.
   std::vector<ShardPiece> pieces() const { return buckets_.pieces(rank_); }
-  // What this rank owns of parameters and moments: [padded / ranks] float32, in host memory.
+  // What this rank owns of parameters and moments: [shard_size] float32, in host memory.
   struct Shards {
     at::Tensor parameters, first, second;
   };
@@ -95,6 +95,10 @@ class ShardedAdamW {
   at::Tensor piece(const at::Tensor& flat, const GradientBucket& bucket) const;
   at::Tensor own(const at::Tensor& shard, const GradientBucket& bucket) const;
   at::Tensor parameters_of(const GradientBucket& bucket) const;
+  // What ranks that have cut experts do in a pass: tensors of all ranks one after another along
+  // the first dimension, and this rank's part of the sum of such.
+  at::Tensor gather_rows(const at::Tensor& mine);
+  at::Tensor sum_rows(const at::Tensor& all);
   void reduce_next_bucket();
   void reduce();
   at::Tensor collect(const Step& step);         // StepSlots of this rank
@@ -115,7 +119,7 @@ class ShardedAdamW {
   int64_t late_steps_;
   struct Group;                   // c10d's, whose headers are large
   std::unique_ptr<Group> group_;  // null in a group of one
-  // [padded / ranks]: this rank's pieces, in the order of buckets. Parameters only if shared out.
+  // [shard_size]: this rank's pieces, in the order of buckets. Parameters only if shared out.
   at::Tensor parameters_, first_, second_;
   double host_loss_ = 0;
   int64_t host_updates_ = 0;

@@ -25,6 +25,20 @@ struct FileRange {
 
 using NameInFile = std::function<std::string(const std::string&)>;
 
+// What of ascending pieces is part of a parameter.
+std::vector<ShardPiece> pieces_of(const ParameterSpec& spec, std::span<const ShardPiece> pieces) {
+  const int64_t past = spec.offset + spec.size;
+  std::vector<ShardPiece> result;
+  auto piece = std::ranges::partition_point(
+      pieces, [&](const ShardPiece& each) { return each.begin + each.size <= spec.offset; });
+  for (; piece != pieces.end() && piece->begin < past; ++piece) {
+    const int64_t begin = std::max(piece->begin, spec.offset);
+    const int64_t end = std::min(piece->begin + piece->size, past);
+    result.push_back({begin, end - begin, piece->shard_begin + begin - piece->begin});
+  }
+  return result;
+}
+
 // In the order of the file.
 std::vector<FileRange> file_ranges(const SafetensorsHeader& header, const ShardedLayout& layout,
                                    std::span<const ShardedBuffer> buffers,
@@ -37,14 +51,10 @@ std::vector<FileRange> file_ranges(const SafetensorsHeader& header, const Sharde
       const std::string name = name_in_file(spec.name);
       if (name.empty()) continue;
       const uint64_t tensor = header.tensors.at(buffer.prefix + name).begin;
-      for (const ShardPiece& piece : layout.pieces) {
-        const int64_t begin = std::max(piece.begin, spec.offset);
-        const int64_t end = std::min(piece.begin + piece.size, spec.offset + spec.size);
-        if (begin >= end) continue;
+      for (const ShardPiece& piece : pieces_of(spec, layout.pieces)) {
         const auto floats =
-            shard.subspan(static_cast<size_t>(piece.shard_begin + begin - piece.begin),
-                          static_cast<size_t>(end - begin));
-        ranges.push_back({tensor + static_cast<uint64_t>(begin - spec.offset) * sizeof(float),
+            shard.subspan(static_cast<size_t>(piece.shard_begin), static_cast<size_t>(piece.size));
+        ranges.push_back({tensor + static_cast<uint64_t>(piece.begin - spec.offset) * sizeof(float),
                           std::as_writable_bytes(floats)});
       }
     }
@@ -63,6 +73,30 @@ void for_chunks(const FileRange& range, const Work& work) {
 }
 
 }  // namespace
+
+std::vector<ShardPiece> whole_pieces(const ParameterLayout& whole, const ParameterLayout& held,
+                                     const std::vector<ShardPiece>& given) {
+  std::vector<ShardPiece> pieces = given, result;
+  std::ranges::sort(pieces, {}, &ShardPiece::begin);
+  if (held.slice.is_all()) return pieces;
+  std::map<std::string_view, const ParameterSpec*> parts;
+  for (const ParameterSpec& spec : held.specs) parts[spec.name] = &spec;
+  for (const ParameterSpec& spec : whole.specs) {
+    const ParameterSpec& part = *parts.at(spec.name);
+    const SliceRuns runs = slice_runs(spec, part, held.slice);
+    for (const ShardPiece& piece : pieces_of(part, pieces)) {
+      // The piece may begin and end within a run.
+      for (int64_t done = 0; done < piece.size;) {
+        const int64_t at = piece.begin - part.offset + done, run = at / runs.size;
+        const int64_t size = std::min(piece.size - done, (run + 1) * runs.size - at);
+        result.push_back({spec.offset + runs.begin + run * runs.stride + at - run * runs.size, size,
+                          piece.shard_begin + done});
+        done += size;
+      }
+    }
+  }
+  return result;
+}
 
 SafetensorsHeader sharded_header(const ParameterLayout& layout,
                                  std::span<const ShardedBuffer> buffers,

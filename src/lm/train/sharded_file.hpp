@@ -27,14 +27,18 @@ namespace smalltalk {
 // A buffer in the file: the parameters' names with a prefix.
 struct ShardedBuffer {
   std::string prefix;
-  at::Tensor shard;  // [padded / ranks] float32, in host memory
+  at::Tensor shard;  // GradientBuckets::shard_size() float32, in host memory
 };
 
 // Of a model, and of this rank's share of it.
 struct ShardedLayout {
   const ParameterLayout& parameters;
-  std::vector<ShardPiece> pieces;
+  std::vector<ShardPiece> pieces;  // ascending
 };
+
+// The pieces of what a rank holds, the whole model or a slice of it, as pieces of the whole.
+std::vector<ShardPiece> whole_pieces(const ParameterLayout& whole, const ParameterLayout& held,
+                                     const std::vector<ShardPiece>& pieces);
 
 // Of a file of these buffers. Their shards are not looked at.
 SafetensorsHeader sharded_header(const ParameterLayout& layout,

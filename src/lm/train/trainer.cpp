@@ -40,6 +40,7 @@ TrainingLog::Options log_options(const TrainOptions& options, const TrainConfig&
 Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
                     const TrainOptions& train_options)
     : model(transformer.impl()),
+      whole(parameter_layout(model.config)),
       config(train),
       options(train_options),
       optimizer(model, train, train_options.group, train_options.bucket_bytes),
@@ -51,6 +52,9 @@ Trainer::Impl::Impl(Transformer& transformer, const TrainConfig& train,
                 ") must be a multiple of the " + std::to_string(options.group.size) +
                 " ranks of the group");
   }
+  const ExpertSlice& slice = model.layout.slice;
+  ST_CHECK(slice.is_all() ||
+           (slice.rank == options.group.rank && slice.ranks == options.group.size));
   const int64_t share = config.batch_size / options.group.size;
   micro_batch = config.micro_batch_size == 0 ? share : config.micro_batch_size;
   if (micro_batch < 1 || share % micro_batch != 0) {

@@ -29,7 +29,9 @@ struct Trainer::Impl {
   // With a checkpoint of this step of each; throws Stopped. Collective.
   [[noreturn]] static void save_and_stop(std::span<Impl* const> trainers);
 
-  ShardedLayout sharded_layout() const { return {model.layout, optimizer.pieces()}; }
+  ShardedLayout sharded_layout() const {
+    return {whole, whole_pieces(whole, model.layout, optimizer.pieces())};
+  }
   std::map<std::string, std::string> checkpoint_entries() const;  // its metadata
   // Collective, as all that follow.
   void save(const std::filesystem::path& file);
@@ -55,6 +57,7 @@ struct Trainer::Impl {
   }
 
   Transformer::Impl& model;
+  ParameterLayout whole;  // of the model, of which this rank may have a slice
   TrainConfig config;
   TrainOptions options;
   ShardedAdamW optimizer;

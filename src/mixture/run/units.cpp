@@ -33,6 +33,7 @@ namespace {
 // How a model of this kind trains, beside a mixture that takes so many FLOPs.
 TrainConfig train_config(const ModelKind& kind, const Experiment& experiment, double flops) {
   TrainConfig train = experiment.expert_train;
+  train.tensor_parallel = experiment.lory.tensor_parallel;
   const auto given = [&](auto* key) { return key == nullptr ? 0 : key(experiment); };
   if (given(kind.lr) > 0) train.lr = kind.lr(experiment);
   if (kind.budget == Budget::expert) return train;
@@ -319,7 +320,9 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   const auto resume = [&](const ModelConfig& config, int64_t dense_steps) {
     trainer.reset();
     options.dense_steps = dense_steps;
-    model.emplace(config, experiment.device, seed);
+    const bool cuts = config.merges_experts() && unit.train.tensor_parallel;
+    model.emplace(config, experiment.device, seed,
+                  cuts ? ExpertSlice{group.rank, group.size} : ExpertSlice());
     trainer.emplace(*model, fitted(experiment, unit, config, group), options);
     const int64_t step = trainer->resume();
     if (step > 0) log_info(fmt::format("{} goes on from step {}", unit.name, step));

@@ -117,6 +117,7 @@ struct TrainConfig {
   double adam_eps = 1e-8;
   double grad_clip = 1.0;  // by global norm; 0: off
   Recompute recompute = Recompute::automatic;
+  bool tensor_parallel = false;  // the ranks of a group cut merged experts (lm's ExpertSlice)
   int64_t log_interval = 50;
   int64_t save_interval = 500;  // steps between checkpoints
   int64_t keep_last = 2;        // checkpoints, the newest
@@ -174,9 +175,10 @@ struct LoryConfig {
   std::string layers;           // ModelConfig::merged_layers
   SegmentRouting routing = SegmentRouting::previous;
   FirstSegment first_segment = FirstSegment::own;
-  double dense_warmup = 0.05;  // this share of the steps trains what all experts begin as
-  int64_t train_steps = 0;     // 0: until its training FLOPs are those of the mixture
-  double lr = 0;               // 0: the expert's
+  double dense_warmup = 0.05;    // this share of the steps trains what all experts begin as
+  bool tensor_parallel = false;  // TrainConfig::tensor_parallel
+  int64_t train_steps = 0;       // 0: until its training FLOPs are those of the mixture
+  double lr = 0;                 // 0: the expert's
 };
 
 struct DeviceConfig {

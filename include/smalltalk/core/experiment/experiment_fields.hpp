@@ -140,6 +140,9 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("lory.train_steps"), e.lory.train_steps,
     "its steps; 0: until its training FLOPs are those of the mixture");
   f(std::string("lory.lr"), e.lory.lr, "0: the expert's");
+  f(std::string("lory.tensor_parallel"), e.lory.tensor_parallel,
+    "in a group, each rank holds a slice of every expert's hidden dimension: less memory, but "
+    "what goes through the experts is sent in every layer");
 
   f(std::string("device.device"), e.device.device, "cpu or cuda");
   f(std::string("device.precision"), e.device.precision, "float32 or bf16-mixed (cuda only)");

@@ -17,12 +17,24 @@
 
 namespace smalltalk {
 
+// A rank's part of a model whose group has cut the merged experts along their hidden dimension F,
+// so that each rank merges its own part of every segment's matrices (tensor parallelism, which
+// Lory's authors propose and did not run): of every expert rows rank * F / ranks on of gate and up,
+// as many of each, and the same columns of down.
+struct ExpertSlice {
+  int64_t rank = 0, ranks = 1;
+  bool is_all() const { return ranks == 1; }
+};
+
 class Transformer {
  public:
   // Random weights, a function of `seed` alone (not of ranks, threads or device): matrices from
   // N(0, init_std), output projections of the residual branches divided by sqrt(2 L), the embedding
-  // from N(0, embedding_std), norms one.
-  Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed);
+  // from N(0, embedding_std), norms one. A slice of a model has the same weights as the whole, and
+  // can only be trained. Error: a slice of a model with feed-forwards that are not merged, or whose
+  // intermediate_size its ranks do not divide, or with document_mask.
+  Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed,
+              ExpertSlice slice = {});
   ~Transformer();
   Transformer(Transformer&&) noexcept;
   Transformer& operator=(Transformer&&) noexcept;
