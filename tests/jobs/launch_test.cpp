@@ -354,6 +354,21 @@ TEST_F(Launch, TellsHowLoryWeighsItsExperts) {
   EXPECT_EQ(read_text(cell), bytes);
   EXPECT_EQ(fs::last_write_time(folder_ / "run/evaluation/test/lory.h5"), scored);
   EXPECT_EQ(results("run").at("models").at("lory").at("routing"), routing);
+  // Downstream tasks are answered both ways.
+  write_text_atomically(folder_ / "quiz.jsonl",
+                        "{\"context\": \"abc abd\", \"choices\": [\"abe\", \"ab\"], "
+                        "\"answer\": 0}\n");
+  const std::string tasks = "tasks " + experiment().string() + " --out " +
+                            (folder_ / "run").string() + " " + lory + " --task " +
+                            (folder_ / "quiz.jsonl").string();
+  const Outcome answered = run_job(1, tasks);
+  ASSERT_EQ(answered.exit_code, 0) << answered.output;
+  const auto answers = nlohmann::json::parse(read_text(folder_ / "run/tasks.json")).at("models");
+  for (const char* model : {"lory", "lory_by_prompt"}) {
+    EXPECT_EQ(answers.at(model).at("n-samples").at("quiz").at("effective"), 1) << model;
+  }
+  EXPECT_EQ(count_of(answered.output, " choices, "), 2) << answered.output;
+  EXPECT_EQ(count_of(run_job(1, tasks).output, " choices, "), 0);
   // The weights of a model that is trained anew are others.
   fs::remove_all(folder_ / "run/lory");
   ASSERT_EQ(run_job(1, launch("run", lory + " --set lory.lr=0.03")).exit_code, 0);

@@ -9,6 +9,7 @@
 #include "mixture_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
+#include "smalltalk/lm/torch/decoder.hpp"
 #include "support/complaint.hpp"
 #include "support/write_bytes.hpp"
 
@@ -187,6 +188,38 @@ TEST_F(Tasks, ScoresDoNotDependOnTheOtherRows) {
     const double before = given == 1 ? 0 : log_likelihood(model, tokens.first(given));
     EXPECT_NEAR(together[i], log_likelihood(model, tokens) - before, 1e-4) << i;
   }
+}
+
+// What a decoder says that was begun with the prompt and is fed the choice.
+TEST_F(Tasks, ExpertsAreMergedByWhatIsGiven) {
+  ModelConfig config = experiment.expert_model;
+  config.merged_experts = 3;
+  config.segment_tokens = 4;
+  const Transformer model(config, experiment.device, 3);
+  std::vector<ChoiceRow> rows;
+  for (int64_t size = 40; size >= 3; --size) {
+    ChoiceRow row{{}, 1 + size / 3};
+    for (int64_t i = 0; i < size; ++i) row.tokens.push_back((size * 31 + i * 17) % kVocabulary);
+    rows.push_back(row);
+  }
+  const ChoiceScores by_prompt = score_choices(model, rows, nullptr, MergeBy::prompt);
+  const ChoiceScores by_segments = score_choices(model, rows);
+  double largest = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Decoder decoder(model, 1, 64, MergeBy::prompt);
+    const std::span<const int64_t> tokens = rows[i].tokens;
+    std::vector<float> logits = decoder.begin(0, tokens.first(static_cast<size_t>(rows[i].given)));
+    double sum = 0;
+    for (const int64_t token : tokens.subspan(static_cast<size_t>(rows[i].given))) {
+      double all = 0;
+      for (const float logit : logits) all += std::exp(static_cast<double>(logit));
+      sum += logits[static_cast<size_t>(token)] - std::log(all);
+      logits = decoder.step({&token, 1});
+    }
+    EXPECT_NEAR(by_prompt.log_likelihoods[i], sum, 1e-4) << i;
+    largest = std::max(largest, std::abs(sum - by_segments.log_likelihoods[i]));
+  }
+  EXPECT_GT(largest, 1e-2);  // it makes a difference
 }
 
 // Tokens that a model would choose, and the same with the last one replaced.

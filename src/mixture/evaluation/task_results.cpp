@@ -208,20 +208,21 @@ std::string TaskEvaluation::weights_of(const TrainedModel& model) const {
   };
   for (const TrainUnit* unit : model.units) add(static_cast<size_t>(unit - units_.data()));
   if (model.kind->chosen_by == ChosenBy::routers) {
-    for (size_t cell = units_.size(); cell < cells_.size() / tasks_.size(); ++cell) add(cell);
+    for (int64_t e = 0; e < experiment_.mixture.experts; ++e) {
+      add(units_.size() + static_cast<size_t>(e));
+    }
   }
   return hasher.digest();
 }
 
 TaskReport TaskEvaluation::report() const {
   Json models = Json::object();
-  for (const TrainedModel& model : models_of(units_)) {
-    const std::string name(model.kind->name);
+  const auto add = [&](const TrainedModel& model, const std::string& name, MergeBy merging) {
     Results results;
     Json& json = results.json;
     for (size_t t = 0; t < tasks_.size(); ++t) {
       const Task& task = tasks_[t];
-      const Answers answers = answers_of(t, model);
+      const Answers answers = answers_of(t, model, merging);
       const TaskMetrics metrics = grade(task, answers.scores);
       if (task.items[0].phenomenon.empty()) {
         results.add(task.name, task.num_fewshot, metrics);
@@ -237,6 +238,11 @@ TaskReport TaskEvaluation::report() const {
     json["config"] = {{"model", "smalltalk"}, {"model_args", name}, {"weights", weights_of(model)}};
     json["max_length"] = experiment_.data.seq_length;
     models[name] = json;
+  };
+  for (const TrainedModel& model : models_of(units_)) {
+    const std::string name(model.kind->name);
+    add(model, name, MergeBy::segments);
+    if (merges(*model.units[0], experiment_)) add(model, name + "_by_prompt", MergeBy::prompt);
   }
   const std::string table = table_of(models);
   const auto earlier = parse_json_row<Json>(text_or_nothing(layout_.task_results()));

@@ -28,7 +28,8 @@ using nlohmann::json;
 namespace {
 
 constexpr int64_t kLengthStep = 32;  // of rows that are scored together; fixed, so that results are
-constexpr int64_t kPaddingToken = 0;  // behind a row, where no token of it looks
+constexpr const char* kByPrompt = "-by-prompt";  // in names of what is merged so
+constexpr int64_t kPaddingToken = 0;             // behind a row, where no token of it looks
 
 std::string hash_of(const std::vector<ChoiceRow>& rows) {
   Hasher hasher;
@@ -70,22 +71,27 @@ bool is_greedy(const ChoiceRow& row, std::span<const uint8_t> greedy) {
 }  // namespace
 
 ChoiceScores score_choices(const Transformer& model, const std::vector<ChoiceRow>& rows,
-                           ScoringNotes* notes) {
+                           ScoringNotes* notes, MergeBy merging) {
+  // What rows have in common that are scored together.
+  const auto shape = [&](const ChoiceRow* row) {
+    return std::pair(padded_size(*row), merging == MergeBy::prompt ? row->given : 0);
+  };
   std::vector<const ChoiceRow*> order;
   for (const ChoiceRow& row : rows) order.push_back(&row);
-  std::ranges::stable_sort(order, {}, [](const ChoiceRow* row) { return padded_size(*row); });
+  std::ranges::stable_sort(order, {}, shape);
   RowScores ordered(1, std::ssize(rows), 2, notes);
   while (ordered.done() < std::ssize(rows)) {
     const auto left = std::span(order).subspan(static_cast<size_t>(ordered.done()));
-    const int64_t size = padded_size(*left[0]);
-    const auto longer =
-        std::ranges::find_if(left, [&](const ChoiceRow* row) { return padded_size(*row) != size; });
-    ordered.fill(model, padded_rows(order, size), ordered.done() + (longer - left.begin()),
+    const auto [size, prompt_tokens] = shape(left[0]);
+    const auto other = std::ranges::find_if(
+        left, [&](const ChoiceRow* row) { return shape(row) != shape(left[0]); });
+    ordered.fill(model, padded_rows(order, size), ordered.done() + (other - left.begin()),
                  [&](int64_t place, auto log_probs, auto greedy, std::span<double> score) {
                    const ChoiceRow& row = *order[static_cast<size_t>(place)];
                    score[0] = score_choice(row, log_probs);
                    score[1] = is_greedy(row, greedy) ? 1 : 0;
-                 });
+                 },
+                 {.prompt_tokens = prompt_tokens});
   }
   ChoiceScores scores{std::vector<double>(rows.size()), std::vector<uint8_t>(rows.size())};
   for (size_t i = 0; i < order.size(); ++i) {
@@ -123,12 +129,18 @@ TaskEvaluation::TaskEvaluation(const Run& run, std::vector<TrainUnit> units,
   }
   for (size_t t = 0; t < tasks_.size(); ++t) {
     const Asked& asked = asked_[t];
-    const auto add = [&](const std::string& model, const Asked::Rows& rows) {
-      cells_.push_back({t, model, parts.models.at(model), &rows,
-                        layout_.task_scores(tasks_[t].name + "-" + rows.hash, model)});
+    const auto add = [&](const std::string& model, const Asked::Rows& rows,
+                         MergeBy merging = MergeBy::segments) {
+      const std::string task =
+          tasks_[t].name + "-" + rows.hash + (merging == MergeBy::prompt ? kByPrompt : "");
+      cells_.push_back(
+          {t, model, parts.models.at(model), &rows, layout_.task_scores(task, model), merging});
     };
     for (const TrainUnit& unit : units_) add(unit.name, asked.of_models);
     for (int64_t e = 0; e < experts; ++e) add(router_name(e), asked.of_routers);
+    for (const TrainUnit& unit : units_) {
+      if (merges(unit, experiment_)) add(unit.name, asked.of_models, MergeBy::prompt);
+    }
   }
 }
 
@@ -162,7 +174,8 @@ TaskEvaluation::Asked TaskEvaluation::ask(const Task& task, const Tokenizer& tok
 }
 
 std::string TaskEvaluation::name(size_t cell) const {
-  return tasks_[cells_[cell].task].name + "-" + cells_[cell].model;
+  return tasks_[cells_[cell].task].name + "-" + cells_[cell].model +
+         (cells_[cell].merging == MergeBy::prompt ? kByPrompt : "");
 }
 
 ChoiceScores TaskEvaluation::read(size_t index) const {
@@ -192,7 +205,7 @@ void TaskEvaluation::compute(size_t index) const {
   ScoringNotes notes(layout_.scoring_notes("tasks-" + name(index)),
                      cell.weights + " " + cell.rows->hash + " with greedy");
   const Transformer model = Transformer::load(layout_.model(cell.model), experiment_.device);
-  const ChoiceScores scores = score_choices(model, cell.rows->rows, &notes);
+  const ChoiceScores scores = score_choices(model, cell.rows->rows, &notes, cell.merging);
   if (!std::ranges::all_of(scores.log_likelihoods,
                            [](double score) { return std::isfinite(score); })) {
     throw Error(fmt::format("{} gives a choice of {} a log-likelihood that is not finite",
@@ -236,10 +249,18 @@ std::vector<size_t> TaskEvaluation::route(size_t task) const {
   return experts;
 }
 
-TaskEvaluation::Answers TaskEvaluation::answers_of(size_t task, const TrainedModel& model) const {
+bool TaskEvaluation::merges(const TrainUnit& unit, const Experiment& experiment) {
+  return unit.kind->model(experiment).merges_experts();
+}
+
+TaskEvaluation::Answers TaskEvaluation::answers_of(size_t task, const TrainedModel& model,
+                                                   MergeBy merging) const {
   std::vector<ChoiceScores> scores;  // of each of the model's units
   for (const TrainUnit* unit : model.units) {
-    scores.push_back(scores_of(task, static_cast<size_t>(unit - units_.data())));
+    const auto cell = std::ranges::find_if(cells_, [&](const Cell& each) {
+      return each.model == unit->name && each.merging == merging;
+    });
+    scores.push_back(scores_of(task, static_cast<size_t>(cell - cells_.begin())));
   }
   const std::vector<TaskItem>& items = tasks_[task].items;
   const std::vector<size_t> units = model.kind->chosen_by == ChosenBy::routers

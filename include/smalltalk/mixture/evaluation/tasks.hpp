@@ -15,6 +15,7 @@
 
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/lm/torch/decoder.hpp"
 #include "smalltalk/mixture/run/run.hpp"
 #include "smalltalk/mixture/run/units.hpp"
 
@@ -104,9 +105,10 @@ struct ChoiceScores {
   std::vector<uint8_t> greedy;          // 1 if each token is the likeliest behind those before it
 };
 // A row's result does not depend on the other rows, to the bit. With notes it goes on from them.
-// Throws Stopped if this process is asked to stop; what it has found is noted.
+// Throws Stopped if this process is asked to stop; what it has found is noted. Where experts are
+// merged: for each segment, or once for each row by what is given.
 ChoiceScores score_choices(const Transformer& model, const std::vector<ChoiceRow>& rows,
-                           ScoringNotes* notes = nullptr);
+                           ScoringNotes* notes = nullptr, MergeBy merging = MergeBy::segments);
 
 // One number an item; what a kind of task does not have is empty.
 struct TaskMetrics {
@@ -165,6 +167,7 @@ class TaskEvaluation {
     std::string weights;
     const Asked::Rows* rows;  // in asked_
     std::filesystem::path file;
+    MergeBy merging;
   };
   struct Answers {
     ChoiceScores scores;
@@ -173,18 +176,20 @@ class TaskEvaluation {
 
   Asked ask(const Task& task, const Tokenizer& tokenizer, int64_t prefix_tokens) const;
   ChoiceScores read(size_t cell) const;  // empty: not there
-  // Of a task under all units, then all routers.
+  // Of a task under all units, then all routers, then units again that merge, by what is given.
   ChoiceScores scores_of(size_t task, size_t model) const;
   std::string weights_of(const TrainedModel& model) const;  // of the weights that answer for it
   std::vector<size_t> route(size_t task) const;             // the expert of each item
-  Answers answers_of(size_t task, const TrainedModel& model) const;
+  // Whether a model is asked twice, since what it answers depends on how its experts are merged.
+  static bool merges(const TrainUnit& unit, const Experiment& experiment);
+  Answers answers_of(size_t task, const TrainedModel& model, MergeBy merging) const;
 
   Experiment experiment_;
   RunLayout layout_;
   std::vector<TrainUnit> units_;
   std::vector<Task> tasks_;
   std::vector<Asked> asked_;
-  std::vector<Cell> cells_;  // [tasks, units and routers]
+  std::vector<Cell> cells_;  // [tasks, units, routers, units that merge]
 };
 
 }  // namespace smalltalk
