@@ -17,10 +17,17 @@ void add_order_job(CLI::App& app, JobRun& run) {
       "Compare documents by these vectors: HDF5 with a dataset /vectors, float32 [documents, d], "
       "in "
       "the order of tokens/train.h5. Default: TF-IDF and SVD of the documents' tokens");
+  auto* model = job->add_option("--model", order->model,
+                                "Compare documents by what this model makes of their tokens: its "
+                                "hidden states behind the last norm, in the mean. A folder of a "
+                                "run with the same tokenizer, as RUN/routers/0 or "
+                                "RUN/baselines/dense")
+                    ->excludes(vectors);
   job->add_option("--dimensions", order->dimensions, "Of the embeddings by TF-IDF and SVD")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str()
-      ->excludes(vectors);
+      ->excludes(vectors)
+      ->excludes(model);
   job->add_option("--neighbours", order->neighbours,
                   "The most similar documents of each, among which the next one is chosen")
       ->check(CLI::Range(1, 1000))

@@ -91,6 +91,34 @@ TEST_F(OrderJob, DocumentsThatAreAlikeLieTogetherForAnyNumberOfRanks) {
   EXPECT_EQ(told.at("num_documents"), 1500);
 }
 
+// By a model of another run, whose tokenizer both take.
+TEST_F(OrderJob, AModelTellsWhatIsAlike) {
+  make(job("prepare"));
+  const std::string tokenizer =
+      "--set data.tokenizer=" + (folder_ / "run/tokens/tokenizer.model").string();
+  make(job("launch", "other", "--set data.order=file " + tokenizer), 2);
+  const fs::path model = folder_ / "other/baselines/dense";
+  make(job("order", "run", "--model " + model.string()));
+  const std::string bytes = read_text(order());
+  const DocumentOrder made = read_order(order());
+  EXPECT_GT(alike(made.documents), 0.6);
+  EXPECT_EQ(made.provenance.at("made_by").find("mean hidden states of model "), 0U);
+  for (const int ranks : {2, 4}) {
+    fs::remove(order());
+    make(job("order", "run", "--set device.threads=2 --model " + model.string()), ranks);
+    EXPECT_TRUE(read_text(order()) == bytes) << ranks << " ranks";
+  }
+  expect_refused(job("order"), "was made by mean hidden states", 2);
+  fs::remove(order());
+  expect_refused(job("order", "run", "--model " + (folder_ / "other").string()),
+                 "model.safetensors", 2);
+  expect_refused(job("order", "run", "--dimensions 8 --model " + model.string()), "excludes");
+  make(job("launch", "larger", "--set data.order=file --set data.vocab_size=290"), 2);
+  expect_refused(job("order", "run", "--model " + (folder_ / "larger/routers/1").string()),
+                 "take a model of the same tokenizer", 2);
+  EXPECT_FALSE(fs::exists(order()));
+}
+
 TEST_F(OrderJob, LaunchMakesItAndTrainsOnIt) {
   EXPECT_NE(run_alone(job("launch", "run", "--dry-run")).output.find("by likeness"),
             std::string::npos);

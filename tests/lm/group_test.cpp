@@ -101,6 +101,8 @@ class ForwardingEngine : public Engine {
     return {};
   }
   void logits(std::span<const int64_t>, int64_t, int64_t, std::span<float>) override {}
+  void sum_hidden_states(std::span<const int64_t>, int64_t, int64_t, std::span<const int64_t>,
+                         std::span<double>) override {}
   void rebind(const ModelBuffers& buffers) override { engine_->rebind(buffers); }
 
  private:

@@ -293,6 +293,28 @@ std::vector<RowRouting> CpuEngine::routing(std::span<const int64_t> tokens, int6
   return result;
 }
 
+void CpuEngine::sum_hidden_states(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                  std::span<const int64_t> lengths, std::span<double> sums) {
+  ST_CHECK(num_models_ == 1 && rows <= rows_at_once(row_tokens));
+  const int64_t length = row_tokens - 1, hidden = config_.hidden_size;
+  const int64_t pass_rows = rows_per_pass(length);
+  rotary_.grow(config_, length);
+  std::ranges::fill(sums, 0.0);
+  team_.run([&](int thread) {
+    const int64_t first = thread * pass_rows;
+    const int64_t count = std::min(pass_rows, rows - first);
+    if (count <= 0) return;
+    const CpuPass& pass = score_pass(workers_[thread], tokens, first, count, row_tokens, {});
+    for (int64_t i = 0; i < count; ++i) {
+      double* sum = sums.data() + (first + i) * hidden;
+      const float* state = pass.hidden() + i * length * hidden;
+      for (int64_t t = 0; t < lengths[first + i]; ++t, state += hidden) {
+        for (int64_t h = 0; h < hidden; ++h) sum[h] += state[h];
+      }
+    }
+  });
+}
+
 void CpuEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                        std::span<float> logits) {
   ST_CHECK(num_models_ == 1);

@@ -36,6 +36,8 @@ class CpuEngine : public Engine {
                          const Merging& merging = {}) override;
   std::vector<RowRouting> routing(std::span<const int64_t> tokens, int64_t rows,
                                   int64_t row_tokens) override;
+  void sum_hidden_states(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                         std::span<const int64_t> lengths, std::span<double> sums) override;
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
   void rebind(const ModelBuffers& buffers) override;

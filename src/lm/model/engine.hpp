@@ -95,6 +95,11 @@ class Engine {
   // REQUIRES a model that merges, and at most rows_at_once rows.
   virtual std::vector<RowRouting> routing(std::span<const int64_t> tokens, int64_t rows,
                                           int64_t row_tokens) = 0;
+  // sums [rows, H] <- of what the output projection reads, over the first lengths[row] tokens of a
+  // row, as many as are scored or fewer; of one model. REQUIRES at most rows_at_once rows. A row's
+  // bits are its own, as those of compute_log_probs.
+  virtual void sum_hidden_states(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                                 std::span<const int64_t> lengths, std::span<double> sums) = 0;
   // logits [rows, row_tokens, V]; of one model.
   virtual void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
                       std::span<float> logits) = 0;

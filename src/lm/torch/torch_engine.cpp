@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_sdp_choice.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/embedding_dense_backward.h>
@@ -387,6 +388,30 @@ std::vector<RowRouting> TorchEngine::routing(std::span<const int64_t> tokens, in
   }
   return routing_by_row(cut(tokens, rows, row_tokens, true, at_once, {}), config_.merged_experts,
                         layers, rows, length);
+}
+
+void TorchEngine::sum_hidden_states(std::span<const int64_t> tokens, int64_t rows,
+                                    int64_t row_tokens, std::span<const int64_t> lengths,
+                                    std::span<double> sums) {
+  ST_CHECK(num_models_ == 1);
+  const int64_t at_once = rows_at_once(row_tokens), length = row_tokens - 1;
+  ST_CHECK(rows <= at_once);
+  const at::NoGradGuard no_grad;
+  const at::Tensor states = hidden(to_score(tokens, rows, row_tokens).narrow(2, 0, length),
+                                   segments_of(tokens, rows, row_tokens, true, at_once, {}))
+                                .view({at_once, length, config_.hidden_size});
+  // Of rows that are not there, too: sums of another shape may be formed in another order.
+  std::vector<int64_t> ends(lengths.begin(), lengths.end());
+  ends.resize(static_cast<size_t>(at_once));
+  const at::Tensor behind = at::arange(length, states.options().dtype(at::kLong)).unsqueeze(0) >=
+                            copied_to(device_, ends).unsqueeze(1);
+  const at::Tensor result = states.masked_fill(behind.unsqueeze(2), 0)
+                                .sum(1, false, at::kDouble)
+                                .narrow(0, 0, rows)
+                                .to(at::kCPU)
+                                .contiguous();
+  ST_CHECK(std::ssize(sums) == result.numel());
+  std::memcpy(sums.data(), result.const_data_ptr<double>(), result.nbytes());
 }
 
 void TorchEngine::logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,

@@ -47,6 +47,8 @@ class TorchEngine : public Engine {
                          const Merging& merging = {}) override;
   std::vector<RowRouting> routing(std::span<const int64_t> tokens, int64_t rows,
                                   int64_t row_tokens) override;
+  void sum_hidden_states(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
+                         std::span<const int64_t> lengths, std::span<double> sums) override;
   // Of R models: logits [R, rows, row_tokens, V].
   void logits(std::span<const int64_t> tokens, int64_t rows, int64_t row_tokens,
               std::span<float> logits) override;
