@@ -1,5 +1,5 @@
 """Our tokenizer in transformers: the tokenizer.json that export writes gives the same ids and texts.
-Skipped where transformers is not installed (ci/setup.sh --peers)."""
+And the control whose text is cut by tokens. Skipped where transformers is not installed (ci/setup.sh --peers)."""
 
 import json
 import os
@@ -12,8 +12,9 @@ import unittest
 sys.path.insert(0, os.path.join(os.environ["SMALLTALK_SOURCE_DIR"], "tests", "lm"))
 import peer_python  # noqa: E402
 
-peer_python.require("transformers")
+peer_python.require("transformers", "sentencepiece")
 
+import sentencepiece  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 DUMP = os.path.join(os.environ["SMALLTALK_BUILD_DIR"], "tests/data/dump_tokenizer")
@@ -75,6 +76,42 @@ class PeerTokenizer(unittest.TestCase):
         word = lambda most: "".join(source.choices("ab", k=source.randrange(1, most)))
         corpus = [" ".join(word(24) for _ in range(60)) for _ in range(60)]
         self.compare(corpus, 500, [word(80) for _ in range(4000)])
+
+
+class CutSegments(unittest.TestCase):
+    """data/cut_segments.py: pieces of so many tokens, in two orders."""
+
+    def test_pieces_are_of_one_size_and_in_both_orders_the_same(self):
+        with tempfile.TemporaryDirectory() as folder:
+            place = lambda *names: os.path.join(folder, *names)
+            texts = list(real_text())
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(line for text in texts for line in text.splitlines()),
+                model_prefix=place("small"), vocab_size=600, model_type="bpe",
+                minloglevel=2)
+            tokenizer = sentencepiece.SentencePieceProcessor(model_file=place("small.model"))
+            for split in ("train", "validation", "test"):
+                with open(place(split + ".jsonl"), "w", encoding="utf-8") as file:
+                    for text in texts:
+                        file.write(json.dumps({"text": text, "domain": "d"}) + "\n")
+            script = os.path.join(os.environ["SMALLTALK_SOURCE_DIR"], "data", "cut_segments.py")
+            subprocess.run([sys.executable, "-B", script, "--corpus", folder, "--tokenizer",
+                            place("small.model"), "--tokens", "16", "--out", place("out")],
+                           check=True, capture_output=True)
+            pieces = {}
+            for order in ("in-order", "shuffled"):
+                with open(place("out", order, "test.jsonl"), encoding="utf-8") as file:
+                    pieces[order] = [json.loads(line)["text"] for line in file]
+            for piece in pieces["in-order"]:
+                self.assertEqual(len(tokenizer.encode(piece)), 15)
+            self.assertNotEqual(pieces["in-order"], pieces["shuffled"])
+            self.assertEqual(sorted(pieces["in-order"]), sorted(pieces["shuffled"]))
+            words = "".join("".join(texts).split())
+            at = 0  # one behind the other in the text, and most of it
+            for piece in pieces["in-order"]:
+                at = words.index("".join(piece.split()), at) + 1
+            kept = sum(len("".join(piece.split())) for piece in pieces["in-order"])
+            self.assertGreater(kept, len(words) / 2)
 
 
 if __name__ == "__main__":
