@@ -121,7 +121,7 @@ void explain(const ExplainJob& job) {
   configure_runtime(run.experiment.device, 0);
   if (job.text.empty()) {
     const fs::path shards = job.shards.empty() ? run.layout.shards() : fs::path(job.shards);
-    tell(job, shards, scores_by_routers(run, shards));
+    tell(job, shards, scores_for_shards(run, shards));
     return;
   }
   const TextExplanation why = explain_text(run, job.text);

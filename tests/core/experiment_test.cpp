@@ -163,6 +163,8 @@ TEST_F(ExperimentFile, EveryKeyIsReadAndWritten) {
         field = SegmentRouting::prefix;
       } else if constexpr (std::is_same_v<Field, FirstSegment>) {
         field = FirstSegment::uniform;
+      } else if constexpr (std::is_same_v<Field, Sharding>) {
+        field = Sharding::ngrams;
       } else if constexpr (std::is_same_v<Field, Packing>) {
         field = Packing::documents;
       } else if constexpr (std::is_same_v<Field, TextOrder>) {
@@ -183,7 +185,9 @@ TEST_F(ExperimentFile, AKeyDecidesPartsOrNothing) {
   const std::map<Part, Keys> own = {
       {Part::tokens, {"data.vocab_size=900", "data.tokenizer=t.model", "data.text_key=body"}},
       {Part::routing, {"router.lr=0.1", "mixture.experts=2", "mixture.prefix_tokens=9"}},
-      {Part::expert, {"expert.weight_decay=0.2", "expert.hidden_size=128", "expert.batch_size=7"}},
+      {Part::expert,
+       {"expert.weight_decay=0.2", "expert.hidden_size=128", "expert.batch_size=7",
+        "mixture.sharding=ngrams"}},
       {Part::lory, {"lory.experts=8", "lory.segment_tokens=9", "lory.dense_warmup=0.2"}},
       {Part::schedule, {"expert.lr=0.1", "expert.train_steps=7", "baselines.dense_lr=0.1"}}};
   const Experiment usual = load("");
@@ -398,7 +402,7 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
        {"lory.segment_tokens", "data.seq_length"}},
       {[](Experiment& e) {
          e.lory.experts = 2;
-         e.lory.layers = "0-1";
+         e.lory.layers = "0";
          e.lory.tensor_parallel = true;
        },
        {"lory.tensor_parallel", "lory.layers"}},
@@ -425,6 +429,11 @@ TEST(ExperimentValidate, RefusesImpossibleCombinations) {
       {[](Experiment& e) { e.mixture.experts = -1; }, {"mixture.experts"}},
       {[](Experiment& e) { e.mixture.experts = 65536; }, {"mixture.experts"}},
       {[](Experiment& e) { e.mixture.rounds = 0; }, {"mixture.rounds"}},
+      {[](Experiment& e) {
+         e.mixture.rounds = 1;
+         e.mixture.sharding = Sharding::ngrams;
+       },
+       {"mixture.sharding", "mixture.rounds"}},
       {[](Experiment& e) { e.mixture.rounds = INT64_MAX; }, {"mixture.rounds"}},
       {[](Experiment& e) { e.mixture.sequences_per_round = 0; }, {"mixture.sequences_per_round"}},
       {[](Experiment& e) { e.mixture.group_size = -1; }, {"mixture.group_size"}},

@@ -116,6 +116,22 @@ TEST(Flops, InferenceOfTable3) {
   }
 }
 
+// 31 rounds teach, of 24 sequences each: rated once and learned from twice, at three times that.
+TEST(Flops, NgramsShardAtNextToNoCost) {
+  Experiment experiment;
+  experiment.data.seq_length = 64;
+  experiment.mixture.experts = 4;
+  experiment.mixture.prefix_tokens = 16;
+  experiment.mixture.rounds = 93;
+  experiment.mixture.sequences_per_round = 24;
+  const MixtureFlops by_routers = mixture_flops(experiment, 1000);
+  experiment.mixture.sharding = Sharding::ngrams;
+  const MixtureFlops by_ngrams = mixture_flops(experiment, 1000);
+  EXPECT_DOUBLE_EQ(by_ngrams.sharding, 4.0 * (16 + 15) * (1000 + 2 * 3 * 31 * 24));
+  EXPECT_DOUBLE_EQ(by_routers.total() - by_ngrams.total(),
+                   by_routers.sharding - by_ngrams.sharding);
+}
+
 TEST(Flops, UnknownVocabularyIsTheOneToTrain) {
   Experiment known = paper_experiment(paper_335m(), 4, 10);
   Experiment unknown = known;

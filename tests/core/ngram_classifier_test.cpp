@@ -84,8 +84,8 @@ TEST(NgramClassifier, LearnsByAdaGrad) {
   const double expected = 0.1 + 0.1 * gradient / std::sqrt(0.25 + gradient * gradient);
   EXPECT_NEAR(scores[1], expected, 1e-6);
   EXPECT_NEAR(scores[0], -expected, 1e-6);
-  EXPECT_EQ(classifier.rating_flops(1), 2);
-  EXPECT_EQ(classifier.rating_flops(32), 2 * 63);
+  EXPECT_EQ(ngram_flops(2, 1), 2);
+  EXPECT_EQ(ngram_flops(2, 32), 2 * 63);
 }
 
 TEST(NgramClassifier, LearnsFromASample) {

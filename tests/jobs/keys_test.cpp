@@ -223,6 +223,7 @@ TEST_F(Keys, EachActs) {
       {"mixture.rounds", {"3", Seen::routers}},
       {"mixture.sequences_per_round", {"96", Seen::routers}},
       {"mixture.assignment", {"margin", Seen::routers}},
+      {"mixture.sharding", {"ngrams", Seen::plan}},
       {"mixture.group_size", {"2", Seen::plan, "--world 8 --set expert.batch_size=8"}},
       {"expert.train_steps", {"9", Seen::expert}},
       {"baselines.dense", {"false", Seen::plan}},

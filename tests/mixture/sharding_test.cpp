@@ -11,9 +11,11 @@
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/files.hpp"
 #include "smalltalk/mixture/routing/corpus_scores.hpp"
+#include "smalltalk/mixture/routing/explanation.hpp"
 #include "smalltalk/mixture/routing/router_em.hpp"
 #include "smalltalk/mixture/routing/shard_assignment.hpp"
 #include "smalltalk/mixture/run/units.hpp"
+#include "support/complaint.hpp"
 #include "support/thread_ranks.hpp"
 
 namespace smalltalk {
@@ -99,6 +101,55 @@ TEST_F(Sharding, RanksDoNotShow) {
     EXPECT_EQ(read_text(layout.shards()), alone) << ranks << " ranks";
     EXPECT_EQ(read_text(layout.random_shards()), control);
   }
+}
+
+// Learned from one round of 1,024 sequences, they know what the routers would say of all 1,200.
+TEST_F(Sharding, NgramsTakeThePlaceOfRouters) {
+  shard();
+  const Shards by_routers = read_shards(layout.shards());
+  experiment.mixture.sharding = smalltalk::Sharding::ngrams;  // not this fixture
+  EXPECT_EQ(experiment.mixture.rounds_that_teach(), 1);
+  shard();
+  EXPECT_EQ(report().at("scored_by"), "ngrams");
+  EXPECT_EQ(computed(), 0);
+  const Shards by_ngrams = read_shards(layout.shards());
+  int64_t same = 0;
+  for (size_t i = 0; i < by_ngrams.expert.size(); ++i) {
+    same += by_ngrams.expert[i] == by_routers.expert[i] ? 1 : 0;
+  }
+  EXPECT_GT(10 * same, 9 * std::ssize(by_ngrams.expert));
+  EXPECT_EQ(by_ngrams.offsets, by_routers.offsets);
+
+  // Why: a probability of each expert; the likeliest has the sequence, or was full.
+  const ScoresOf scores_of = scores_for_shards(run, layout.shards());
+  double sum = 0;
+  for (const float score : scores_of(7)) sum += std::exp(score);
+  EXPECT_NEAR(sum, 1, 1e-5);
+  for (int64_t i = 0; i < std::ssize(by_ngrams.expert); i += 100) {
+    const SequenceExplanation why = explain_sequence(layout.shards(), i, scores_of);
+    EXPECT_EQ(why.displaced(), why.offers[0].expert != by_ngrams.expert[static_cast<size_t>(i)]);
+  }
+
+  const std::string alone = read_text(layout.shards());
+  for (const int ranks : {2, 3}) {
+    fs::remove_all(layout.shard_file("").parent_path());
+    fs::remove(layout.shards());
+    run_thread_ranks(ranks, [&](const HostCollectives& world) { shard({}, world); });
+    EXPECT_EQ(read_text(layout.shards()), alone) << ranks << " ranks";
+  }
+  // What came with new text is told apart, too, and nothing else.
+  grow(300);
+  ShardOptions append;
+  append.append = true;
+  shard(append);
+  const Shards more = read_shards(layout.shards());
+  EXPECT_EQ(more.expert.size(), by_ngrams.expert.size() + 300);
+  EXPECT_TRUE(std::equal(by_ngrams.expert.begin(), by_ngrams.expert.end(), more.expert.begin()));
+
+  fs::remove(layout.round(3));
+  fs::remove_all(layout.shard_file("").parent_path());
+  fs::remove(layout.shards());
+  EXPECT_TRUE(mentions(complaint_of([&] { shard(); }), layout.round(3).string()));
 }
 
 TEST_F(Sharding, OtherCapacitiesAndMethodsNeedNoScores) {

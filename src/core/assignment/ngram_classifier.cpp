@@ -83,8 +83,4 @@ void NgramClassifier::rate(std::span<const int64_t> tokens, std::span<float> sco
   });
 }
 
-double NgramClassifier::rating_flops(int64_t num_tokens) const {
-  return static_cast<double>(num_classes_) * static_cast<double>(2 * num_tokens - 1);
-}
-
 }  // namespace smalltalk

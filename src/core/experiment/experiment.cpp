@@ -62,6 +62,7 @@ std::string toml_value(Recompute value) { return toml_value(to_string(value)); }
 std::string toml_value(SegmentRouting value) { return toml_value(to_string(value)); }
 
 std::string toml_value(FirstSegment value) { return toml_value(to_string(value)); }
+std::string toml_value(Sharding value) { return toml_value(to_string(value)); }
 
 // "section.key" -> "section"; "" at the top level.
 std::string section_of(const std::string& key) {
@@ -203,7 +204,8 @@ bool decides(std::string_view key, Part part) {
       key == "data.document_mask" || key.starts_with("device.")) {
     return true;
   }
-  if (part == Part::expert) return key.starts_with("expert.");
+  if (part == Part::expert) return key.starts_with("expert.") || key == "mixture.sharding";
+  if (key == "mixture.sharding") return false;
   return key.starts_with("router.") || key.starts_with("mixture.");
 }
 
@@ -280,5 +282,7 @@ std::string to_string(SegmentRouting value) {
 }
 
 std::string to_string(FirstSegment value) { return value == FirstSegment::own ? "own" : "uniform"; }
+
+std::string to_string(Sharding value) { return value == Sharding::routers ? "routers" : "ngrams"; }
 
 }  // namespace smalltalk

@@ -132,6 +132,10 @@ void assign(const Entry& entry, FirstSegment& field) {
   assign_enum(entry, field, {FirstSegment::own, FirstSegment::uniform});
 }
 
+void assign(const Entry& entry, Sharding& field) {
+  assign_enum(entry, field, {Sharding::routers, Sharding::ngrams});
+}
+
 void assign(const Entry& entry, Decay& field) { assign_enum(entry, field, kDecays); }
 
 // ---- Unknown keys -----------------------------------------------------------------------------

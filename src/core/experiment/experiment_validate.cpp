@@ -121,6 +121,10 @@ void validate_mixture(const Experiment& e) {
           "expert.train_steps ({}) x expert.batch_size ({}) is too large", e.expert_train.steps,
           e.expert_train.batch_size);
   if (!e.has_mixture()) return;
+  require(
+      m.sharding == Sharding::routers || m.rounds > 1,
+      "mixture.sharding = ngrams learns from the last third of mixture.rounds (1), of which the "
+      "first is dealt out at random: 2 at least");
   const int64_t share = m.sequences_per_round / m.experts;
   require(e.router_train.batch_size <= share,
           "router.batch_size ({}) must not exceed the sequences of one router in a round, "

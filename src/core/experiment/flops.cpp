@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 
+#include "smalltalk/core/assignment/ngram_classifier.hpp"
 #include "smalltalk/core/system/error.hpp"
 
 namespace smalltalk {
@@ -68,7 +69,15 @@ MixtureFlops mixture_flops(const Experiment& experiment, int64_t num_sharded) {
   flops.router_train_upper = train_flops(router, routed, seq_length);
   // Every router scores every sequence, as the paper counts it: one E-step for each round.
   flops.router_scoring = num_experts * forward_flops(router, routed, prefix);
-  flops.sharding = num_experts * forward_flops(router, num_sharded, prefix);
+  if (experiment.mixture.sharding == Sharding::routers) {
+    flops.sharding = num_experts * forward_flops(router, num_sharded, prefix);
+  } else {
+    const NgramClassifierOptions usual;
+    const int64_t learned = std::min(usual.max_sample, experiment.mixture.rounds_that_teach() *
+                                                           experiment.mixture.sequences_per_round);
+    flops.sharding = ngram_flops(experiment.mixture.experts, prefix) *
+                     static_cast<double>(num_sharded + 3 * usual.epochs * learned);
+  }
   flops.expert_train =
       num_experts * train_flops(expert,
                                 experiment.expert_train.steps * experiment.expert_train.batch_size,

@@ -6,18 +6,18 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <string_view>
 
 #include "mixture/evaluation/measured_text.hpp"
 #include "mixture/evaluation/rows.hpp"
-#include "smalltalk/core/assignment/ngram_classifier.hpp"
 #include "smalltalk/core/system/error.hpp"
 #include "smalltalk/core/system/log.hpp"
-#include "smalltalk/core/system/random.hpp"
 #include "smalltalk/data/shard_file.hpp"
 #include "smalltalk/data/token_file.hpp"
+#include "smalltalk/mixture/routing/ngram_routing.hpp"
 #include "smalltalk/mixture/routing/tfidf.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
@@ -51,27 +51,17 @@ std::optional<NgramClassifier> learn_shards(const Run& run, const MixtureParts& 
   const RunLayout& layout = run.layout;
   if (!run.experiment.has_mixture() || !std::filesystem::exists(layout.tokens("train"))) return {};
   const Shards shards = read_shards(find_shards(layout, layout.shards(), parts.shards));
-  const std::shared_ptr<const TokenFile> tokens = training_tokens(run);
-  const int64_t length = run.experiment.data.seq_length;
-  NgramClassifierOptions options;
-  options.num_classes = shards.num_experts();
-  options.seed = derive_seed(run.experiment.seed, "n-grams");
-  return NgramClassifier(
-      [&](uint64_t sequence, std::span<int64_t> prefix) {
-        tokens->read(static_cast<int64_t>(sequence) * length, prefix);
-      },
-      shards.expert, parts.prefix_tokens, options);
+  std::vector<uint64_t> all(shards.expert.size());
+  std::iota(all.begin(), all.end(), uint64_t{0});
+  return learn_experts(run, *training_tokens(run), all, shards.expert);
 }
 
-Assignment rate_all(const NgramClassifier& classifier, const TokenFile& tokens, int64_t experts,
-                    int64_t seq_length, int64_t prefix) {
-  ScoreMatrix scores(tokens.num_sequences(seq_length), experts);
-  std::vector<int64_t> text(static_cast<size_t>(prefix));
-  for (int64_t i = 0; i < scores.num_sequences(); ++i) {
-    tokens.read(i * seq_length, text);
-    classifier.rate(text, scores.row(i));
-  }
-  return argmax_assignment(scores);
+Assignment rate_all(const NgramClassifier& classifier, const TokenFile& tokens, int64_t seq_length,
+                    int64_t prefix) {
+  const std::vector<float> scores =
+      rate_sequences(classifier, tokens, seq_length, prefix, 0, tokens.num_sequences(seq_length));
+  LocalScores<float> all{classifier.num_classes(), {{0, scores}}};
+  return argmax_assignment(all);
 }
 
 }  // namespace
@@ -159,10 +149,10 @@ RunRows compared_rows(const Run& run, const std::vector<TrainUnit>& units,
   sources.cluster_flops = [&](int64_t prefix) { return choice_flops(*clusters, prefix); };
   const std::optional<NgramClassifier> ngrams = learn_shards(run, parts);
   if (ngrams) {
-    sources.by_ngrams = [&](int64_t prefix) {
-      return rate_all(*ngrams, tokens, experiment.mixture.experts, length, prefix);
+    sources.by_ngrams = [&](int64_t prefix) { return rate_all(*ngrams, tokens, length, prefix); };
+    sources.ngram_flops = [&](int64_t prefix) {
+      return ngram_flops(experiment.mixture.experts, prefix);
     };
-    sources.ngram_flops = [&](int64_t prefix) { return ngrams->rating_flops(prefix); };
   }
   return find_rows(experiment, units, chosen, sources);
 }

@@ -16,6 +16,7 @@
 #include "smalltalk/core/system/parallel.hpp"
 #include "smalltalk/core/system/stop.hpp"
 #include "smalltalk/lm/model/transformer_stack.hpp"
+#include "smalltalk/mixture/routing/ngram_routing.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
 
 namespace smalltalk {
@@ -181,9 +182,26 @@ void read_slice(ScoreStore& store, const Blocks& blocks, const ScoreQuery& query
   }
 }
 
+// Each rank learns the same, within seconds, and rates the sequences of its slice.
+CorpusScores rate_corpus(const Run& run, const ScoreQuery& query, const HostCollectives& world) {
+  const int64_t seq_length = run.experiment.data.seq_length;
+  const int64_t n = run.tokens->num_sequences(seq_length);
+  CorpusScores scores;
+  run_together(world, [&] {
+    const NgramClassifier classifier = learn_rounds(run);
+    const auto [begin, end] = part_of_range(n - query.first_sequence, world.rank, world.size);
+    const int64_t first = query.first_sequence + begin;
+    scores.rated =
+        rate_sequences(classifier, *run.tokens, seq_length, query.prefix, first, end - begin);
+    scores.mine = {classifier.num_classes(), {{static_cast<uint64_t>(first), scores.rated}}};
+  });
+  return scores;
+}
+
 }  // namespace
 
 CorpusScores corpus_scores(const Run& run, const ScoreQuery& query, const HostCollectives& world) {
+  if (run.experiment.mixture.sharding == Sharding::ngrams) return rate_corpus(run, query, world);
   const int64_t seq_length = run.experiment.data.seq_length;
   const int64_t n = run.tokens->num_sequences(seq_length);
   ScoreStore store(run.layout.scores(), seq_length, block_size_for(n));

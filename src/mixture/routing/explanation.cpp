@@ -10,6 +10,7 @@
 #include "smalltalk/data/tokenizer.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/model/transformer.hpp"
+#include "smalltalk/mixture/routing/ngram_routing.hpp"
 #include "smalltalk/mixture/routing/scoring.hpp"
 #include "smalltalk/mixture/run/provenance.hpp"
 #include "smalltalk/mixture/run/run_tokens.hpp"
@@ -79,7 +80,7 @@ SequenceExplanation explain_sequence(const fs::path& shards, int64_t sequence,
   return explanation;
 }
 
-ScoresOf scores_by_routers(const Run& run, const fs::path& shards) {
+ScoresOf scores_for_shards(const Run& run, const fs::path& shards) {
   const auto made_from = read_shard_info(shards).provenance;
   const auto routers_of_shards = made_from.find("routers");
   if (routers_of_shards != made_from.end() && routers_of_shards->second != routers_hash(run)) {
@@ -89,6 +90,13 @@ ScoresOf scores_by_routers(const Run& run, const fs::path& shards) {
   const auto found = made_from.find("prefix_tokens");
   const int64_t longest = run.experiment.mixture.prefix_tokens;
   const int64_t prefix = found == made_from.end() ? longest : std::stoll(found->second);
+  if (value_of(made_from, "scored_by") == to_string(Sharding::ngrams)) {
+    return [classifier = std::make_shared<NgramClassifier>(learn_rounds(run)),
+            tokens = training_tokens(run), prefix,
+            length = run.experiment.data.seq_length](int64_t sequence) {
+      return rate_sequences(*classifier, *tokens, length, prefix, sequence, 1);
+    };
+  }
   return [routers = std::make_shared<std::vector<Transformer>>(load_routers(run)),
           tokens = training_tokens(run), prefixes = std::vector<int64_t>{prefix, longest},
           length = run.experiment.data.seq_length](int64_t sequence) {

@@ -58,7 +58,8 @@ struct ShardRequest {
   KeptSequences kept;
   std::vector<int64_t> room;  // [E] sequences that each expert takes beside those that it keeps
   ScoreQuery scores;
-  std::string hash;  // names the shard file
+  std::string scored_by;  // routers or ngrams
+  std::string hash;       // names the shard file
 
   bool nothing_new() const { return !kept.shards.empty() && kept.count == num_sequences; }
 };
@@ -78,6 +79,7 @@ ShardRequest request_shards(const Run& run, const HostCollectives& world,
   }
   ShardRequest request;
   request.num_sequences = run.tokens->num_sequences(seq_length);
+  request.scored_by = to_string(experiment.mixture.sharding);
   request.scores.routers = router_hashes(run);
   request.scores.prefix = prefix;
   const auto capacities = shared_capacities(request.num_sequences, experts, options.shares);
@@ -89,7 +91,8 @@ ShardRequest request_shards(const Run& run, const HostCollectives& world,
                   to_string(options.assign.method),
                   options.assign.method == AssignmentMethod::optimal ? options.assign.epsilon : 0,
                   fmt::join(request.scores.routers, ","), fmt::join(capacities, ","),
-                  request.kept.count, request.kept.content_hash));
+                  request.kept.count, request.kept.content_hash) +
+      (experiment.mixture.sharding == Sharding::ngrams ? " ngrams" : ""));
   return request;
 }
 
@@ -123,6 +126,7 @@ nlohmann::json report_of(const ShardRequest& request, const CorpusScores& scores
   report["prefix_tokens"] = request.scores.prefix;
   report["sequences"] = request.num_sequences;
   report["kept_sequences"] = request.kept.count;
+  report["scored_by"] = request.scored_by;
   report["scores_known"] = scores.known;
   report["scores_computed"] = scores.computed;
   report["mean_regret"] = outcome.mean_regret;
@@ -159,6 +163,7 @@ void shard_corpus(const Run& run, const HostCollectives& world, const ShardOptio
     made_from["num_tokens"] = std::to_string(run.tokens->info().num_tokens);
     made_from["seq_length"] = std::to_string(run.experiment.data.seq_length);
     made_from["prefix_tokens"] = std::to_string(request.scores.prefix);
+    made_from["scored_by"] = request.scored_by;
     write_assignment(file, request.kept, outcome, world, made_from);
   }
   if (world.rank == 0) {

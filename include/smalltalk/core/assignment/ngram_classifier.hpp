@@ -20,6 +20,12 @@ struct NgramClassifierOptions {
   int hash_bits = 18;                     // n-grams share 2^hash_bits rows of weights
 };
 
+// FLOPs of rating a text of so many tokens; learning from one takes three times as many in each
+// epoch.
+inline double ngram_flops(int64_t num_classes, int64_t num_tokens) {
+  return static_cast<double>(num_classes) * static_cast<double>(2 * num_tokens - 1);
+}
+
 class NgramClassifier {
  public:
   // Fills in the tokens of a text.
@@ -33,8 +39,7 @@ class NgramClassifier {
 
   // The logarithm of each class's probability, but for a constant: [num_classes]
   void rate(std::span<const int64_t> tokens, std::span<float> scores) const;
-  // FLOPs of that for so many tokens.
-  double rating_flops(int64_t num_tokens) const;
+  int64_t num_classes() const { return num_classes_; }
 
  private:
   size_t row_of(int64_t before, int64_t token) const;  // before: -1 for the token alone

@@ -47,6 +47,12 @@ enum class Packing {
   documents,  // each begins a sequence, or follows in one that it fits into; the rest is padding
 };
 
+// Who tells which expert a sequence of the training text is for, once the routers are trained.
+enum class Sharding {
+  routers,  // they read every prefix, as in the paper
+  ngrams,   // n-grams, learned from the parts of the EM's last rounds
+};
+
 // In which order the documents of the training text become sequences.
 enum class TextOrder {
   file,     // as they lie in the files
@@ -153,7 +159,11 @@ struct MixtureConfig {
   int64_t rounds = 8;                                      // T
   int64_t sequences_per_round = 4096;                      // N, over all routers
   AssignmentMethod assignment = AssignmentMethod::greedy;  // or margin, optimal, argmax
+  Sharding sharding = Sharding::routers;
   int64_t group_size = 0;  // ranks per expert; 0: as many as the world gives
+
+  // The last ones of the EM, a third of them, whose parts n-grams learn from.
+  int64_t rounds_that_teach() const { return rounds < 6 ? 1 : rounds / 3; }
 };
 
 struct BaselineConfig {
@@ -267,6 +277,7 @@ std::string to_string(TextOrder value);
 std::string to_string(Recompute value);
 std::string to_string(SegmentRouting value);
 std::string to_string(FirstSegment value);
+std::string to_string(Sharding value);
 
 }  // namespace smalltalk
 

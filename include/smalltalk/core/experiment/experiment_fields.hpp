@@ -98,6 +98,9 @@ void visit_fields(Experiment& e, F&& f) {
   f(std::string("mixture.assignment"), e.mixture.assignment,
     "who chooses first: greedy (best score, the paper's), margin, or optimal (largest total); "
     "argmax: not balanced");
+  f(std::string("mixture.sharding"), e.mixture.sharding,
+    "who shards the training text: routers, by all prefixes (the paper's), or ngrams, at no cost, "
+    "learned from what routers were given in the last third of the rounds");
   f(std::string("mixture.group_size"), e.mixture.group_size,
     "ranks that train one expert; 0: as many as the world gives");
 

@@ -20,7 +20,7 @@ struct MixtureFlops {
   double router_train = 0;            // all routers, all rounds, at M tokens per sequence
   double router_train_upper = 0;      // the same at S tokens per sequence, as the paper bills it
   double router_scoring = 0;          // E-steps of the EM
-  double sharding = 0;                // scoring the experts' training sequences
+  double sharding = 0;                // telling the experts' training sequences apart
   double expert_train = 0;            // all experts
   double inference_per_sequence = 0;  // one expert over S tokens and all routers over M
   // What a dense model is matched with: the paper's upper bound for the routers, which favours it.

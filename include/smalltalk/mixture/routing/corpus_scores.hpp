@@ -1,6 +1,7 @@
 // The scores of the training sequences under the finished routers, kept in the run's score store
 // (data/score_store.hpp): the ranks compute together what is missing there, by blocks of sequences,
-// and each reads the rows of its slice.
+// and each reads the rows of its slice. Or, with mixture.sharding = ngrams, log-probabilities of
+// the experts by n-grams (ngram_routing.hpp), which are kept nowhere.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ struct ScoreQuery {
 
 struct CorpusScores {
   LocalScores<float> mine;            // of this rank's slice, whole blocks, E experts
-  std::vector<StoredScores> storage;  // that `mine` lies in
+  std::vector<StoredScores> storage;  // that `mine` lies in, or
+  std::vector<float> rated;           // where n-grams have given the scores
   int64_t known = 0;                  // scores of all sequences that the store had
   int64_t computed = 0;               // and those that it lacked
 };

@@ -49,9 +49,9 @@ using ScoresOf = std::function<std::vector<float>(int64_t sequence)>;
 SequenceExplanation explain_sequence(const std::filesystem::path& shards, int64_t sequence,
                                      const ScoresOf& scores_of);
 
-// Scores by the run's routers, on the prefix that the shards were made with. Error: they were made
-// with other routers.
-ScoresOf scores_by_routers(const Run& run, const std::filesystem::path& shards);
+// Scores by whom the shards were made with, the run's routers or n-grams, on the prefix that they
+// were made with. Error: they were made with other routers.
+ScoresOf scores_for_shards(const Run& run, const std::filesystem::path& shards);
 
 struct TextExplanation {
   int64_t num_tokens = 0;           // that the routers saw, with the end token before the text
