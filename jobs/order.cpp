@@ -17,12 +17,11 @@ void add_order_job(CLI::App& app, JobRun& run) {
       "Compare documents by these vectors: HDF5 with a dataset /vectors, float32 [documents, d], "
       "in "
       "the order of tokens/train.h5. Default: TF-IDF and SVD of the documents' tokens");
-  auto* model = job->add_option("--model", order->model,
-                                "Compare documents by what this model makes of their tokens: its "
-                                "hidden states behind the last norm, in the mean. A folder of a "
-                                "run with the same tokenizer, as RUN/routers/0 or "
-                                "RUN/baselines/dense")
-                    ->excludes(vectors);
+  auto* model = job->add_option(
+      "--model", order->model,
+      "Compare documents by the mean of this trained model's hidden states over their tokens: the "
+      "folder of a router, an expert, a dense or a Lory model, of a run with the same tokenizer");
+  model->excludes(vectors);
   job->add_option("--dimensions", order->dimensions, "Of the embeddings by TF-IDF and SVD")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str()
@@ -42,7 +41,13 @@ void add_order_job(CLI::App& app, JobRun& run) {
       "similar one (cosine) of the last one's neighbours that is not used yet; where all of them\n"
       "are, with the first unused document. Neighbours come from FAISS: exact below 100,000\n"
       "documents, from there on by an inverted file (IVF).\n"
-      "  mpirun -n 4 smalltalk order jobs/tiny.toml --set data.order=similar --out RUN");
+      "A model comes from another run, as this one's are trained in this order. It reads "
+      "documents\n"
+      "on the device of [device], in pieces no longer than the sequences that it was trained on.\n"
+      "Its tokenizer must be that of RUN: name it in data.tokenizer before prepare.\n"
+      "  mpirun -n 4 smalltalk order jobs/tiny.toml --set data.order=similar --out RUN\n"
+      "  mpirun -n 4 smalltalk order jobs/tiny.toml --set data.order=similar --out RUN \\\n"
+      "    --set data.tokenizer=OTHER/tokens/tokenizer.model --model OTHER/routers/0");
   job->callback([&run, options, order] {
     run = [options, order] {
       return run_stage(*options, Phase::order, false, [&](OpenedRun& opened) {

@@ -91,34 +91,6 @@ TEST_F(OrderJob, DocumentsThatAreAlikeLieTogetherForAnyNumberOfRanks) {
   EXPECT_EQ(told.at("num_documents"), 1500);
 }
 
-// By a model of another run, whose tokenizer both take.
-TEST_F(OrderJob, AModelTellsWhatIsAlike) {
-  make(job("prepare"));
-  const std::string tokenizer =
-      "--set data.tokenizer=" + (folder_ / "run/tokens/tokenizer.model").string();
-  make(job("launch", "other", "--set data.order=file " + tokenizer), 2);
-  const fs::path model = folder_ / "other/baselines/dense";
-  make(job("order", "run", "--model " + model.string()));
-  const std::string bytes = read_text(order());
-  const DocumentOrder made = read_order(order());
-  EXPECT_GT(alike(made.documents), 0.6);
-  EXPECT_EQ(made.provenance.at("made_by").find("mean hidden states of model "), 0U);
-  for (const int ranks : {2, 4}) {
-    fs::remove(order());
-    make(job("order", "run", "--set device.threads=2 --model " + model.string()), ranks);
-    EXPECT_TRUE(read_text(order()) == bytes) << ranks << " ranks";
-  }
-  expect_refused(job("order"), "was made by mean hidden states", 2);
-  fs::remove(order());
-  expect_refused(job("order", "run", "--model " + (folder_ / "other").string()),
-                 "model.safetensors", 2);
-  expect_refused(job("order", "run", "--dimensions 8 --model " + model.string()), "excludes");
-  make(job("launch", "larger", "--set data.order=file --set data.vocab_size=290"), 2);
-  expect_refused(job("order", "run", "--model " + (folder_ / "larger/routers/1").string()),
-                 "take a model of the same tokenizer", 2);
-  EXPECT_FALSE(fs::exists(order()));
-}
-
 TEST_F(OrderJob, LaunchMakesItAndTrainsOnIt) {
   EXPECT_NE(run_alone(job("launch", "run", "--dry-run")).output.find("by likeness"),
             std::string::npos);
@@ -193,6 +165,58 @@ TEST_F(OrderJob, VectorsOfAnotherProgramAreTaken) {
   EXPECT_TRUE(read_text(order()) == bytes);
   make(job("route"));  // goes on with it
   EXPECT_EQ(run_alone(job("order", "run", vectors + " --dimensions 3")).exit_code, 2);
+}
+
+TEST_F(OrderJob, HiddenStatesOfATrainedModelAreTaken) {
+  for (const char* stage : {"prepare", "route"}) {
+    make(job(stage, "other", "--set data.order=file"));
+  }
+  const std::string router = (folder_ / "other/routers/0").string();
+  const std::string by_router = " --model " + router;
+  make(job("prepare"));
+  make(job("order", "run", by_router));
+  const std::string bytes = read_text(order());
+  const DocumentOrder made = read_order(order());
+  EXPECT_GT(alike(made.documents), 0.9);
+  const auto weights =
+      nlohmann::json::parse(run_alone("inspect --json " + router + "/model.safetensors").output);
+  EXPECT_EQ(value_of(made.provenance, "made_by"),
+            "mean hidden states of model " + weights.at("metadata").at("xxh3").get<std::string>() +
+                ", 20 neighbours");
+  for (const int ranks : {2, 4}) {
+    fs::remove(order());
+    make(job("order", "run", by_router + " --set device.threads=2"), ranks);
+    EXPECT_TRUE(read_text(order()) == bytes) << ranks << " ranks";
+  }
+  make(job("order", "run", by_router));  // does nothing
+  make(job("route"));                    // goes on with it
+
+  expect_refused(job("order"), "was made by mean hidden states", 2);
+  expect_refused(job("order", "run", " --model " + (folder_ / "other/routers/1").string()),
+                 "was made by mean hidden states", 2);
+  for (const std::string option : {"--dimensions 3", "--vectors v.h5"}) {
+    EXPECT_EQ(run_alone(job("order", "run", by_router + " " + option)).exit_code, 2);
+  }
+}
+
+TEST_F(OrderJob, ModelsThatCannotReadTheTextAreRefused) {
+  for (const char* stage : {"prepare", "route"}) {
+    make(job(stage, "other", "--set data.order=file --set data.vocab_size=310"));
+  }
+  make(job("prepare"));
+  const std::string router = (folder_ / "other/routers/0").string();
+  for (const int ranks : {1, 2}) {
+    expect_refused(job("order", "run", "--model " + router), "reads 310 tokens of tokenizer",
+                   ranks);
+    expect_refused(job("order", "run", "--model nowhere"), "nowhere", ranks);
+    expect_refused(job("order", "run", "--model " + folder_.path().string()), "model.safetensors",
+                   ranks);
+  }
+  std::string damaged = read_text(router + "/model.safetensors");
+  damaged[damaged.size() - 1] ^= 1;
+  write_text_atomically(router + "/model.safetensors", damaged);
+  expect_refused(job("order", "run", "--model " + router), "model.safetensors", 2);
+  EXPECT_FALSE(fs::exists(order()));
 }
 
 TEST_F(OrderJob, TheBlasOfLibTorchIsTheOneThatIsCalled) {

@@ -32,6 +32,7 @@
 #include "loss_reference.hpp"
 #include "models_fixture.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/lm/model/hidden_states.hpp"
 #include "smalltalk/lm/model/scoring.hpp"
 #include "smalltalk/lm/torch/runtime.hpp"
 #include "smalltalk/lm/train/memory.hpp"
@@ -95,7 +96,17 @@ at::Tensor gradients_of(Transformer& model, const std::vector<int64_t>& tokens) 
   return flat;
 }
 
-TEST_F(CudaTest, ScoresAndGradientsAgreeWithTheCpu) {
+// Of rows of 64 tokens and one more, and of fewer of them.
+at::Tensor hidden_sums(const Transformer& model) {
+  std::vector<double> sums;
+  visit_hidden_sums(model, random_rows(65, 37), std::vector<int64_t>{64, 17, 1},
+                    [&](int64_t, std::span<const double> sum) {
+                      sums.insert(sums.end(), sum.begin(), sum.end());
+                    });
+  return at::from_blob(sums.data(), {std::ssize(sums)}, at::kDouble).clone();
+}
+
+TEST_F(CudaTest, ScoresHiddenStatesAndGradientsAgreeWithTheCpu) {
   const auto tokens = random_tokens(4 * 65, 37, 5);
   ModelConfig packed = merging(tiny_model(FeedForward::swiglu, true, 2), 3, 10);
   packed.document_end = 2;
@@ -112,6 +123,7 @@ TEST_F(CudaTest, ScoresAndGradientsAgreeWithTheCpu) {
       Transformer cuda(config, gpu(precision), 3);
       EXPECT_NEAR(score(cuda), score(cpu), tolerance * std::abs(score(cpu)));
       EXPECT_LT(distance(gradients_of(cuda, tokens), expected), tolerance);
+      EXPECT_LT(distance(hidden_sums(cuda), hidden_sums(cpu)), tolerance);
     }
   }
 }

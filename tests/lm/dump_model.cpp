@@ -7,6 +7,7 @@
 #include <string>
 
 #include "fixtures.hpp"
+#include "smalltalk/lm/model/hidden_states.hpp"
 #include "smalltalk/lm/model/safetensors.hpp"
 #include "smalltalk/lm/train/trainer.hpp"
 
@@ -60,11 +61,24 @@ int main(int argc, char** argv) {
   }
   const std::vector<float> token_values(tokens.begin(), tokens.end());
   const std::vector<float> logits = model.logits(tokens, kRows, kRowTokens);
+  // Of all tokens but a row's last, and of the first 40.
+  const RowSource rows{kRowTokens, [&](int64_t first, int64_t count, std::span<int64_t> out) {
+                         std::copy_n(tokens.begin() + first * kRowTokens, count * kRowTokens,
+                                     out.begin());
+                       }};
+  std::vector<float> hidden;
+  for (const int64_t length : {kRowTokens - 1, int64_t{40}}) {
+    visit_hidden_sums(model, rows, std::vector<int64_t>(kRows, length),
+                      [&](int64_t, std::span<const double> sum) {
+                        hidden.insert(hidden.end(), sum.begin(), sum.end());
+                      });
+  }
   double loss = 0;
   const auto gradients = loss_gradients(model, tokens, kRows, kRowTokens, &loss);
   std::map<std::string, TensorView> tensors = {
       {"tokens", {{kRows, kRowTokens}, token_values}},
-      {"logits", {{kRows, kRowTokens, config.vocab_size}, logits}}};
+      {"logits", {{kRows, kRowTokens, config.vocab_size}, logits}},
+      {"hidden_sums", {{2, kRows, config.hidden_size}, hidden}}};
   for (const auto& [name, values] : gradients) {
     tensors["gradient." + name] = {{static_cast<int64_t>(values.size())}, values};
   }

@@ -1,5 +1,6 @@
 """Our models in transformers: the folders that Transformer::save writes load as they are, and give
-the same logits and gradients. Lory models need the file that goes with their exports. Skipped where transformers is not installed (ci/setup.sh --peers)."""
+the same logits, hidden states and gradients. Lory models need the file that goes with their
+exports. Skipped where transformers is not installed (ci/setup.sh --peers)."""
 
 import os
 import subprocess
@@ -39,6 +40,11 @@ class PeerTransformers(unittest.TestCase):
         self.assertEqual(model.config.max_position_embeddings, 80)
 
         tokens = expected["tokens"].long()
+        with torch.no_grad():
+            hidden = model.model(tokens).last_hidden_state
+        for length, sums in zip((79, 40), expected["hidden_sums"]):
+            self.close(hidden[:, :length].sum(1), sums, "hidden states")
+
         output = model(tokens, labels=tokens)
         self.close(output.logits, expected["logits"], "logits")
         self.assertAlmostEqual(output.loss.item(), expected_loss, delta=1e-5)

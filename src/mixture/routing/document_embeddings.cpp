@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <cmath>
 #include <functional>
 #include <map>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "smalltalk/core/assignment/text_clusters.hpp"
 #include "smalltalk/core/system/error.hpp"
@@ -88,7 +90,7 @@ struct Piece {
 };
 
 // Tokens of the row that a piece is read in: of few lengths, so that rows fill a pass, and none
-// longer than its text by more than a quarter, or 1.
+// longer than its text by more than a quarter.
 int64_t padded_length(int64_t length, int64_t longest) {
   const int64_t grain =
       std::max<int64_t>(1, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(length))) / 8);
@@ -125,14 +127,40 @@ int64_t trained_length(const Transformer& model, const fs::path& folder, const T
         weights.string(), vocab_size, tokenizer.empty() ? "unknown" : tokenizer,
         tokens.path().string(), info.vocab_size, info.tokenizer_hash));
   }
-  const std::string length = value_of(metadata, "smalltalk.seq_length");
-  if (length.empty()) {
-    throw Error(
-        fmt::format("{} does not say how long the sequences were that it was trained on: "
-                    "it is of another program",
-                    weights.string()));
-  }
-  return std::stoll(length);
+  const std::string text = value_of(metadata, "smalltalk.seq_length");
+  int64_t length = 0;
+  std::from_chars(text.data(), text.data() + text.size(), length);
+  if (length >= 1) return length;
+  throw Error(
+      fmt::format("{} does not say how long the sequences were that it was trained on: it is of "
+                  "another program",
+                  weights.string()));
+}
+
+// Adds to the sums of the documents [.., H] those of pieces that are read in rows of `length`
+// tokens.
+void add_hidden_states(const Transformer& model, const TokenFile& tokens, int64_t length,
+                       const std::vector<Piece>& pieces, std::span<double> sums, Progress& progress,
+                       int64_t& done) {
+  const int64_t row_tokens = length + 1;  // the last is only a target
+  const auto width = static_cast<size_t>(model.config().hidden_size);
+  const auto read = [&](int64_t first, int64_t rows, std::span<int64_t> out) {
+    std::ranges::fill(out, 0);
+    for (int64_t i = 0; i < rows; ++i) {
+      const Piece& piece = pieces[static_cast<size_t>(first + i)];
+      tokens.read(piece.begin, out.subspan(static_cast<size_t>(i * row_tokens),
+                                           static_cast<size_t>(piece.length)));
+    }
+  };
+  std::vector<int64_t> lengths;
+  for (const Piece& piece : pieces) lengths.push_back(piece.length);
+  visit_hidden_sums(model, {row_tokens, read}, lengths, [&](int64_t row, auto sum) {
+    stop_if_asked();
+    const Piece& piece = pieces[static_cast<size_t>(row)];
+    const auto to = sums.subspan(static_cast<size_t>(piece.document) * width, width);
+    std::ranges::transform(to, sum, to.begin(), std::plus<double>());
+    progress.update(done += piece.length);
+  });
 }
 
 }  // namespace
@@ -190,31 +218,12 @@ Embeddings embed_by_model(const Run& run, const TokenFile& tokens, const HostCol
       const int64_t count = std::min(kSummed, last - from);
       std::vector<double> sums(static_cast<size_t>(count * width));
       for (const auto& [length, pieces] : cut(documents, from, from + count, longest)) {
-        std::vector<int64_t> lengths;
-        for (const Piece& piece : pieces) lengths.push_back(piece.length);
-        const int64_t row_tokens = length + 1;  // the last is only a target
-        const auto read = [&, &its = pieces](int64_t row, int64_t rows, std::span<int64_t> out) {
-          std::ranges::fill(out, 0);
-          for (int64_t i = 0; i < rows; ++i) {
-            const Piece& piece = its[static_cast<size_t>(row + i)];
-            tokens.read(piece.begin, out.subspan(static_cast<size_t>(i * row_tokens),
-                                                 static_cast<size_t>(piece.length)));
-          }
-        };
-        visit_hidden_sums(model, {row_tokens, read}, lengths,
-                          [&, &its = pieces](int64_t row, std::span<const double> sum) {
-                            stop_if_asked();
-                            const Piece& piece = its[static_cast<size_t>(row)];
-                            double* to = sums.data() + piece.document * width;
-                            for (int64_t h = 0; h < width; ++h) to[h] += sum[h];
-                            progress.update(done += piece.length);
-                          });
+        add_hidden_states(model, tokens, length, pieces, sums, progress, done);
       }
       for (int64_t i = 0; i < count; ++i) {
-        const auto tokens_read =
-            static_cast<double>(std::max<int64_t>(1, documents.length(from + i)));
+        const auto divisor = static_cast<double>(std::max<int64_t>(1, documents.length(from + i)));
         for (int64_t h = 0; h < width; ++h) {
-          mine.push_back(static_cast<float>(sums[i * width + h] / tokens_read));
+          mine.push_back(static_cast<float>(sums[static_cast<size_t>(i * width + h)] / divisor));
           if (std::isfinite(mine.back())) continue;
           throw Error(fmt::format("{}: its hidden states of document {} are not finite",
                                   weights_file(folder).string(), from + i));

@@ -23,19 +23,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// How an order is made, as its file says; of vectors and a model their content, wherever they lie.
-std::string method_of(const Run& run, const HostCollectives& ranks, const OrderOptions& options) {
-  std::string content(16, ' ');
-  run_together(ranks, [&] {
-    if (ranks.rank != 0) return;
-    if (!options.vectors.empty()) content = hash_file(options.vectors);
-    if (!options.model.empty()) content = weights_hash(options.model);
-  });
-  ranks.broadcast(std::as_writable_bytes(std::span(content)), 0);
+// How an order is made, as its file says; of vectors and models their content, wherever they lie.
+std::string method_of(const Run& run, const OrderOptions& options) {
   std::string embeddings =
       fmt::format("TF-IDF in {} dimensions, seed {}", options.dimensions, run.experiment.seed);
-  if (!options.vectors.empty()) embeddings = fmt::format("vectors {}", content);
-  if (!options.model.empty()) embeddings = fmt::format("mean hidden states of model {}", content);
+  if (!options.vectors.empty()) embeddings = fmt::format("vectors {}", hash_file(options.vectors));
+  if (!options.model.empty()) {
+    embeddings = fmt::format("mean hidden states of model {}", weights_hash(options.model));
+  }
   return fmt::format("{}, {} neighbours", embeddings, options.neighbours);
 }
 
@@ -63,10 +58,12 @@ void make_order(const Run& run, const HostCollectives& ranks, const OrderOptions
   const double start = now_seconds();
   const fs::path path = run.layout.order();
   const TokenFile tokens(run.layout.tokens("train"));
-  const std::string method = method_of(run, ranks, options);
+  std::string method;  // on rank 0
   bool there = false;
   run_together(ranks, [&] {
-    if (ranks.rank == 0) there = is_there(path, tokens.info().content_hash, method, keeps_any);
+    if (ranks.rank != 0) return;
+    method = method_of(run, options);
+    there = is_there(path, tokens.info().content_hash, method, keeps_any);
   });
   if (first_rank_says(there, ranks)) {
     log_info("the order of the documents is complete");
