@@ -385,6 +385,7 @@ class PeerLmEval(unittest.TestCase):
         for task in TASKS:
             found = glob.glob(os.path.join(self.trained, "tasks", task + "-*",
                                            name.replace("/", "-") + ".json"))
+            found = [file for file in found if "-by-prompt" not in file]  # asked once more
             with open(max(found, key=os.path.getmtime), encoding="utf-8") as file:
                 scores = json.load(file)["loglikelihoods"]
             expected = [float(answer[0][0]) for item in samples[task] for answer in item["resps"]]
