@@ -38,6 +38,7 @@ int plan_only(const LaunchJob& job, const Run& run, Session& session) {
       log_warning(error.what());
     }
   }
+  require_slices(run.experiment, plan);
   const Estimate expected = estimate(run, plan);
   if (session.world().rank() == 0) {
     std::cout << to_string(plan) << describe(expected) << std::flush;
@@ -61,6 +62,7 @@ int launch(const LaunchJob& job, Session& session, const std::string& start) {
   const RankPlan plan = plan_of(run, session.node_of_rank());
   configure_runtime(run.experiment.device, session.local_rank());
   require_batches(run.experiment, plan);
+  require_slices(run.experiment, plan);
   require_runnable(run);
   const HostCollectives ranks = host_collectives(world);
   const auto lock = claim_run_folder(run, ranks, Claim::makes_stages);

@@ -169,6 +169,9 @@ void require_batches(const Experiment& experiment, const RankPlan& plan) {
         "({}) / {} ranks of a group = {}: set mixture.group_size, or start another number of ranks",
         train.micro_batch_size, train.batch_size, plan.group_size, share));
   }
+}
+
+void require_slices(const Experiment& experiment, const RankPlan& plan) {
   const int64_t width = experiment.expert_model.resolved().intermediate_size;
   if (experiment.lory.tensor_parallel && width % plan.group_size != 0) {
     throw Error(fmt::format(

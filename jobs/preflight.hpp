@@ -18,6 +18,8 @@ namespace smalltalk {
 void require_runnable(const Run& run);
 // Error: the plan's groups cannot cut an expert's batch into micro-batches.
 void require_batches(const Experiment& experiment, const RankPlan& plan);
+// Error: a group cannot cut Lory's experts into slices of one size. Before anything is estimated.
+void require_slices(const Experiment& experiment, const RankPlan& plan);
 
 // Error naming `prefix` ("data." or "--") and the field: one that was set, but that no file has a
 // use for, as "lines" without any .txt. A line of log if the lines of a .txt may be meant as

@@ -33,7 +33,8 @@ using GradientsReady = std::function<void(int64_t begin, int64_t end)>;
 // may still be sending. On a GPU the current stream waits, not the caller.
 using ParametersNeeded = std::function<void(int64_t begin, int64_t end)>;
 
-// What goes on between the ranks of a group while gradients are computed. All may be empty.
+// What goes on between the ranks of a group while gradients are computed. The first two may be
+// empty; the others are there for slices of a model, and only for them.
 struct Exchange {
   ParametersNeeded needed;  // asked before they are read for the first time in a call
   GradientsReady ready;

@@ -34,20 +34,21 @@ void check_config(const ModelConfig& c) {
           "segment_tokens must be at least 1 where experts are merged");
 }
 
+}  // namespace
+
 // With documents a rank would need the segments of the others' tokens.
-void check_slice(const ModelConfig& c, ExpertSlice slice) {
-  if (slice.is_all()) return;
+void require_slices(const ModelConfig& given, int64_t ranks) {
+  if (ranks == 1) return;
+  const ModelConfig c = given.resolved();
   const auto require = [](bool ok, const std::string& what) {
     if (!ok) throw Error("a group cannot cut this model's experts: " + what);
   };
   require(c.num_merging_layers() == c.num_layers, "there are layers that merge none");
   require(!c.document_mask, "attention and segments stay within documents");
-  require(c.intermediate_size % slice.ranks == 0, "its " + std::to_string(slice.ranks) +
-                                                      " ranks must divide intermediate_size (" +
-                                                      std::to_string(c.intermediate_size) + ")");
+  require(c.intermediate_size % ranks == 0, "its " + std::to_string(ranks) +
+                                                " ranks must divide intermediate_size (" +
+                                                std::to_string(c.intermediate_size) + ")");
 }
-
-}  // namespace
 
 ModelConfig sliced(const ModelConfig& config, ExpertSlice slice) {
   ModelConfig part = config;
@@ -63,7 +64,7 @@ SliceRuns slice_runs(const ParameterSpec& whole, const ParameterSpec& part, Expe
 
 ParameterLayout parameter_layout(const ModelConfig& whole, ExpertSlice slice) {
   check_config(whole);
-  check_slice(whole, slice);
+  require_slices(whole, slice.ranks);
   const ModelConfig c = sliced(whole, slice);
   ParameterLayout layout;
   layout.slice = slice;

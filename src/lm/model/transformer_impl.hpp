@@ -34,10 +34,9 @@ struct Transformer::Impl {
   // shared out.
   at::Tensor host_parameters() const;
 
-  ModelConfig
-      config;  // resolved; of the whole model, of which the layout and buffers may be a slice
+  ModelConfig config;  // resolved
   DeviceConfig device;
-  ParameterLayout layout;
+  ParameterLayout layout;  // of the buffers, which may be of a slice of that model
   int64_t num_models;
   at::Tensor parameters;  // [num_models * P, padding], float32; undefined if shared out
   at::Tensor copies;      // the same in bfloat16, if products are computed in it

@@ -17,6 +17,7 @@
 #include "lm/torch/nccl_group.hpp"
 #include "lm/train/host_backend.hpp"
 #include "smalltalk/core/system/error.hpp"
+#include "smalltalk/core/system/trace.hpp"
 
 namespace smalltalk {
 namespace {
@@ -159,7 +160,7 @@ Exchange ShardedAdamW::exchange(bool last_micro_batch) {
 }
 
 at::Tensor ShardedAdamW::gather_rows(const at::Tensor& given) {
-  const PhaseClock::Scope scope(clock_, "all-gather inputs", &PhaseSeconds::communication);
+  const TraceSpan span("gather for slices");  // its time is that of the pass
   at::Tensor mine = given.contiguous();
   std::vector<int64_t> sizes = mine.sizes().vec();
   sizes[0] *= size_;
@@ -169,7 +170,7 @@ at::Tensor ShardedAdamW::gather_rows(const at::Tensor& given) {
 }
 
 at::Tensor ShardedAdamW::sum_rows(const at::Tensor& given) {
-  const PhaseClock::Scope scope(clock_, "reduce-scatter outputs", &PhaseSeconds::communication);
+  const TraceSpan span("sum of slices");
   at::Tensor all = given.contiguous();
   std::vector<int64_t> sizes = all.sizes().vec();
   sizes[0] /= size_;

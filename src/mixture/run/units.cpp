@@ -314,15 +314,18 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   const RowSource rows = shuffled_rows(run.tokens, std::move(sequences), seq_length, seq_length + 1,
                                        derive_seed(experiment.seed, "expert order", index));
   const uint64_t seed = derive_seed(experiment.seed, "expert init", index);
+  const ModelConfig whole = unit.kind->model(experiment);
+  const bool cuts = unit.train.tensor_parallel && whole.merges_experts();
+  if (cuts) require_slices(whole, group.size);  // before it is trained as a dense model for days
   // One model at a time lies in memory.
   std::optional<Transformer> model;
   std::optional<Trainer> trainer;
   const auto resume = [&](const ModelConfig& config, int64_t dense_steps) {
     trainer.reset();
     options.dense_steps = dense_steps;
-    const bool cuts = config.merges_experts() && unit.train.tensor_parallel;
+    const bool slices = cuts && config.merges_experts();
     model.emplace(config, experiment.device, seed,
-                  cuts ? ExpertSlice{group.rank, group.size} : ExpertSlice());
+                  slices ? ExpertSlice{group.rank, group.size} : ExpertSlice());
     trainer.emplace(*model, fitted(experiment, unit, config, group), options);
     const int64_t step = trainer->resume();
     if (step > 0) log_info(fmt::format("{} goes on from step {}", unit.name, step));

@@ -25,14 +25,17 @@ struct ExpertSlice {
   int64_t rank = 0, ranks = 1;
   bool is_all() const { return ranks == 1; }
 };
+// Error: the model cannot be cut for so many ranks, since there are feed-forwards that are not
+// merged, since they do not divide intermediate_size, or for document_mask.
+void require_slices(const ModelConfig& config, int64_t ranks);
 
 class Transformer {
  public:
   // Random weights, a function of `seed` alone (not of ranks, threads or device): matrices from
   // N(0, init_std), output projections of the residual branches divided by sqrt(2 L), the embedding
   // from N(0, embedding_std), norms one. A slice of a model has the same weights as the whole, and
-  // can only be trained. Error: a slice of a model with feed-forwards that are not merged, or whose
-  // intermediate_size its ranks do not divide, or with document_mask.
+  // can only be trained. Error: as that of
+  // require_slices().
   Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed,
               ExpertSlice slice = {});
   ~Transformer();

@@ -6,7 +6,8 @@
 // are smaller), attention 0.45 of it, element-wise kernels 0.85 of the bandwidth. Of a group's
 // traffic over NVLink (300 GB/s each way), sums of gradients hide behind the backward pass, the
 // gathering of bfloat16 parameters behind the forward pass, but for those of the embedding and of
-// one layer. What ranks that cut experts send each other within the layers hides behind nothing.
+// one layer. What ranks that cut experts send each other within the layers hides behind nothing,
+// and keeps the rest waiting, which is not counted.
 #pragma once
 
 #include <cstdint>
