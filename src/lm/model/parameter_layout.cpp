@@ -50,6 +50,12 @@ void require_slices(const ModelConfig& given, int64_t ranks) {
                                                 std::to_string(c.intermediate_size) + ")");
 }
 
+std::map<std::string_view, const ParameterSpec*> specs_by_name(const ParameterLayout& layout) {
+  std::map<std::string_view, const ParameterSpec*> specs;
+  for (const ParameterSpec& spec : layout.specs) specs[spec.name] = &spec;
+  return specs;
+}
+
 ModelConfig sliced(const ModelConfig& config, ExpertSlice slice) {
   ModelConfig part = config;
   part.intermediate_size /= slice.ranks;

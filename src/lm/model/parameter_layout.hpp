@@ -5,7 +5,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "smalltalk/core/experiment/experiment.hpp"
@@ -52,13 +54,10 @@ struct ParameterLayout {
   int64_t sliced = 0;
 };
 
+std::map<std::string_view, const ParameterSpec*> specs_by_name(const ParameterLayout& layout);
+
 // `config` must be resolved. Error if the sizes do not fit together.
 ParameterLayout parameter_layout(const ModelConfig& config, ExpertSlice slice = {});
-
-// Into how many slices a group cuts the model's experts: 1 if it does not.
-inline int64_t num_slices(const ModelConfig& model, const TrainConfig& train, int64_t ranks) {
-  return model.merges_experts() && train.tensor_parallel ? ranks : 1;
-}
 
 // The configuration of what one rank computes.
 ModelConfig sliced(const ModelConfig& config, ExpertSlice slice);

@@ -108,8 +108,7 @@ void Transformer::Impl::copy_again(int64_t begin, int64_t count) {
 
 void Transformer::Impl::init(uint64_t seed) {
   std::vector<float> values, part;
-  std::map<std::string_view, const ParameterSpec*> parts;
-  for (const ParameterSpec& spec : layout.specs) parts[spec.name] = &spec;
+  const auto parts = specs_by_name(layout);
   for (const ParameterSpec& whole : parameter_layout(config).specs) {
     values.resize(static_cast<size_t>(whole.size));
     init_parameter(whole, seed, values.data());

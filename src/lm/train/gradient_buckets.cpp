@@ -18,7 +18,7 @@ int64_t bucket_floats(int64_t given_bytes, int64_t parameters) {
 
 GradientBuckets::GradientBuckets(const ParameterLayout& layout, int group_size,
                                  int64_t bucket_floats)
-    : total_(layout.total), padded_(layout.total), group_size_(group_size) {
+    : total_(layout.total), padded_(layout.total) {
   if (group_size == 1) {
     buckets_.push_back({0, total_, total_, 0});
     shard_size_ = total_;

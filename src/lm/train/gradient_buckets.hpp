@@ -63,7 +63,6 @@ class GradientBuckets {
 
  private:
   int64_t total_, padded_, shard_size_ = 0, norms_begin_ = 0;
-  int group_size_;
   std::vector<GradientBucket> buckets_;
   std::vector<int64_t> missing_;  // floats of each bucket that are not final
   size_t next_ = 0;

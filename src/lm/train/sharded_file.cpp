@@ -79,8 +79,7 @@ std::vector<ShardPiece> whole_pieces(const ParameterLayout& whole, const Paramet
   std::vector<ShardPiece> pieces = given, result;
   std::ranges::sort(pieces, {}, &ShardPiece::begin);
   if (held.slice.is_all()) return pieces;
-  std::map<std::string_view, const ParameterSpec*> parts;
-  for (const ParameterSpec& spec : held.specs) parts[spec.name] = &spec;
+  const auto parts = specs_by_name(held);
   for (const ParameterSpec& spec : whole.specs) {
     const ParameterSpec& part = *parts.at(spec.name);
     const SliceRuns runs = slice_runs(spec, part, held.slice);

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <set>
 #include <string_view>
@@ -51,9 +50,7 @@ std::optional<NgramClassifier> learn_shards(const Run& run, const MixtureParts& 
   const RunLayout& layout = run.layout;
   if (!run.experiment.has_mixture() || !std::filesystem::exists(layout.tokens("train"))) return {};
   const Shards shards = read_shards(find_shards(layout, layout.shards(), parts.shards));
-  std::vector<uint64_t> all(shards.expert.size());
-  std::iota(all.begin(), all.end(), uint64_t{0});
-  return learn_experts(run, *training_tokens(run), all, shards.expert);
+  return learn_experts(run, *training_tokens(run), {}, shards.expert);
 }
 
 Assignment rate_all(const NgramClassifier& classifier, const TokenFile& tokens, int64_t seq_length,

@@ -242,7 +242,7 @@ TaskReport TaskEvaluation::report() const {
   for (const TrainedModel& model : models_of(units_)) {
     const std::string name(model.kind->name);
     add(model, name, MergeBy::segments);
-    if (merges(*model.units[0], experiment_)) add(model, name + "_by_prompt", MergeBy::prompt);
+    if (model.kind->merges_experts()) add(model, name + "_by_prompt", MergeBy::prompt);
   }
   const std::string table = table_of(models);
   const auto earlier = parse_json_row<Json>(text_or_nothing(layout_.task_results()));

@@ -138,8 +138,8 @@ TaskEvaluation::TaskEvaluation(const Run& run, std::vector<TrainUnit> units,
     };
     for (const TrainUnit& unit : units_) add(unit.name, asked.of_models);
     for (int64_t e = 0; e < experts; ++e) add(router_name(e), asked.of_routers);
-    for (const TrainUnit& unit : units_) {
-      if (merges(unit, experiment_)) add(unit.name, asked.of_models, MergeBy::prompt);
+    for (const TrainUnit& unit : units_) {  // what such a model answers depends on the merging
+      if (unit.kind->merges_experts()) add(unit.name, asked.of_models, MergeBy::prompt);
     }
   }
 }
@@ -247,10 +247,6 @@ std::vector<size_t> TaskEvaluation::route(size_t task) const {
     }
   }
   return experts;
-}
-
-bool TaskEvaluation::merges(const TrainUnit& unit, const Experiment& experiment) {
-  return unit.kind->model(experiment).merges_experts();
 }
 
 TaskEvaluation::Answers TaskEvaluation::answers_of(size_t task, const TrainedModel& model,

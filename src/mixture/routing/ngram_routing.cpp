@@ -30,7 +30,8 @@ NgramClassifier learn_experts(const Run& run, const TokenFile& tokens,
   options.num_classes = run.experiment.mixture.experts;
   options.seed = derive_seed(run.experiment.seed, "n-grams");
   const auto read = [&](uint64_t text, std::span<int64_t> prefix) {
-    tokens.read(static_cast<int64_t>(sequences[text]) * length, prefix);
+    const uint64_t sequence = sequences.empty() ? text : sequences[text];
+    tokens.read(static_cast<int64_t>(sequence) * length, prefix);
   };
   return NgramClassifier(read, experts, run.experiment.mixture.prefix_tokens, options);
 }

@@ -314,18 +314,18 @@ void train_unit(const Run& run, const TrainUnit& unit, const HostCollectives& gr
   const RowSource rows = shuffled_rows(run.tokens, std::move(sequences), seq_length, seq_length + 1,
                                        derive_seed(experiment.seed, "expert order", index));
   const uint64_t seed = derive_seed(experiment.seed, "expert init", index);
+  // Before it is trained as a dense model for days.
   const ModelConfig whole = unit.kind->model(experiment);
-  const bool cuts = unit.train.tensor_parallel && whole.merges_experts();
-  if (cuts) require_slices(whole, group.size);  // before it is trained as a dense model for days
+  require_slices(whole, num_slices(whole, unit.train, group.size));
   // One model at a time lies in memory.
   std::optional<Transformer> model;
   std::optional<Trainer> trainer;
   const auto resume = [&](const ModelConfig& config, int64_t dense_steps) {
     trainer.reset();
     options.dense_steps = dense_steps;
-    const bool slices = cuts && config.merges_experts();
+    const int64_t slices = num_slices(config, unit.train, group.size);
     model.emplace(config, experiment.device, seed,
-                  slices ? ExpertSlice{group.rank, group.size} : ExpertSlice());
+                  slices > 1 ? ExpertSlice{group.rank, slices} : ExpertSlice());
     trainer.emplace(*model, fitted(experiment, unit, config, group), options);
     const int64_t step = trainer->resume();
     if (step > 0) log_info(fmt::format("{} goes on from step {}", unit.name, step));

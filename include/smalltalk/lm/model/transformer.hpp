@@ -25,6 +25,10 @@ struct ExpertSlice {
   int64_t rank = 0, ranks = 1;
   bool is_all() const { return ranks == 1; }
 };
+// Into how many slices a group of so many ranks cuts the model's experts: 1 if it does not.
+inline int64_t num_slices(const ModelConfig& model, const TrainConfig& train, int64_t ranks) {
+  return model.merges_experts() && train.tensor_parallel ? ranks : 1;
+}
 // Error: the model cannot be cut for so many ranks, since there are feed-forwards that are not
 // merged, since they do not divide intermediate_size, or for document_mask.
 void require_slices(const ModelConfig& config, int64_t ranks);
@@ -34,8 +38,7 @@ class Transformer {
   // Random weights, a function of `seed` alone (not of ranks, threads or device): matrices from
   // N(0, init_std), output projections of the residual branches divided by sqrt(2 L), the embedding
   // from N(0, embedding_std), norms one. A slice of a model has the same weights as the whole, and
-  // can only be trained. Error: as that of
-  // require_slices().
+  // can only be trained. Error: as that of require_slices().
   Transformer(const ModelConfig& config, const DeviceConfig& device, uint64_t seed,
               ExpertSlice slice = {});
   ~Transformer();

@@ -180,8 +180,6 @@ class TaskEvaluation {
   ChoiceScores scores_of(size_t task, size_t model) const;
   std::string weights_of(const TrainedModel& model) const;  // of the weights that answer for it
   std::vector<size_t> route(size_t task) const;             // the expert of each item
-  // Whether a model is asked twice, since what it answers depends on how its experts are merged.
-  static bool merges(const TrainUnit& unit, const Experiment& experiment);
   Answers answers_of(size_t task, const TrainedModel& model, MergeBy merging) const;
 
   Experiment experiment_;

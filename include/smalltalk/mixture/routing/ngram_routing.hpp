@@ -12,8 +12,8 @@
 
 namespace smalltalk {
 
-// From sequences of the training tokens, by their first mixture.prefix_tokens tokens, and their
-// experts, one each. Throws Stopped.
+// From sequences of the training tokens, ids or empty for 0 .. N - 1, by their first
+// mixture.prefix_tokens tokens, and their experts [N]. Throws Stopped.
 NgramClassifier learn_experts(const Run& run, const TokenFile& tokens,
                               std::span<const uint64_t> sequences,
                               std::span<const uint16_t> experts);
